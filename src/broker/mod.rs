@@ -1,0 +1,20 @@
+//! The brokers: their addresses, dialling one in time, and whether they answer.
+
+use std::time::Duration;
+
+pub mod address;
+pub mod dial;
+pub mod health;
+
+use address::Address;
+
+/// `[broker]` as the gate obeys it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the brokers are, in the order they are tried; at least one.
+    pub addresses: Vec<Address>,
+    /// The whole time for finding a broker that takes the connection, all addresses together.
+    pub dial_timeout: Duration,
+    /// How often each broker is asked whether it answers.
+    pub health_interval: Duration,
+}

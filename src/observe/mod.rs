@@ -1,0 +1,4 @@
+//! What the gate tells: metrics and logs.
+
+pub mod logging;
+pub mod metrics;

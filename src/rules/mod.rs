@@ -1,0 +1,8 @@
+//! Verdicts. Pure: no I/O, no clock, no metrics; facts in, answer out.
+
+pub mod device;
+pub mod identity;
+pub mod policy;
+pub mod reason;
+pub mod secret;
+pub mod template;

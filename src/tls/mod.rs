@@ -1,0 +1,10 @@
+//! TLS: rustls configurations from files, and the verification of devices' certificates.
+
+pub mod crl;
+pub mod diagnose;
+pub mod files;
+pub mod server;
+pub mod stream;
+pub mod trust;
+pub mod verify;
+pub mod witness;
