@@ -1,12 +1,31 @@
 //! Logs: one line per connection, JSON or text, never in the way of a device.
+//!
+//! A line is formatted where it happens and queued; one thread of its own writes it to standard error. The queue is
+//! bounded and never waited for: when nobody reads the log, lines are lost and counted, and devices notice nothing
+//! (threats.md V4). Whatever stands in a line is escaped and cut (V11). docs/logs.md is the promise to operators.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod connection;
+mod escape;
+mod format;
+mod sink;
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::panic::PanicHookInfo;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use super::metrics::Metrics;
-use crate::mqtt::Version;
-use crate::rules::device::{DeviceId, Mode};
+use time::OffsetDateTime;
+use tracing::{Level, Subscriber};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::MakeWriter;
+
+pub use connection::{CertificateLine, Event, Line, Logger};
+use escape::Form;
+use format::{Fields, Lines};
+pub use sink::Losses;
+use sink::Sink;
 
 /// `[log]` as the gate obeys it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,7 +33,7 @@ pub struct Settings {
     /// The form of a line.
     pub format: Format,
     /// The least level that is written.
-    pub level: tracing::Level,
+    pub level: Level,
 }
 
 /// `log.format`
@@ -28,170 +47,132 @@ pub enum Format {
     Json,
 }
 
-/// This process has a log already: there is one for all threads, from the start to the end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the log was started twice; a process has one")]
-pub struct AlreadyStarted;
+/// Lines that may wait for the reader of the log. At some 600 bytes each, 2.5 MB.
+const QUEUE: usize = 4096;
 
-/// Starts the log of this process: from here on every line of every thread goes to standard error.
-///
-/// # Errors
-/// [`AlreadyStarted`], when there is one.
-pub fn start(_settings: &Settings) -> Result<Guard, AlreadyStarted> {
-    Ok(Guard { losses: Losses {} })
+/// The longest that the end of the process waits for the reader of the log.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLog {
+    /// A process has one log, for all its threads.
+    #[error("the log was started twice; a process has one")]
+    AlreadyStarted,
+    /// Standard error is closed, or no descriptor is left.
+    #[error("cannot write the log to standard error: {0}")]
+    NoStandardError(#[source] std::io::Error),
 }
 
-/// Keeps the log running. When it is dropped, what waits is written, for about a second at most.
+/// Starts the log of this process: from here on every line of every thread goes to standard error, and panics too.
+///
+/// # Errors
+/// [`NoLog`], when there is one already or standard error cannot be had.
+pub fn start(settings: &Settings) -> Result<Guard, NoLog> {
+    let stderr = std::io::stderr();
+    let terminal = stderr.is_terminal();
+    // A descriptor of our own: `Stderr` has a lock, which a stuck write would hold against everyone else.
+    let own = stderr.as_fd().try_clone_to_owned();
+    let out = File::from(own.map_err(NoLog::NoStandardError)?);
+    let lines = Lines {
+        form: form(settings.format, terminal),
+        colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        clock: OffsetDateTime::now_utc,
+    };
+    let (writer, guard) = queue(out, lines);
+    tracing::subscriber::set_global_default(subscriber(lines, settings.level, writer))
+        .map_err(|_| NoLog::AlreadyStarted)?;
+    std::panic::set_hook(Box::new(tell_panic));
+    Ok(guard)
+}
+
+fn form(format: Format, terminal: bool) -> Form {
+    match format {
+        Format::Text => Form::Text,
+        Format::Auto if terminal => Form::Text,
+        Format::Auto | Format::Json => Form::Json,
+    }
+}
+
+fn subscriber<W>(lines: Lines, level: Level, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .event_format(lines)
+        .with_writer(writer)
+        .finish()
+}
+
+/// A queue to `out` that nobody ever waits for, and the thread that empties it.
+fn queue(out: impl Write + Send + 'static, lines: Lines) -> (NonBlocking, Guard) {
+    let losses = Losses::default();
+    let tell = move |lost| loss(lines, lost);
+    let (writer, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE)
+        .thread_name("log")
+        .finish(Sink::new(out, losses.clone(), tell));
+    losses.count_queue(writer.error_counter());
+    let guard = Guard {
+        worker: Some(worker),
+        losses,
+    };
+    (writer, guard)
+}
+
+/// The line that tells of lost ones.
+fn loss(lines: Lines, lost: u64) -> String {
+    let mut fields = Fields::new(lines.form);
+    fields.text("event", format_args!("log_lost"));
+    let why = "whoever reads the log did not keep up, or writing failed: lines before this one are missing";
+    fields.text("why", format_args!("{why}"));
+    fields.bare("lost", lost);
+    let mut line = String::new();
+    let _ = lines.write(&mut line, Level::WARN, &fields); // a String takes it
+    line
+}
+
+/// Tells a panic like everything else: in one line, in the form of the log, without waiting for its reader.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let what = panic.payload_as_str().unwrap_or("a panic without words");
+    let at = panic.location().map(tracing::field::display);
+    let backtrace = std::backtrace::Backtrace::capture(); // only when RUST_BACKTRACE asks for it
+    let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
+        .then(|| tracing::field::display(backtrace));
+    tracing::error!(event = "panicked", why = what, at, backtrace);
+}
+
+/// Keeps the log running. When it is dropped, what waits is written, for a second and a half at most.
 #[must_use = "dropping the guard ends the log"]
 pub struct Guard {
+    worker: Option<WorkerGuard>,
     losses: Losses,
 }
 
 impl Guard {
-    /// How many lines were lost: for [`Metrics::watch_log`].
+    /// How many lines were lost: for [`super::metrics::Metrics::watch_log`].
     pub fn losses(&self) -> Losses {
         self.losses.clone()
     }
 }
 
-/// How many lines were lost, because nobody read them or writing failed. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Losses {}
-
-impl Losses {
-    /// Lines lost since the start.
-    pub fn lines(&self) -> u64 {
-        0
-    }
-}
-
-/// What became of a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Event {
-    /// It was relayed, and is over.
-    Closed,
-    /// It was turned away before it was relayed.
-    Refused,
-}
-
-/// What the log tells of a certificate. Borrowed, so that nobody keeps a whole certificate for its log line.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct CertificateLine<'a> {
-    /// Whose it is.
-    pub subject: &'a str,
-    /// Who says so.
-    pub issuer: &'a str,
-    /// Its serial number, lower-case hex.
-    pub serial: &'a str,
-    /// SHA-256 of its DER, lower-case hex.
-    pub fingerprint: &'a str,
-}
-
-/// The one line about one connection; what is not known is left out (design.md §5).
-#[derive(Clone, Copy, Debug)]
-pub struct Line<'a> {
-    /// What became of it.
-    pub event: Event,
-    /// Why, in one word of docs/refusals.md.
-    pub reason: &'static str,
-    /// Why, in a sentence.
-    pub why: &'a str,
-    /// Where the device called from.
-    pub address: SocketAddr,
-    /// The listener it called.
-    pub listener: &'a str,
-    /// Who it is.
-    pub device: Option<&'a DeviceId>,
-    /// How it is secured.
-    pub mode: Option<Mode>,
-    /// `1.2` or `1.3`.
-    pub tls_version: Option<&'static str>,
-    /// The cipher suite, by its IANA name.
-    pub cipher: Option<&'static str>,
-    /// Whether the TLS session was resumed.
-    pub resumed: Option<bool>,
-    /// The server name that the device asked for.
-    pub sni: Option<&'a str>,
-    /// The application protocol that was agreed on.
-    pub alpn: Option<&'a str>,
-    /// The certificate that the device showed, also when it was refused.
-    pub certificate: Option<CertificateLine<'a>>,
-    /// The trust group that vouched for it.
-    pub trust: Option<&'a str>,
-    /// The version that its CONNECT spoke.
-    pub mqtt_version: Option<Version>,
-    /// The client id that the device asked for.
-    pub client_id_asked: Option<&'a str>,
-    /// The client id that the broker was told.
-    pub client_id_given: Option<&'a str>,
-    /// The broker it was relayed to.
-    pub broker: Option<&'a str>,
-    /// Bytes that went on to the broker.
-    pub bytes_to_broker: Option<u64>,
-    /// Bytes that went on to the device.
-    pub bytes_to_device: Option<u64>,
-    /// From accept to close.
-    pub duration: Option<Duration>,
-}
-
-impl<'a> Line<'a> {
-    /// A line that knows no more than this yet.
-    pub fn new(
-        event: Event,
-        reason: &'static str,
-        why: &'a str,
-        address: SocketAddr,
-        listener: &'a str,
-    ) -> Self {
-        Self {
-            event,
-            reason,
-            why,
-            address,
-            listener,
-            device: None,
-            mode: None,
-            tls_version: None,
-            cipher: None,
-            resumed: None,
-            sni: None,
-            alpn: None,
-            certificate: None,
-            trust: None,
-            mqtt_version: None,
-            client_id_asked: None,
-            client_id_given: None,
-            broker: None,
-            bytes_to_broker: None,
-            bytes_to_device: None,
-            duration: None,
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The worker's own farewell prints to standard output when the queue stays full, which may be the very pipe
+        // that nobody reads. On a thread of its own it can hang there without keeping the process (threats.md V10).
+        let worker = self.worker.take();
+        let (done, wait) = mpsc::channel();
+        let farewell = std::thread::Builder::new().spawn(move || {
+            drop(worker);
+            let _ = done.send(());
+        });
+        if farewell.is_ok() {
+            let _ = wait.recv_timeout(FAREWELL);
         }
     }
 }
 
-/// Writes the lines about connections, no faster than a log should grow. Cheap to clone, one for all threads.
-#[derive(Clone, Default)]
-pub struct Logger {
-    metrics: Option<Arc<Metrics>>,
-}
-
-impl Logger {
-    /// A logger that counts nowhere what it holds back.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A logger that counts what it holds back as `tidegate_log_lines_suppressed_total`.
-    pub fn counted(metrics: Arc<Metrics>) -> Self {
-        Self {
-            metrics: Some(metrics),
-        }
-    }
-
-    /// Writes the line of one connection, at level `info`, or counts it as suppressed. Never blocks.
-    pub fn connection(&self, _line: &Line<'_>) {
-        if let Some(metrics) = &self.metrics {
-            metrics.suppressed(0);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;
