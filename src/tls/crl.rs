@@ -1,1 +1,1 @@
-//! tls/crl
+//! Revocation lists: read and checked once, then looked up in constant time (threats.md T9).

@@ -1,1 +1,1 @@
-//! tls/diagnose
+//! Which certificate of a refused chain broke which rule, and the way out.
