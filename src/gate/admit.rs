@@ -284,8 +284,8 @@ impl Admitted {
 
 /// The device's Maximum Packet Size, if it told one.
 fn maximum_packet(connect: &Connect) -> Option<u32> {
-    match connect.properties.get(Id::MaximumPacketSize)?.value {
-        Value::Four(most) => Some(most),
+    match connect.properties.get(Id::MaximumPacketSize)? {
+        Value::Four(most) => Some(*most),
         _ => None,
     }
 }

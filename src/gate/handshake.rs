@@ -91,7 +91,13 @@ impl Accepted {
         facts.waits_for_turn = false;
         let _counted = gate.metrics.listener(self.listener.place).handshaking();
 
-        let config = if tls.has_alpn() { tls.config_for(offered_alpn(&hello)) } else { &tls.with_alpn };
+        // Only where ALPN is configured is a ClientHello read twice.
+        let config = if Arc::ptr_eq(&tls.with_alpn, &tls.without_alpn) {
+            &tls.with_alpn
+        } else {
+            let offered = offered_alpn(&hello);
+            tls.config_for(offered.as_ref().map(|names| names.iter().map(Vec::as_slice)))
+        };
         let fault = |fault: rustls::Error| Refusal::TlsFault { what: fault.to_string() };
         let mut stream = Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?);
         let mut seen = Seen::default();

@@ -5,12 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
-use tokio::sync::{TryAcquireError, watch};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
 
 use crate::broker::dial::is_out_of_descriptors;
 use crate::broker::socket::prepare;
@@ -60,7 +56,8 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
     Ok(sockets)
 }
 
-/// Accepts until the gate drains. What waits in the kernel's queue when it does is still accepted, and told.
+/// Accepts until the gate drains. A full house waits: what comes meanwhile stays in the kernel's queue, but for one
+/// connection a socket, which is not looked at before it has its place (threats.md V1).
 pub(crate) async fn accept(
     socket: TcpListener,
     listener: Arc<Listener>,
@@ -68,7 +65,7 @@ pub(crate) async fn accept(
     roll: Arc<Roll>,
     mut draining: watch::Receiver<bool>,
 ) {
-    let socket = match AsyncFd::with_interest(socket, Interest::READABLE) {
+    let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(fault) => {
             tracing::error!(event = "accept_failed", listener = %listener.name, "cannot wait for connections: {fault}");
@@ -76,53 +73,42 @@ pub(crate) async fn accept(
         }
     };
     loop {
-        let ready = tokio::select! {
-            biased;
-            ready = socket.readable() => ready,
+        let accepted = tokio::select! {
+            biased; // those who came before the drain are still let in, and told
+            accepted = socket.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => return,
         };
-        let Ok(mut ready) = ready else { return };
-        // A full house waits before accept: whoever is outside costs nothing (threats.md V1).
-        let permit = match gate.connections.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::Closed) => return,
-            Err(TryAcquireError::NoPermits) => {
-                gate.metrics.accept_paused("connections");
-                tokio::select! {
-                    permit = gate.connections.clone().acquire_owned() => match permit {
-                        Ok(permit) => permit,
-                        Err(_) => return,
-                    },
-                    _ = draining.wait_for(|draining| *draining) => return,
+        match accepted {
+            Ok((socket, address)) => {
+                let Some(permit) = place(&gate).await else { return };
+                if prepare(&socket).is_err() {
+                    continue; // it is gone already
                 }
-            }
-        };
-        match ready.try_io(|socket| accept_one(socket.get_ref())) {
-            Err(_would_block) => {}
-            Ok(Ok((socket, address))) => {
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let accepted = Accepted { socket, address, listener: listener.clone() };
                 tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
             }
-            Ok(Err(fault)) if is_out_of_room(&fault) => {
+            Err(fault) if is_out_of_room(&fault) => {
                 gate.metrics.accept_paused("descriptors");
                 gate.tell_out_of_room(&fault);
                 tokio::time::sleep(PAUSE).await;
             }
             // The device went away between its SYN and our accept.
-            Ok(Err(_)) => {}
+            Err(_) => {}
         }
     }
 }
 
-/// One accept, one system call for the socket and its flags.
-fn accept_one(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (accepted, _) =
-        rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    let accepted = std::net::TcpStream::from(accepted);
-    let address = accepted.peer_addr()?;
-    let accepted = TcpStream::from_std(accepted)?;
-    prepare(&accepted)?;
-    Ok((accepted, SocketAddr::new(address.ip().to_canonical(), address.port())))
+/// Waits for a place among `limits.connections`; `None` when there will be none any more.
+async fn place(gate: &Gate) -> Option<OwnedSemaphorePermit> {
+    match gate.connections.clone().try_acquire_owned() {
+        Ok(permit) => Some(permit),
+        Err(TryAcquireError::Closed) => None,
+        Err(TryAcquireError::NoPermits) => {
+            gate.metrics.accept_paused("connections");
+            gate.connections.clone().acquire_owned().await.ok()
+        }
+    }
 }
 
 /// Out of descriptors or memory: wait, something will be given back.

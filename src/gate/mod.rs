@@ -107,7 +107,6 @@ pub enum Outcome {
 }
 
 /// What all connections share; nothing in it changes while the gate runs but counters and flags.
-#[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) limits: Limits,
     pub(crate) connect: policy::ConnectSettings,
@@ -323,7 +322,6 @@ fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
 }
 
 /// A gate at work.
-#[derive(Debug)]
 pub struct Running {
     gate: Arc<Gate>,
     ready: Arc<Ready>,

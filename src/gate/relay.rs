@@ -43,7 +43,7 @@ thread_local! {
 }
 
 /// Where relayed bytes are counted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Tally {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) listener: usize,
@@ -259,7 +259,6 @@ impl Way {
 }
 
 /// A device and a broker, linked.
-#[derive(Debug)]
 pub(crate) struct Relay {
     device: DeviceLink,
     broker: Socket,

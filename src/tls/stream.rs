@@ -52,7 +52,6 @@ pub enum Got {
 }
 
 /// One TLS connection, server side.
-#[derive(Debug)]
 pub struct TlsStream {
     socket: TcpStream,
     tls: UnbufferedServerConnection,
@@ -63,6 +62,12 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
+}
+
+impl std::fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsStream").field("socket", &self.socket).finish_non_exhaustive()
+    }
 }
 
 impl TlsStream {
