@@ -52,7 +52,7 @@ fn full_line(log: impl FnOnce(&Line<'_>)) {
         subject: "CN=meter-7",
         issuer: "CN=Fleet CA",
         serial: "0a1b",
-        fingerprint: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
+        fingerprint: "d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559",
     };
     log(&Line {
         device: Some(&device),
@@ -97,13 +97,76 @@ fn the_json_keys_stand_in_the_promised_order() {
             r#""resumed":false,"sni":"mqtt.example.net","alpn":"mqtt","#,
             r#""certificate_subject":"CN=meter-7","certificate_issuer":"CN=Fleet CA","#,
             r#""certificate_serial":"0a1b","certificate_fingerprint":"#,
-            r#""5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8","#,
+            r#""d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559","#,
             r#""trust":"fleet","mqtt_version":"3.1.1","client_id_asked":"7","#,
             r#""client_id_given":"meter-7","broker":"mqtt://127.0.0.1:1883","#,
             r#""bytes_to_broker":1204,"bytes_to_device":96,"duration_ms":61005}"#,
             "\n"
         )
     );
+}
+
+const PAGE: &str = include_str!("../../../docs/logs.md");
+
+/// docs/logs.md is what parsers are built on: its examples are what this program writes.
+#[test]
+fn the_documented_lines_are_written_like_that() {
+    for form in [Form::Json, Form::Text] {
+        let written = logged(plain(form), || {
+            full_line(|line| Logger::new().connection(line));
+        });
+        assert!(PAGE.contains(&format!("\n{written}")), "{written}");
+    }
+}
+
+#[test]
+fn every_key_is_documented_in_its_order() {
+    let written = logged(plain(Form::Json), || {
+        full_line(|line| Logger::new().connection(line));
+    });
+    let mut from = 0;
+    for pair in written.split(",\"") {
+        let key = pair.trim_start_matches(['{', '"']);
+        let key = key.split('"').next().expect("a key");
+        let row = format!("\n| `{key}` |");
+        let found = PAGE[from..].find(&row).unwrap_or_else(|| panic!("{key}"));
+        from += found + 1;
+    }
+}
+
+/// Every `event = "…"` in the program has a row in docs/logs.md.
+#[test]
+fn every_event_is_documented() {
+    let mut folders = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/src").into()];
+    let mut events = vec![
+        "closed".to_owned(),
+        "refused".to_owned(),
+        "log_lost".to_owned(),
+    ];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir::<std::path::PathBuf>(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+                let source = std::fs::read_to_string(&path).expect("text");
+                let program = source.split("#[cfg(test)]").next().expect("a part");
+                let named = program.split("event = \"").skip(1);
+                events.extend(
+                    named
+                        .filter_map(|rest| rest.split('"').next())
+                        .map(str::to_owned),
+                );
+            }
+        }
+    }
+    assert!(events.contains(&"panicked".to_owned()), "the search works");
+    for event in events {
+        assert!(
+            PAGE.contains(&format!("\n| `{event}` |")),
+            "{event} is missing in docs/logs.md"
+        );
+    }
 }
 
 #[test]
@@ -140,7 +203,7 @@ fn a_message_is_the_why_and_comes_before_the_rest() {
             "{} {}",
             "open",
             1
-        )
+        );
     };
     assert_eq!(
         logged(plain(Form::Json), log),
@@ -266,7 +329,7 @@ fn auto_is_text_on_a_terminal_and_json_elsewhere() {
 }
 
 /// How long the tests below wait for what must not wait at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs `work` on a thread of its own; fails when it does not end.
 fn must_end<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
