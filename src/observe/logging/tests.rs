@@ -435,3 +435,71 @@ fn a_panic_is_told_in_one_line() {
     let at = read["at"].as_str().expect("a place");
     assert!(at.starts_with("src/observe/logging/tests.rs:"), "{at}");
 }
+
+/// Set for a test that runs itself once more as a process of its own.
+const CHILD: &str = "TIDEGATE_TEST_CHILD";
+
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// This test again, as a process of its own.
+fn child(test: &str) -> std::process::Command {
+    let mut child = std::process::Command::new(std::env::current_exe().expect("a program"));
+    let test = format!("observe::logging::tests::{test}");
+    child.args(["--exact", &test, "--nocapture"]);
+    child.env(CHILD, "1").env_remove("RUST_BACKTRACE");
+    child
+}
+
+const JSON: Settings = Settings {
+    format: Format::Auto,
+    level: Level::INFO,
+};
+
+#[test]
+fn a_process_logs_to_standard_error_from_every_thread() {
+    if is_child() {
+        let guard = start(&JSON).expect("the first log");
+        assert!(matches!(start(&JSON), Err(NoLog::AlreadyStarted)));
+        tracing::debug!(event = "test", "not written");
+        std::thread::spawn(|| tracing::info!(event = "started", "here we are"))
+            .join()
+            .expect("no panic");
+        let panicked = std::thread::spawn(|| panic!("a bug")).join();
+        assert!(panicked.is_err());
+        drop(guard);
+        return;
+    }
+    let run = child("a_process_logs_to_standard_error_from_every_thread").output();
+    let run = run.expect("it runs");
+    assert!(run.status.success());
+    let lines = String::from_utf8(run.stderr).expect("text");
+    let lines = lines.lines().map(serde_json::from_str);
+    let lines: Vec<serde_json::Value> = lines.collect::<Result<_, _>>().expect("only JSON");
+    let events: Vec<_> = lines.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["started", "panicked"]);
+    let begun = lines[0]["time"].as_str().expect("a time");
+    let format = &time::format_description::well_known::Rfc3339;
+    let begun = OffsetDateTime::parse(begun, format).expect("RFC 3339");
+    assert!((OffsetDateTime::now_utc() - begun).abs() < PATIENCE);
+    assert!(lines[1]["backtrace"].is_null(), "nobody asked for it");
+}
+
+/// V10: a process whose output nobody reads, both streams into one full pipe, still comes to its end.
+#[test]
+fn a_process_that_nobody_reads_ends() {
+    if is_child() {
+        let guard = start(&JSON).expect("the first log");
+        for number in 0..FLOOD {
+            tracing::info!(event = "test", number, "a line that nobody reads");
+        }
+        drop(guard);
+        std::process::exit(7); // the harness would write to the full pipe, and wait
+    }
+    let (_unread, pipe) = std::io::pipe().expect("a pipe");
+    let mut run = child("a_process_that_nobody_reads_ends");
+    run.stdout(pipe.try_clone().expect("a pipe")).stderr(pipe);
+    let status = must_end(move || run.status().expect("it runs"));
+    assert_eq!(status.code(), Some(7));
+}
