@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus::{
@@ -269,6 +270,8 @@ pub struct Metrics {
     suppressed: IntCounter,
     lost: IntCounter,
     losses: OnceLock<Losses>,
+    /// How many of `losses` were added to `lost`.
+    told: AtomicU64,
 }
 
 impl Metrics {
@@ -297,6 +300,7 @@ impl Metrics {
             suppressed: make.counter("tidegate_log_lines_suppressed_total"),
             lost: make.counter("tidegate_log_lines_lost_total"),
             losses: OnceLock::new(),
+            told: AtomicU64::new(0),
             registry: make.done(),
         };
         Arc::new(metrics)
@@ -349,11 +353,15 @@ impl Metrics {
     }
 
     /// Everything, in the text exposition format 0.0.4.
+    ///
+    /// # Panics
+    /// Never: the encoder fails only on families without a name or samples, and none of those is registered.
     pub fn render(&self) -> String {
         if let Some(losses) = self.losses.get() {
-            // Another scrape at this moment could add the same lines: the counter itself keeps what was added.
+            // Another scrape may come between: the one that raises `told` adds the difference.
             let lost = losses.lines();
-            self.lost.inc_by(lost.saturating_sub(self.lost.get()));
+            let told = self.told.fetch_max(lost, Ordering::Relaxed);
+            self.lost.inc_by(lost.saturating_sub(told));
         }
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
@@ -695,9 +703,12 @@ impl ByListener {
     }
 
     fn connack_by_code(&self, name: &str) -> Box<[IntCounter]> {
-        let word = |code: u8| match CONNACK_CODES.contains(&code) {
-            true => format!("0x{code:02x}"),
-            false => "other".to_owned(),
+        let word = |code: u8| {
+            if CONNACK_CODES.contains(&code) {
+                format!("0x{code:02x}")
+            } else {
+                "other".to_owned()
+            }
         };
         (0..=u8::MAX)
             .map(|code| self.connack.with_label_values(&[name, &word(code)]))
@@ -734,3 +745,6 @@ impl ByBroker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,7 @@ fn full_line(log: impl FnOnce(&Line<'_>)) {
         subject: "CN=meter-7",
         issuer: "CN=Fleet CA",
         serial: "0a1b",
-        fingerprint: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
+        fingerprint: "d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559",
     };
     log(&Line {
         device: Some(&device),
@@ -97,13 +97,76 @@ fn the_json_keys_stand_in_the_promised_order() {
             r#""resumed":false,"sni":"mqtt.example.net","alpn":"mqtt","#,
             r#""certificate_subject":"CN=meter-7","certificate_issuer":"CN=Fleet CA","#,
             r#""certificate_serial":"0a1b","certificate_fingerprint":"#,
-            r#""5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8","#,
+            r#""d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559","#,
             r#""trust":"fleet","mqtt_version":"3.1.1","client_id_asked":"7","#,
             r#""client_id_given":"meter-7","broker":"mqtt://127.0.0.1:1883","#,
             r#""bytes_to_broker":1204,"bytes_to_device":96,"duration_ms":61005}"#,
             "\n"
         )
     );
+}
+
+const PAGE: &str = include_str!("../../../docs/logs.md");
+
+/// docs/logs.md is what parsers are built on: its examples are what this program writes.
+#[test]
+fn the_documented_lines_are_written_like_that() {
+    for form in [Form::Json, Form::Text] {
+        let written = logged(plain(form), || {
+            full_line(|line| Logger::new().connection(line));
+        });
+        assert!(PAGE.contains(&format!("\n{written}")), "{written}");
+    }
+}
+
+#[test]
+fn every_key_is_documented_in_its_order() {
+    let written = logged(plain(Form::Json), || {
+        full_line(|line| Logger::new().connection(line));
+    });
+    let mut from = 0;
+    for pair in written.split(",\"") {
+        let key = pair.trim_start_matches(['{', '"']);
+        let key = key.split('"').next().expect("a key");
+        let row = format!("\n| `{key}` |");
+        let found = PAGE[from..].find(&row).unwrap_or_else(|| panic!("{key}"));
+        from += found + 1;
+    }
+}
+
+/// Every `event = "…"` in the program has a row in docs/logs.md.
+#[test]
+fn every_event_is_documented() {
+    let mut folders = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/src").into()];
+    let mut events = vec![
+        "closed".to_owned(),
+        "refused".to_owned(),
+        "log_lost".to_owned(),
+    ];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir::<std::path::PathBuf>(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+                let source = std::fs::read_to_string(&path).expect("text");
+                let program = source.split("#[cfg(test)]").next().expect("a part");
+                let named = program.split("event = \"").skip(1);
+                events.extend(
+                    named
+                        .filter_map(|rest| rest.split('"').next())
+                        .map(str::to_owned),
+                );
+            }
+        }
+    }
+    assert!(events.contains(&"panicked".to_owned()), "the search works");
+    for event in events {
+        assert!(
+            PAGE.contains(&format!("\n| `{event}` |")),
+            "{event} is missing in docs/logs.md"
+        );
+    }
 }
 
 #[test]
@@ -140,7 +203,7 @@ fn a_message_is_the_why_and_comes_before_the_rest() {
             "{} {}",
             "open",
             1
-        )
+        );
     };
     assert_eq!(
         logged(plain(Form::Json), log),
@@ -266,7 +329,7 @@ fn auto_is_text_on_a_terminal_and_json_elsewhere() {
 }
 
 /// How long the tests below wait for what must not wait at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs `work` on a thread of its own; fails when it does not end.
 fn must_end<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
@@ -371,4 +434,72 @@ fn a_panic_is_told_in_one_line() {
     assert_eq!(read["why"], "a bug\nof ours");
     let at = read["at"].as_str().expect("a place");
     assert!(at.starts_with("src/observe/logging/tests.rs:"), "{at}");
+}
+
+/// Set for a test that runs itself once more as a process of its own.
+const CHILD: &str = "TIDEGATE_TEST_CHILD";
+
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// This test again, as a process of its own.
+fn child(test: &str) -> std::process::Command {
+    let mut child = std::process::Command::new(std::env::current_exe().expect("a program"));
+    let test = format!("observe::logging::tests::{test}");
+    child.args(["--exact", &test, "--nocapture"]);
+    child.env(CHILD, "1").env_remove("RUST_BACKTRACE");
+    child
+}
+
+const JSON: Settings = Settings {
+    format: Format::Auto,
+    level: Level::INFO,
+};
+
+#[test]
+fn a_process_logs_to_standard_error_from_every_thread() {
+    if is_child() {
+        let guard = start(&JSON).expect("the first log");
+        assert!(matches!(start(&JSON), Err(NoLog::AlreadyStarted)));
+        tracing::debug!(event = "test", "not written");
+        std::thread::spawn(|| tracing::info!(event = "started", "here we are"))
+            .join()
+            .expect("no panic");
+        let panicked = std::thread::spawn(|| panic!("a bug")).join();
+        assert!(panicked.is_err());
+        drop(guard);
+        return;
+    }
+    let run = child("a_process_logs_to_standard_error_from_every_thread").output();
+    let run = run.expect("it runs");
+    assert!(run.status.success());
+    let lines = String::from_utf8(run.stderr).expect("text");
+    let lines = lines.lines().map(serde_json::from_str);
+    let lines: Vec<serde_json::Value> = lines.collect::<Result<_, _>>().expect("only JSON");
+    let events: Vec<_> = lines.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["started", "panicked"]);
+    let begun = lines[0]["time"].as_str().expect("a time");
+    let format = &time::format_description::well_known::Rfc3339;
+    let begun = OffsetDateTime::parse(begun, format).expect("RFC 3339");
+    assert!((OffsetDateTime::now_utc() - begun).abs() < PATIENCE);
+    assert!(lines[1]["backtrace"].is_null(), "nobody asked for it");
+}
+
+/// V10: a process whose output nobody reads, both streams into one full pipe, still comes to its end.
+#[test]
+fn a_process_that_nobody_reads_ends() {
+    if is_child() {
+        let guard = start(&JSON).expect("the first log");
+        for number in 0..FLOOD {
+            tracing::info!(event = "test", number, "a line that nobody reads");
+        }
+        drop(guard);
+        std::process::exit(7); // the harness would write to the full pipe, and wait
+    }
+    let (_unread, pipe) = std::io::pipe().expect("a pipe");
+    let mut run = child("a_process_that_nobody_reads_ends");
+    run.stdout(pipe.try_clone().expect("a pipe")).stderr(pipe);
+    let status = must_end(move || run.status().expect("it runs"));
+    assert_eq!(status.code(), Some(7));
 }
