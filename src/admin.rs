@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -22,21 +22,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::observe::metrics::Metrics;
+use crate::observe::ready::Ready;
 
 /// `[admin]` as the gate obeys it.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where it listens. Port 0 takes a free port.
     pub bind: SocketAddr,
-}
-
-/// Whether the gate can serve devices now. Written by the gate, read by `/readyz`.
-#[derive(Debug, Default)]
-pub struct Ready {
-    /// The gate is on its way out and takes nobody new.
-    pub draining: AtomicBool,
-    /// At least one broker answers.
-    pub broker_up: AtomicBool,
 }
 
 /// Connections at once; the next one waits until one of these ends.

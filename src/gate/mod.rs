@@ -4,6 +4,7 @@
 //! and ends. Each core has a worker: a thread with its own runtime and its own sockets (SO_REUSEPORT). A connection
 //! stays with its worker, so nothing on its path is shared but counters.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::server::danger::ClientCertVerifier;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker;
 use crate::broker::dial::Brokers;
@@ -299,13 +300,14 @@ impl Loaded {
             logger,
         });
         let (cut, _) = watch::channel(false);
+        let (alive, ended) = mpsc::channel(1);
         let mut threads = Vec::with_capacity(workers);
         for (number, sockets) in sockets.into_iter().enumerate() {
-            threads.push(worker::spawn(number, sockets, gate.clone(), cut.subscribe()).map_err(|fault| {
+            threads.push(worker::spawn(number, sockets, gate.clone(), cut.subscribe(), alive.clone()).map_err(|fault| {
                 vec![StartFault { key: "threads".into(), sentence: format!("cannot start a worker: {fault}") }]
             })?);
         }
-        Ok(Running { gate, ready, health: settings.broker.health_interval, addresses, threads, cut })
+        Ok(Running { gate, ready, health: settings.broker.health_interval, addresses, threads, ended, cut })
     }
 }
 
@@ -328,6 +330,8 @@ pub struct Running {
     health: Duration,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     threads: Vec<JoinHandle<()>>,
+    /// Closed when the last worker ends.
+    ended: mpsc::Receiver<Infallible>,
     cut: watch::Sender<bool>,
 }
 
@@ -365,9 +369,10 @@ impl Running {
         self.cut.send_replace(true);
     }
 
-    /// Waits for the end of a drain; blocks the thread.
-    pub fn join(self) -> Outcome {
-        for thread in self.threads {
+    /// Waits for the end of a drain. Dropping it half-way loses nothing.
+    pub async fn ended(&mut self) -> Outcome {
+        let _ = self.ended.recv().await;
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 self.gate.note_loss();
             }

@@ -1,12 +1,13 @@
 //! One worker: a thread, a runtime, its sockets, the connections that came to them; and how they drain.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -17,6 +18,9 @@ use super::listener::{Listener, accept};
 /// Ends of connections are at least so far apart in a drain, while the window allows: a few devices need not wait for
 /// the whole window to make no storm.
 const APART: Duration = Duration::from_millis(20);
+
+/// How long a drain waits for devices that are between accept and verdict.
+const STILL_ASKING: Duration = Duration::from_secs(1);
 
 /// How long connections have for their last packets after the last of them was told to end.
 const LAST_PACKETS: Duration = Duration::from_secs(5);
@@ -30,11 +34,13 @@ pub(crate) fn spawn(
     sockets: Vec<(TcpListener, Arc<Listener>)>,
     gate: Arc<Gate>,
     cut: watch::Receiver<bool>,
+    alive: mpsc::Sender<Infallible>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         runtime.block_on(work(sockets, gate, cut));
         runtime.shutdown_background();
+        drop(alive);
     })
 }
 
@@ -73,7 +79,9 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     let last = (began + window).max(Instant::now() + Duration::from_millis(100));
     let last = last.min(Instant::now() + LAST_PACKETS.max(window / 5));
     tokio::time::timeout_at(last, async {
-        while !all_gone(gate) {
+        // Whoever is not admitted by now is told to come back when it asks, or says nothing at all.
+        let asked = Instant::now() + STILL_ASKING;
+        while !all_gone(gate) && !(roll.seated().is_empty() && Instant::now() > asked) {
             // Those admitted while the drain began.
             give(&roll.seated(), Order::Drain);
             sleep(Duration::from_millis(20)).await;
