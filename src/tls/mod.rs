@@ -1,7 +1,8 @@
 //! TLS: rustls configurations from files, and the verification of devices' certificates.
 
-pub mod crl;
-pub mod diagnose;
+mod crl;
+mod der;
+mod diagnose;
 pub mod files;
 pub mod server;
 pub mod stream;

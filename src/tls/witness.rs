@@ -1,1 +1,90 @@
-//! tls/witness
+//! What rustls does not tell: the facts that the verifier and the certificate resolver learn inside the handshake.
+//!
+//! rustls calls both from within the reading of records, on the caller's thread, and gives neither a
+//! way to hand anything on but an error. So the caller opens a scope around that reading, and what they note while it is
+//! open is the caller's to keep: also when the handshake fails, which is when it is needed most.
+
+use std::cell::RefCell;
+use std::mem;
+
+use super::verify::{CertificateRefusal, Vouched};
+use crate::rules::identity::Certificate;
+
+/// What was learnt of one handshake, so far.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The server name that the device asked for (SNI), in lower case.
+    pub sni: Option<String>,
+    /// Whether the device offered ALPN protocols at all.
+    pub alpn_offered: bool,
+    /// The device's certificate was found good; by which group.
+    pub vouched: Option<Vouched>,
+    /// The device's certificate was refused; why.
+    pub refused: Option<CertificateRefusal>,
+    /// The device's own certificate, if it can be read; also when it was refused.
+    pub certificate: Option<Certificate>,
+}
+
+thread_local! {
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`; what is noted on this thread meanwhile is found in `seen` afterwards, also after a panic.
+pub fn witness<R>(seen: &mut Seen, f: impl FnOnce() -> R) -> R {
+    struct Scope<'a> {
+        seen: &'a mut Seen,
+        outer: Option<Seen>,
+    }
+    impl Drop for Scope<'_> {
+        fn drop(&mut self) {
+            let noted = SEEN.with_borrow_mut(|slot| mem::replace(slot, self.outer.take()));
+            *self.seen = noted.unwrap_or_default();
+        }
+    }
+    let inner = mem::take(seen);
+    let outer = SEEN.with_borrow_mut(|slot| slot.replace(inner));
+    let _scope = Scope { seen, outer };
+    f()
+}
+
+/// Notes something in the scope that is open on this thread; without one, does nothing.
+pub(crate) fn note(f: impl FnOnce(&mut Seen)) {
+    SEEN.with_borrow_mut(|slot| {
+        if let Some(seen) = slot {
+            f(seen);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_keeps_what_is_noted_in_it_and_nothing_else() {
+        note(|seen| seen.sni = Some("outside".into()));
+        let (mut a, mut b) = (Seen::default(), Seen::default());
+        witness(&mut a, || note(|seen| seen.sni = Some("a".into())));
+        witness(&mut b, || note(|seen| seen.alpn_offered = true));
+        witness(&mut a, || note(|seen| seen.alpn_offered = true));
+        assert_eq!((a.sni.as_deref(), a.alpn_offered), (Some("a"), true));
+        assert_eq!((b.sni, b.alpn_offered), (None, true));
+    }
+
+    #[test]
+    fn a_panic_inside_leaves_the_thread_clean() {
+        let mut seen = Seen::default();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            witness(&mut seen, || {
+                note(|seen| seen.sni = Some("kept".into()));
+                panic!("in the handshake");
+            });
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(seen.sni.as_deref(), Some("kept"));
+        note(|seen| seen.sni = Some("lost".into()));
+        let mut next = Seen::default();
+        witness(&mut next, || ());
+        assert_eq!(next.sni, None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Packets at random, for property tests.
