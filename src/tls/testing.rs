@@ -149,9 +149,10 @@ pub(crate) fn device(name: &str) -> CertificateParams {
 
 pub(crate) fn server(names: &[&str]) -> CertificateParams {
     let mut params = named("server");
-    params.subject_alt_names = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
-        .unwrap()
-        .subject_alt_names;
+    params.subject_alt_names =
+        CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+            .unwrap()
+            .subject_alt_names;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params
 }
@@ -191,7 +192,11 @@ impl Folder {
         intermediates: &[&Made],
         crl: &[String],
     ) -> Settings {
-        let pem = |made: &[&Made]| made.iter().map(|made| made.pem.as_str()).collect::<String>();
+        let pem = |made: &[&Made]| {
+            made.iter()
+                .map(|made| made.pem.as_str())
+                .collect::<String>()
+        };
         let files = |what: &str, made: &[&Made]| match made {
             [] => Vec::new(),
             _ => vec![self.file(&format!("{name}-{what}.pem"), pem(made))],

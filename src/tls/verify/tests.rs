@@ -1,6 +1,6 @@
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    NameConstraints, GeneralSubtree, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
+    IsCa, KeyPair, NameConstraints, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
     PKCS_RSA_SHA256,
 };
 use rustls::version::{TLS12, TLS13};
@@ -43,7 +43,11 @@ fn assert_refused(seen: &Seen, reason: &str, words: &[&str]) {
     assert_eq!(refused.reason, reason, "{}", refused.why);
     assert!(CertificateRefusal::LABELS.contains(&refused.reason));
     for word in words {
-        assert!(refused.why.contains(word), "{word:?} is not in: {}", refused.why);
+        assert!(
+            refused.why.contains(word),
+            "{word:?} is not in: {}",
+            refused.why
+        );
     }
     assert!(refused.why.contains("; "), "no way out: {}", refused.why);
 }
@@ -81,7 +85,11 @@ fn a_leaf_alone_is_good_when_its_intermediate_is_configured() {
     assert_vouched(&seen, "fleet");
 
     let seen = judged(group(&[&root], &[&sub], &[]), &[&device]);
-    let words = ["certificate 1 of the chain, \"CN=meter-7\"", "\"CN=Line 1 b\"", "intermediates"];
+    let words = [
+        "certificate 1 of the chain, \"CN=meter-7\"",
+        "\"CN=Line 1 b\"",
+        "intermediates",
+    ];
     assert_refused(&seen, "certificate_unknown_issuer", &words);
 }
 
@@ -131,10 +139,21 @@ fn an_unknown_ca_is_told_by_name() {
     assert_refused(&seen, "certificate_unknown_issuer", &words);
     // With its root sent along, which proves nothing.
     let seen = judged(group(&[&ours], &[], &[]), &[&device, &sub, &theirs]);
-    assert_refused(&seen, "certificate_unknown_issuer", &["certificate 3", "signed itself"]);
-    let alone = self_signed(crate::tls::testing::device("alone"), KeyPair::generate().unwrap());
+    assert_refused(
+        &seen,
+        "certificate_unknown_issuer",
+        &["certificate 3", "signed itself"],
+    );
+    let alone = self_signed(
+        crate::tls::testing::device("alone"),
+        KeyPair::generate().unwrap(),
+    );
     let seen = judged(group(&[&ours], &[], &[]), &[&alone]);
-    assert_refused(&seen, "certificate_unknown_issuer", &["certificate 1", "signed itself"]);
+    assert_refused(
+        &seen,
+        "certificate_unknown_issuer",
+        &["certificate 1", "signed itself"],
+    );
 }
 
 #[test]
@@ -142,7 +161,11 @@ fn a_name_is_not_a_key() {
     let (ours, theirs) = (root("Factory CA"), root("Factory CA"));
     let device = theirs.device("meter-7");
     let seen = judged(group(&[&ours], &[], &[]), &[&device]);
-    let words = ["certificate 1 of the chain", "\"CN=Factory CA\"", "another CA of that name"];
+    let words = [
+        "certificate 1 of the chain",
+        "\"CN=Factory CA\"",
+        "another CA of that name",
+    ];
     assert_refused(&seen, "certificate_bad_signature", &words);
 }
 
@@ -153,7 +176,10 @@ fn wire_text_is_escaped_and_cut() {
     let device = root("y\u{7}").device(&name);
     let seen = judged(group(&[&ours], &[], &[]), &[&device]);
     let why = seen.refused.expect("refused").why;
-    assert!(why.chars().all(|c| !c.is_control()) && why.len() < 600, "{why}");
+    assert!(
+        why.chars().all(|c| !c.is_control()) && why.len() < 600,
+        "{why}"
+    );
 }
 
 /// I7: the anchor that vouches decides the group; a name in the certificate does not.
@@ -185,13 +211,21 @@ fn a_certificate_serves_its_purpose_only() {
     let root = root("Factory CA");
     let trusting = || group(&[&root], &[], &[]);
     let seen = judged(trusting(), &[&root.sub_ca("Line 1")]);
-    assert_refused(&seen, "certificate_wrong_purpose", &["certificate 1", "is a CA's"]);
+    assert_refused(
+        &seen,
+        "certificate_wrong_purpose",
+        &["certificate 1", "is a CA's"],
+    );
 
     let web = root.issues(device("web"), |d| {
         d.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     });
     let seen = judged(trusting(), &[&web]);
-    assert_refused(&seen, "certificate_wrong_purpose", &["certificate 1", "clientAuth"]);
+    assert_refused(
+        &seen,
+        "certificate_wrong_purpose",
+        &["certificate 1", "clientAuth"],
+    );
     let any = root.issues(device("any"), |d| d.extended_key_usages.clear());
     assert_vouched(&judged(trusting(), &[&any]), "fleet");
 
@@ -199,20 +233,34 @@ fn a_certificate_serves_its_purpose_only() {
         ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     });
     let seen = judged(trusting(), &[&sub.device("meter-7"), &sub]);
-    assert_refused(&seen, "certificate_wrong_purpose", &["certificate 2", "clientAuth"]);
+    assert_refused(
+        &seen,
+        "certificate_wrong_purpose",
+        &["certificate 2", "clientAuth"],
+    );
 
     let no_ca = root.issues(device("no CA"), |_| ());
     let seen = judged(trusting(), &[&no_ca.device("meter-7"), &no_ca]);
-    assert_refused(&seen, "certificate_wrong_purpose", &["certificate 2", "used as a CA"]);
+    assert_refused(
+        &seen,
+        "certificate_wrong_purpose",
+        &["certificate 2", "used as a CA"],
+    );
 
     let narrow = root.issues(ca("narrow"), |ca| {
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
     let below = narrow.sub_ca("below");
     let seen = judged(trusting(), &[&below.device("meter-7"), &below, &narrow]);
-    let words = ["certificate 3 of the chain, \"CN=narrow\"", "pathLenConstraint"];
+    let words = [
+        "certificate 3 of the chain, \"CN=narrow\"",
+        "pathLenConstraint",
+    ];
     assert_refused(&seen, "certificate_wrong_purpose", &words);
-    assert_vouched(&judged(trusting(), &[&narrow.device("meter-7"), &narrow]), "fleet");
+    assert_vouched(
+        &judged(trusting(), &[&narrow.device("meter-7"), &narrow]),
+        "fleet",
+    );
 
     let named = root.issues(ca("named"), |ca| {
         ca.name_constraints = Some(NameConstraints {
@@ -233,12 +281,17 @@ fn a_certificate_serves_its_purpose_only() {
 fn an_unknown_critical_extension_is_told_by_number() {
     let root = root("Factory CA");
     let odd = root.issues(device("odd"), |d| {
-        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+        let mut extension =
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
         extension.set_criticality(true);
         d.custom_extensions.push(extension);
     });
     let seen = judged(group(&[&root], &[], &[]), &[&odd]);
-    assert_refused(&seen, "certificate_unsupported", &["1.3.6.1.4.1.99999.1", "critical"]);
+    assert_refused(
+        &seen,
+        "certificate_unsupported",
+        &["1.3.6.1.4.1.99999.1", "critical"],
+    );
 }
 
 #[test]
@@ -266,25 +319,42 @@ fn a_chain_is_bounded_in_count_bytes_and_names() {
     assert_vouched(&judged(trusting(), &chain), "fleet");
     chain.push(&subs[7]);
     let seen = judged(trusting(), &chain);
-    assert_refused(&seen, "certificate_chain_too_large", &["9 certificates", "at most 8"]);
+    assert_refused(
+        &seen,
+        "certificate_chain_too_large",
+        &["9 certificates", "at most 8"],
+    );
 
     let fat = |name: &str, bytes: usize| {
-        let extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 2], vec![7; bytes]);
+        let extension =
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 2], vec![7; bytes]);
         root.issues(ca(name), |ca| ca.custom_extensions.push(extension))
     };
     let three = [fat("a", 13_000), fat("b", 13_000), fat("c", 13_000)];
     let seen = judged(trusting(), &[&device, &three[0], &three[1]]);
     assert_vouched(&seen, "fleet");
     let seen = judged(trusting(), &[&device, &three[0], &three[1], &three[2]]);
-    assert_refused(&seen, "certificate_chain_too_large", &["bytes of certificates", "32768"]);
+    assert_refused(
+        &seen,
+        "certificate_chain_too_large",
+        &["bytes of certificates", "32768"],
+    );
     let seen = judged(trusting(), &[&device, &fat("d", 17_000)]);
-    assert_refused(&seen, "certificate_chain_too_large", &["certificate 2", "16384"]);
+    assert_refused(
+        &seen,
+        "certificate_chain_too_large",
+        &["certificate 2", "16384"],
+    );
 
     let alike: Vec<Made> = (0..3).map(|_| crate::tls::testing::root("Line")).collect();
     let seen = judged(trusting(), &[&device, &alike[0], &alike[1]]);
     assert_vouched(&seen, "fleet");
     let seen = judged(trusting(), &[&device, &alike[0], &alike[1], &alike[2]]);
-    assert_refused(&seen, "certificate_chain_too_large", &["3 different certificates"]);
+    assert_refused(
+        &seen,
+        "certificate_chain_too_large",
+        &["3 different certificates"],
+    );
 }
 
 #[test]
@@ -299,7 +369,11 @@ fn a_path_longer_than_webpki_takes_is_told() {
     let mut chain = vec![&device];
     chain.extend(&cas);
     let seen = judged(group(&[&root], &[], &[]), &chain);
-    assert_refused(&seen, "certificate_chain_too_large", &["too many CAs", "six"]);
+    assert_refused(
+        &seen,
+        "certificate_chain_too_large",
+        &["too many CAs", "six"],
+    );
 }
 
 #[test]
@@ -311,7 +385,10 @@ fn the_revoked_are_refused_wherever_they_stand_in_the_path() {
     let groups = || group(&[&root], &[&sub], &lists);
     assert_vouched(&judged(groups(), &[&good]), "fleet");
     let seen = judged(groups(), &[&bad]);
-    let words = ["certificate 1 of the chain, \"CN=bad\", is revoked", "fleet"];
+    let words = [
+        "certificate 1 of the chain, \"CN=bad\", is revoked",
+        "fleet",
+    ];
     assert_refused(&seen, "certificate_revoked", &words);
 
     let lists = [root.crl_pem(&[&sub]), sub.crl_pem(&[])];
@@ -324,7 +401,10 @@ fn the_revoked_are_refused_wherever_they_stand_in_the_path() {
 fn a_leaf_without_a_list_is_refused_once_its_group_has_lists() {
     let root = root("Factory CA");
     let sub = root.sub_ca("Line 1");
-    let seen = judged(group(&[&root], &[], &[root.crl_pem(&[])]), &[&sub.device("meter-7"), &sub]);
+    let seen = judged(
+        group(&[&root], &[], &[root.crl_pem(&[])]),
+        &[&sub.device("meter-7"), &sub],
+    );
     assert_refused(&seen, "crl_missing", &["none by \"CN=Line 1\"", "crl"]);
     // An intermediate is looked up only where its issuer's list is there.
     let seen = judged(
@@ -348,7 +428,10 @@ fn a_stale_list_refuses_or_is_used_as_configured() {
     let (seen, result) = judged(&settings, &good);
     let words = ["was to be replaced by 2026-01-08T00:00:00Z", "crl_stale"];
     assert_refused(&seen, "crl_stale", &words);
-    assert_eq!(result.unwrap_err(), CertificateError::ExpiredRevocationList.into());
+    assert_eq!(
+        result.unwrap_err(),
+        CertificateError::ExpiredRevocationList.into()
+    );
     assert_refused(&judged(&settings, &bad).0, "certificate_revoked", &[]);
 
     settings.crl_stale = CrlStale::Use;
@@ -384,7 +467,8 @@ fn devices_of_every_key_kind_come_through() {
 
 fn server_tls(groups: Groups, mandatory: bool) -> ServerTls {
     let folder = Folder::new();
-    let shown = root("Server CA").issues(crate::tls::testing::server(&["gate.example.net"]), |_| ());
+    let shown =
+        root("Server CA").issues(crate::tls::testing::server(&["gate.example.net"]), |_| ());
     let settings = Settings {
         certificate: folder.file("server.pem", &shown.pem),
         key: folder.file("server.key", shown.key.serialize_pem()),
@@ -411,16 +495,36 @@ fn a_refused_device_is_told_by_the_proper_alert() {
     let impostor = crate::tls::testing::root("Factory CA").device("impostor");
     let unlisted = sub.device("unlisted");
     let cases = [
-        (vec![&old], "certificate_expired", AlertDescription::CertificateExpired),
-        (vec![&revoked], "certificate_revoked", AlertDescription::CertificateRevoked),
+        (
+            vec![&old],
+            "certificate_expired",
+            AlertDescription::CertificateExpired,
+        ),
+        (
+            vec![&revoked],
+            "certificate_revoked",
+            AlertDescription::CertificateRevoked,
+        ),
         (
             vec![&stranger.device("a")],
             "certificate_unknown_issuer",
             AlertDescription::UnknownCA,
         ),
-        (vec![&unlisted, &sub], "crl_missing", AlertDescription::UnknownCA),
-        (vec![&web], "certificate_wrong_purpose", AlertDescription::UnsupportedCertificate),
-        (vec![&impostor], "certificate_bad_signature", AlertDescription::DecryptError),
+        (
+            vec![&unlisted, &sub],
+            "crl_missing",
+            AlertDescription::UnknownCA,
+        ),
+        (
+            vec![&web],
+            "certificate_wrong_purpose",
+            AlertDescription::UnsupportedCertificate,
+        ),
+        (
+            vec![&impostor],
+            "certificate_bad_signature",
+            AlertDescription::DecryptError,
+        ),
         (
             [&root.device("b")].into_iter().chain([&sub; 8]).collect(),
             "certificate_chain_too_large",
@@ -481,7 +585,10 @@ fn a_certificate_without_its_key_proves_nothing() {
     let (victim, thief) = (root.device("victim"), KeyPair::generate().unwrap());
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(thief.serialize_der()).into();
     let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
-    let stolen = Arc::new(rustls::sign::CertifiedKey::new(vec![victim.der.clone()], key));
+    let stolen = Arc::new(rustls::sign::CertifiedKey::new(
+        vec![victim.der.clone()],
+        key,
+    ));
     for version in [&TLS12, &TLS13] {
         let mut config = device_config(None, version, None);
         config.client_auth_cert_resolver = Arc::new(Thief(Arc::clone(&stolen)));
