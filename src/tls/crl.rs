@@ -343,3 +343,6 @@ fn read_scope(value: &[u8]) -> Result<Scope, CrlFault> {
     }
     Ok(scope)
 }
+
+#[cfg(test)]
+mod tests;

@@ -257,3 +257,6 @@ fn not_wanted(label: &str, wanted: &[&str]) -> Option<&'static str> {
         _ => "remove it, or see that it is the right file",
     })
 }
+
+#[cfg(test)]
+mod tests;

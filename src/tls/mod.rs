@@ -6,6 +6,8 @@ mod diagnose;
 pub mod files;
 pub mod server;
 pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod trust;
 pub mod verify;
 pub mod witness;

@@ -394,3 +394,6 @@ impl Shown {
         warnings
     }
 }
+
+#[cfg(test)]
+mod tests;

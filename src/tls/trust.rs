@@ -450,3 +450,6 @@ impl Authority {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,3 +309,6 @@ fn possessed(
     }
     proof
 }
+
+#[cfg(test)]
+mod tests;
