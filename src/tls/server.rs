@@ -1,10 +1,22 @@
 //! What a listener shows to devices: its certificates, TLS versions, ALPN and record size.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::compress::CompressionCache;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, ServerConfig, SignatureScheme, version};
+use rustls_pki_types::DnsName;
+use webpki::EndEntityCert;
+
+use super::der::{self, Front};
+use super::files;
+use super::trust::date;
+use super::witness;
 
 /// `[listener.tls]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -50,6 +62,7 @@ pub struct ServerTls {
     pub with_alpn: Arc<ServerConfig>,
     /// For devices whose ALPN offer holds none of ours: rustls would refuse them (RFC 7301 §3.2), we serve them.
     pub without_alpn: Arc<ServerConfig>,
+    shown: Arc<Certificates>,
 }
 
 /// Something in `[listener.tls]` that cannot be used.
@@ -71,8 +84,51 @@ impl ServerTls {
         settings: &Settings,
         verifier: Option<Arc<dyn ClientCertVerifier>>,
     ) -> Result<Self, Vec<ServerFault>> {
-        let _ = (settings, verifier);
-        todo!()
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut faults = Vec::new();
+        let max_record = check_max_record(settings.max_record, &mut faults);
+        check_alpn(&settings.alpn, &mut faults);
+        let shown = Arc::new(Certificates::load(settings, &provider, &mut faults));
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let versions: &[_] = match settings.min_version {
+            MinVersion::Tls12 => &[&version::TLS13, &version::TLS12],
+            MinVersion::Tls13 => &[&version::TLS13],
+        };
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("the default provider has suites and groups for both versions");
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut plain =
+            builder.with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+        // What a device did not ask for costs small TLS stacks memory, and some choke on it (threats.md T5, T6).
+        plain.session_storage = Arc::new(NoServerSessionStorage {});
+        plain.send_tls13_tickets = 0;
+        plain.max_tls13_tickets = 0;
+        plain.max_early_data_size = 0;
+        plain.cert_compressors = Vec::new();
+        plain.cert_decompressors = Vec::new();
+        plain.cert_compression_cache = Arc::new(CompressionCache::Disabled);
+        plain.max_fragment_size = max_record;
+        let mut with_alpn = plain.clone();
+        with_alpn.alpn_protocols = settings
+            .alpn
+            .iter()
+            .map(|name| name.clone().into())
+            .collect();
+        let without_alpn = Arc::new(plain);
+        Ok(Self {
+            with_alpn: match settings.alpn.as_slice() {
+                [] => Arc::clone(&without_alpn),
+                _ => Arc::new(with_alpn),
+            },
+            without_alpn,
+            shown,
+        })
     }
 
     /// The configuration for a device that offers these ALPN protocols; `None`: it offers none.
@@ -80,18 +136,264 @@ impl ServerTls {
         &self,
         offered: Option<impl Iterator<Item = &'a [u8]>>,
     ) -> &Arc<ServerConfig> {
-        let _ = offered;
-        todo!()
+        let ours = &self.with_alpn.alpn_protocols;
+        let shared = offered.map(|mut names| names.any(|name| ours.iter().any(|our| our == name)));
+        if shared == Some(false) {
+            &self.without_alpn
+        } else {
+            &self.with_alpn
+        }
     }
 
     /// Each certificate's name and when it ends, in seconds since 1970.
     pub fn certificates(&self) -> Vec<(String, i64)> {
-        todo!()
+        let all = self.shown.all.iter();
+        all.map(|one| (one.name.clone(), one.not_after)).collect()
     }
 
     /// What an operator should look after, `now` in seconds since 1970.
     pub fn warnings(&self, now: i64) -> Vec<String> {
-        let _ = now;
-        todo!()
+        let all = self.shown.all.iter();
+        all.flat_map(|one| one.warnings(now)).collect()
     }
 }
+
+/// rustls counts the five bytes of the record's header in; `max_record` does not.
+fn check_max_record(max_record: Option<usize>, faults: &mut Vec<ServerFault>) -> Option<usize> {
+    const HEADER: usize = 5;
+    const LEAST: usize = 64;
+    const MOST: usize = 16 * 1024; // RFC 8446 §5.1
+    let length = max_record?;
+    if !(LEAST..=MOST).contains(&length) {
+        faults.push(ServerFault {
+            key: "max_record".into(),
+            sentence: format!(
+                "{length} bytes is outside {LEAST} to {MOST}; leave it out to get {MOST}"
+            ),
+        });
+    }
+    Some(length + HEADER)
+}
+
+/// A protocol name has 1 to 255 bytes (RFC 7301 §3.1).
+fn check_alpn(names: &[String], faults: &mut Vec<ServerFault>) {
+    for name in names.iter().filter(|name| !(1..=255).contains(&name.len())) {
+        faults.push(ServerFault {
+            key: "alpn".into(),
+            sentence: format!(
+                "{name:?} is no protocol name: those have 1 to 255 bytes; correct it"
+            ),
+        });
+    }
+}
+
+/// The certificates that a listener shows, and how it chooses among them.
+#[derive(Debug)]
+struct Certificates {
+    /// In the order of the configuration, the main one first.
+    all: Vec<Shown>,
+    /// Server name in lower case → places in `all`, in order.
+    exact: HashMap<String, Vec<usize>>,
+    /// What follows `*.`, in lower case → places in `all`, in order.
+    wildcard: HashMap<String, Vec<usize>>,
+}
+
+/// One certificate with its key.
+#[derive(Debug)]
+struct Shown {
+    certified: Arc<CertifiedKey>,
+    /// Its key in the configuration.
+    key: String,
+    /// For the metric: the first DNS name, else the subject.
+    name: String,
+    names: Vec<String>,
+    not_before: i64,
+    not_after: i64,
+    is_ordered: bool,
+}
+
+impl Certificates {
+    fn load(settings: &Settings, provider: &CryptoProvider, faults: &mut Vec<ServerFault>) -> Self {
+        let mut shown = Self {
+            all: Vec::new(),
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+        };
+        let main = Shown::load("", &settings.certificate, &settings.key, provider, faults);
+        if let Some(main) = main {
+            let names = main.names.clone();
+            shown.add(main, &names, &mut Vec::new()); // names that no device can ask for do no harm here
+        }
+        for (at, also) in settings.also.iter().enumerate() {
+            let prefix = format!("also[{at}].");
+            let one = Shown::load(&prefix, &also.certificate, &also.key, provider, faults);
+            let Some(one) = one else { continue };
+            let names = if also.names.is_empty() {
+                one.names.clone()
+            } else {
+                also.names.clone()
+            };
+            if names.is_empty() {
+                faults.push(ServerFault {
+                    key: format!("{prefix}names"),
+                    sentence: format!(
+                        "{} holds no DNS names, so no device would ever be shown it; give the names it is for",
+                        also.certificate.display()
+                    ),
+                });
+            }
+            shown.add(one, &names, faults);
+        }
+        shown
+    }
+
+    fn add(&mut self, one: Shown, names: &[String], faults: &mut Vec<ServerFault>) {
+        let place = self.all.len();
+        for name in names {
+            let lower = name.trim_end_matches('.').to_ascii_lowercase();
+            let (index, name_only) = match lower.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcard, parent),
+                None => (&mut self.exact, lower.as_str()),
+            };
+            if DnsName::try_from(name_only).is_err() {
+                faults.push(ServerFault {
+                    key: one.key.replace("certificate", "names"),
+                    sentence: format!(
+                        "{name:?} is no DNS name; write it like eu.example.net or *.example.net"
+                    ),
+                });
+                continue;
+            }
+            index.entry(name_only.to_owned()).or_default().push(place);
+        }
+        self.all.push(one);
+    }
+
+    /// The certificate for a device: by its SNI, then by what signatures it can check; else the main one, so that no
+    /// device is turned away for a name (small ones often send an address, or none).
+    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Shown> {
+        let named = sni.into_iter().flat_map(|sni| {
+            let parent = sni.split_once('.').map(|(_, parent)| parent);
+            let exact = self.exact.get(sni);
+            let wildcard = parent.and_then(|parent| self.wildcard.get(parent));
+            exact.into_iter().chain(wildcard).flatten()
+        });
+        let suits = |one: &&Shown| one.certified.key.choose_scheme(schemes).is_some();
+        let named = named.map(|place| &self.all[*place]);
+        let by_order = || self.all.iter();
+        named.chain(by_order()).find(suits).or(self.all.first())
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls accepts DNS names only, and gives them in lower case. A trailing dot says nothing.
+        let sni = hello.server_name().map(|name| name.trim_end_matches('.'));
+        witness::note(|seen| {
+            seen.sni = sni.map(str::to_owned);
+            seen.alpn_offered = hello.alpn().is_some();
+        });
+        let chosen = self.choose(sni, hello.signature_schemes())?;
+        Some(Arc::clone(&chosen.certified))
+    }
+}
+
+impl Shown {
+    fn load(
+        prefix: &str,
+        certificate: &Path,
+        key: &Path,
+        provider: &CryptoProvider,
+        faults: &mut Vec<ServerFault>,
+    ) -> Option<Self> {
+        let mut fault = |key: &str, sentence: String| {
+            faults.push(ServerFault {
+                key: format!("{prefix}{key}"),
+                sentence,
+            });
+        };
+        let chain = files::certificates(certificate)
+            .map_err(|file| fault("certificate", file.to_string()))
+            .ok();
+        let secret = files::key(key)
+            .map_err(|file| fault("key", file.to_string()))
+            .ok();
+        let (chain, secret) = (chain?, secret?);
+        let signing = match provider.key_provider.load_private_key(secret) {
+            Ok(signing) => signing,
+            Err(_) => {
+                let way_out = "it holds no key that can be used; give an ECDSA (P-256, P-384, P-521), Ed25519 or RSA \
+                     (2048 to 8192 bits) key";
+                fault("key", format!("{}: {way_out}", key.display()));
+                return None;
+            }
+        };
+        let leaf = &chain[0];
+        let parsed = EndEntityCert::try_from(leaf);
+        let (Ok(parsed), Ok(front)) = (parsed, Front::read(leaf)) else {
+            let way_out =
+                "its first certificate is malformed or not of version 3; have it issued anew";
+            fault(
+                "certificate",
+                format!("{}: {way_out}", certificate.display()),
+            );
+            return None;
+        };
+        let names: Vec<String> = parsed.valid_dns_names().map(str::to_owned).collect();
+        let subject = der::name_text(front.subject);
+        let linked = |pair: &[rustls_pki_types::CertificateDer<'_>]| match (
+            Front::read(&pair[0]),
+            Front::read(&pair[1]),
+        ) {
+            (Ok(below), Ok(above)) => below.issuer == above.subject,
+            _ => false,
+        };
+        let one = Self {
+            key: format!("{prefix}certificate"),
+            name: names.first().cloned().unwrap_or(subject),
+            not_before: front.not_before,
+            not_after: front.not_after,
+            is_ordered: chain.windows(2).all(linked),
+            names,
+            certified: Arc::new(CertifiedKey::new(chain.clone(), signing)),
+        };
+        match one.certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(one),
+            Err(_) => {
+                let (key, certificate) = (key.display(), certificate.display());
+                let sentence = format!(
+                    "{key} is not the key of the first certificate in {certificate}; give the two that belong together, \
+                     the server's own certificate first"
+                );
+                fault("key", sentence);
+                None
+            }
+        }
+    }
+
+    fn warnings(&self, now: i64) -> Vec<String> {
+        const MONTH: i64 = 30 * 24 * 3600;
+        let mut warnings = Vec::new();
+        let mut warn =
+            |what: String| warnings.push(format!("{}: {:?} {what}", self.key, self.name));
+        let (begins, ends) = (date(self.not_before), date(self.not_after));
+        if self.not_after < now {
+            warn(format!("ended on {ends}: devices refuse it; replace it"));
+        } else if self.not_after < now + MONTH {
+            warn(format!("ends on {ends}; have it renewed"));
+        }
+        if self.not_before > now {
+            warn(format!("begins on {begins} only; see to this host's clock"));
+        }
+        if self.names.is_empty() {
+            warn("holds no DNS name (subjectAltName): devices that check names refuse it, unless they call an address that it holds".into());
+        }
+        if !self.is_ordered {
+            warn("is followed by certificates that do not each issue the one before: small devices give up on such a chain; put it in order".into());
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,19 @@
 //! Trust groups: whose word counts, and which field of a certificate names the device.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::rules::identity::Naming;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls_pki_types::{CertificateDer, Der, TrustAnchor};
+use webpki::EndEntityCert;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::crl::{self, Lists};
+use super::der::{Front, SignatureFault};
+use super::files;
+use super::verify::algorithms;
+use crate::rules::identity::{Certificate, Naming};
 
 /// `[[trust]]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -38,12 +48,20 @@ pub struct Group {
     pub name: Arc<str>,
     /// Which field of its certificates names the device.
     pub naming: Naming,
+    pub(super) crl_stale: CrlStale,
+    /// Empty: revocation is not looked at.
+    pub(super) lists: Lists,
+    authorities: Vec<Authority>,
 }
 
 /// The trust groups that count at one listener.
 #[derive(Debug)]
 pub struct Groups {
     groups: Vec<Arc<Group>>,
+    /// By the content of the subject's name: which group, which of its authorities, and the anchor made of it.
+    anchors: HashMap<Vec<u8>, Vec<(usize, usize, TrustAnchor<'static>)>>,
+    /// By the content of the subject's name: which group, and which of its authorities.
+    intermediates: HashMap<Vec<u8>, Vec<(usize, usize)>>,
 }
 
 /// Something in `[[trust]]` that cannot be used.
@@ -56,25 +74,382 @@ pub struct GroupFault {
     pub sentence: String,
 }
 
+/// The certificate of a CA that the operator configured.
+#[derive(Debug)]
+pub(super) struct Authority {
+    pub(super) der: CertificateDer<'static>,
+    pub(super) facts: Certificate,
+    pub(super) is_anchor: bool,
+    /// The content of its subject's name.
+    subject: Vec<u8>,
+    /// The content of its issuer's name.
+    issuer: Vec<u8>,
+    /// Its whole SubjectPublicKeyInfo.
+    pub(super) spki: Vec<u8>,
+    may_sign_lists: bool,
+}
+
+/// What a path for one certificate could be built of. Borrowed, and as small as the chain wants it (threats.md T2).
+pub(super) struct Candidates<'a> {
+    pub(super) anchors: Vec<TrustAnchor<'a>>,
+    /// The group of each of `anchors`.
+    pub(super) owners: Vec<&'a Arc<Group>>,
+    pub(super) intermediates: Vec<&'a CertificateDer<'static>>,
+}
+
 impl Groups {
     /// Reads the files of the groups that count at one listener.
     ///
     /// # Errors
     /// Every fault of every group.
     pub fn load(settings: &[&Settings]) -> Result<Self, Vec<GroupFault>> {
-        let _ = settings;
-        todo!()
+        let mut faults = Vec::new();
+        let mut loaded = Self {
+            groups: Vec::new(),
+            anchors: HashMap::new(),
+            intermediates: HashMap::new(),
+        };
+        for settings in settings {
+            let group = Group::load(settings, &mut faults);
+            loaded.add(group, &mut faults);
+        }
+        if faults.is_empty() {
+            Ok(loaded)
+        } else {
+            Err(faults)
+        }
+    }
+
+    fn add(&mut self, group: Group, faults: &mut Vec<GroupFault>) {
+        let index = self.groups.len();
+        for (place, authority) in group.authorities.iter().enumerate() {
+            let subject = authority.subject.clone();
+            if !authority.is_anchor {
+                let alike = self.intermediates.entry(subject).or_default();
+                alike.push((index, place));
+                continue;
+            }
+            let alike = self.anchors.entry(subject).or_default();
+            // Which of the two groups a device belongs to would be a matter of chance (threats.md I7).
+            let elsewhere = alike.iter().find(|(other, at, _)| {
+                *other != index && self.groups[*other].authorities[*at].spki == authority.spki
+            });
+            if let Some((other, ..)) = elsewhere {
+                faults.push(GroupFault {
+                    key: format!("trust[{}].ca", group.name),
+                    sentence: format!(
+                        "{:?} is an anchor of trust[{}] too, so its devices would belong to both; keep it in one, or \
+                         give the groups to different listeners (listener.trust)",
+                        authority.facts.subject, self.groups[*other].name
+                    ),
+                });
+            }
+            if let Ok(anchor) = webpki::anchor_from_trusted_cert(&authority.der) {
+                alike.push((index, place, anchor.to_owned()));
+            }
+        }
+        self.groups.push(Arc::new(group));
     }
 
     /// What an operator should look after, `now` in seconds since 1970.
     pub fn warnings(&self, now: i64) -> Vec<String> {
-        let _ = now;
-        todo!()
+        self.groups
+            .iter()
+            .flat_map(|group| group.warnings(now))
+            .collect()
     }
 
     /// For each revocation list: the group and its issuer, and its nextUpdate in seconds since 1970.
     pub fn next_updates(&self) -> Vec<(String, i64)> {
-        let _ = &self.groups;
-        todo!()
+        let lists = self
+            .groups
+            .iter()
+            .flat_map(|group| group.lists.iter().map(move |list| (group, list)));
+        lists
+            .filter_map(|(group, list)| {
+                let next_update = list.next_update?;
+                Some((format!("{}: {}", group.name, list.issuer), next_update))
+            })
+            .collect()
+    }
+
+    /// The anchors and intermediates that could have issued something whose issuers are among `wanted`.
+    pub(super) fn candidates<'a>(&'a self, mut wanted: Vec<&'a [u8]>) -> Candidates<'a> {
+        let mut candidates = Candidates {
+            anchors: Vec::new(),
+            owners: Vec::new(),
+            intermediates: Vec::new(),
+        };
+        let mut next = 0;
+        while let Some(&name) = wanted.get(next) {
+            next += 1;
+            if wanted[..next - 1].contains(&name) {
+                continue;
+            }
+            for (group, _, anchor) in self.anchors.get(name).into_iter().flatten() {
+                candidates.anchors.push(borrow(anchor));
+                candidates.owners.push(&self.groups[*group]);
+            }
+            for authority in self.intermediates_named(name) {
+                candidates.intermediates.push(&authority.der);
+                wanted.push(&authority.issuer);
+            }
+        }
+        candidates
+    }
+
+    fn intermediates_named(&self, subject: &[u8]) -> impl Iterator<Item = &Authority> {
+        let places = self.intermediates.get(subject).into_iter().flatten();
+        places.map(|(group, at)| &self.groups[*group].authorities[*at])
+    }
+
+    /// The configured CAs with this name, with their groups: anchors first.
+    pub(super) fn named(&self, subject: &[u8]) -> impl Iterator<Item = (&Group, &Authority)> {
+        let anchors = self.anchors.get(subject).into_iter().flatten();
+        let intermediates = self.intermediates.get(subject).into_iter().flatten();
+        anchors
+            .map(|(group, at, _)| (*group, *at))
+            .chain(intermediates.copied())
+            .map(|(group, at)| {
+                let group = self.groups[group].as_ref();
+                (group, &group.authorities[at])
+            })
     }
 }
+
+/// The same anchor, borrowed: webpki wants them side by side.
+fn borrow<'a>(anchor: &'a TrustAnchor<'static>) -> TrustAnchor<'a> {
+    TrustAnchor {
+        subject: Der::from_slice(&anchor.subject),
+        subject_public_key_info: Der::from_slice(&anchor.subject_public_key_info),
+        name_constraints: anchor
+            .name_constraints
+            .as_ref()
+            .map(|constraints| Der::from_slice(constraints)),
+    }
+}
+
+impl Group {
+    fn load(settings: &Settings, faults: &mut Vec<GroupFault>) -> Self {
+        let mut fault = |key: &str, sentence: String| {
+            faults.push(GroupFault {
+                key: format!("trust[{}].{key}", settings.name),
+                sentence,
+            });
+        };
+        let mut group = Self {
+            name: settings.name.as_str().into(),
+            naming: settings.naming.clone(),
+            crl_stale: settings.crl_stale,
+            lists: Lists::default(),
+            authorities: Vec::new(),
+        };
+        if settings.ca.is_empty() {
+            fault("ca", "no anchor is given; name at least one file".into());
+        }
+        for (key, paths, is_anchor) in [
+            ("ca", &settings.ca, true),
+            ("intermediates", &settings.intermediates, false),
+        ] {
+            for path in paths {
+                match files::certificates(path) {
+                    Err(file) => fault(key, file.to_string()),
+                    Ok(certificates) => {
+                        for (n, der) in (1..).zip(certificates) {
+                            match Authority::read(der, is_anchor) {
+                                Ok(authority) => group.authorities.push(authority),
+                                Err(why) => fault(key, place(path, "certificate", n, &why)),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for path in &settings.crl {
+            match files::crls(path) {
+                Err(file) => fault("crl", file.to_string()),
+                Ok(lists) => {
+                    for (n, der) in (1..).zip(lists) {
+                        if let Err(why) = group.add_list(&der, algorithms()) {
+                            fault("crl", place(path, "list", n, &why));
+                        }
+                    }
+                }
+            }
+        }
+        group
+    }
+
+    /// Reads a revocation list and checks it against the CA of this group that issued it.
+    fn add_list(&mut self, der: &[u8], known: &WebPkiSupportedAlgorithms) -> Result<(), String> {
+        let list = crl::read(der).map_err(|fault| fault.to_string())?;
+        let mut verdict = None;
+        for authority in self
+            .authorities
+            .iter()
+            .filter(|ca| ca.subject == list.issuer)
+        {
+            match list.is_signed_by(&authority.spki, known) {
+                Ok(()) if authority.may_sign_lists => {
+                    let spki = authority.spki.clone();
+                    self.lists.add(list, &spki);
+                    return Ok(());
+                }
+                Ok(()) => {
+                    let why = "the certificate of {:?} does not allow its key to sign lists (keyUsage lacks cRLSign); \
+                         have the CA's certificate issued anew";
+                    verdict = Some(why.replace("{:?}", &format!("{:?}", list.issuer_text())));
+                }
+                Err(fault) if verdict.is_none() => {
+                    verdict = Some(match fault {
+                        SignatureFault::Wrong => format!(
+                            "it says that {:?} issued it, but the key of that CA did not sign it: another CA of that \
+                             name, or an altered list; fetch it again, or add the CA that signed it to ca or \
+                             intermediates",
+                            list.issuer_text()
+                        ),
+                        SignatureFault::Unsupported => format!(
+                            "it is signed with an algorithm that is not supported, or does not fit the key of {:?}; \
+                             have it signed with ECDSA, Ed25519, or RSA (2048 bits and up) with SHA-256 or better",
+                            list.issuer_text()
+                        ),
+                    });
+                }
+                Err(_) => {}
+            }
+        }
+        Err(verdict.unwrap_or_else(|| {
+            format!(
+                "it was issued by {:?}, which is neither among ca nor among intermediates of this group; add that CA",
+                list.issuer_text()
+            )
+        }))
+    }
+
+    fn warnings(&self, now: i64) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |key: &str, sentence: String| {
+            warnings.push(format!("trust[{}].{key}: {sentence}", self.name));
+        };
+        for ca in &self.authorities {
+            let key = if ca.is_anchor { "ca" } else { "intermediates" };
+            let (subject, end) = (&ca.facts.subject, ca.facts.not_after);
+            let consequence = if ca.is_anchor {
+                "its devices are still taken, as an anchor's own dates are not judged"
+            } else {
+                "devices that need it are refused"
+            };
+            if end < now {
+                warn(
+                    key,
+                    format!("{subject:?} ended on {}; {consequence}", date(end)),
+                );
+            } else if end < now + MONTH {
+                warn(
+                    key,
+                    format!("{subject:?} ends on {}; have it renewed", date(end)),
+                );
+            }
+            let issues = self.lists.covers(&ca.subject, &ca.spki);
+            if !self.lists.is_empty() && !ca.is_anchor && !issues {
+                let why = "has no revocation list, so devices that it issued are refused (crl_missing); add its list";
+                warn("crl", format!("{subject:?} {why}"));
+            }
+        }
+        for list in self.lists.iter() {
+            match list.next_update {
+                Some(next) if next < now => {
+                    let consequence = match self.crl_stale {
+                        CrlStale::Refuse => "the devices it speaks for are refused (crl_stale)",
+                        CrlStale::Use => "it is used on, as crl_stale says",
+                    };
+                    let (issuer, next) = (&list.issuer, date(next));
+                    let sentence = format!(
+                        "the list of {issuer:?} was to be replaced by {next}: {consequence}; fetch the new one"
+                    );
+                    warn("crl", sentence);
+                }
+                Some(_) => {}
+                None => warn(
+                    "crl",
+                    format!(
+                        "the list of {:?} has no nextUpdate, so it never counts as stale",
+                        list.issuer
+                    ),
+                ),
+            }
+            if list.this_update > now {
+                let (issuer, from) = (&list.issuer, date(list.this_update));
+                let sentence = format!(
+                    "the list of {issuer:?} is dated {from}, which is still to come; see to this host's clock"
+                );
+                warn("crl", sentence);
+            }
+        }
+        warnings
+    }
+}
+
+const MONTH: i64 = 30 * 24 * 3600;
+
+/// The time as people write it, for sentences.
+pub(super) fn date(seconds: i64) -> String {
+    let format = &time::format_description::well_known::Rfc3339;
+    let time = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
+    time.and_then(|time| time.format(format).ok())
+        .unwrap_or_else(|| format!("{seconds} s after 1970"))
+}
+
+fn place(path: &Path, what: &str, n: usize, why: &str) -> String {
+    format!("{}: {what} {n} of the file: {why}", path.display())
+}
+
+impl Authority {
+    /// Reads a CA's certificate; the error is a sentence with the way out.
+    fn read(der: CertificateDer<'static>, is_anchor: bool) -> Result<Self, String> {
+        let malformed = |_| "it is no well-formed X.509 certificate; replace it".to_owned();
+        let front = Front::read(&der).map_err(|_| malformed(()))?;
+        let parsed = match X509Certificate::from_der(&der) {
+            Ok(([], parsed)) => parsed,
+            _ => return Err(malformed(())),
+        };
+        let facts = Certificate::read(&der).map_err(|_| malformed(()))?;
+        let subject = &facts.subject;
+        let is_ca = match parsed.basic_constraints() {
+            Ok(Some(constraints)) => constraints.value.ca,
+            Ok(None) => is_anchor && !front.is_v3, // version 1 has no extensions to say it in
+            Err(_) => return Err(malformed(())),
+        };
+        if !is_ca {
+            return Err(format!(
+                "{subject:?} is not a CA (basicConstraints); give the certificate of the CA that issues your devices'"
+            ));
+        }
+        let usable = if is_anchor {
+            webpki::anchor_from_trusted_cert(&der).map(drop)
+        } else {
+            EndEntityCert::try_from(&der).map(drop)
+        };
+        if let Err(error) = usable {
+            return Err(format!(
+                "{subject:?} cannot be used: {error}; have it issued anew"
+            ));
+        }
+        let may_sign_lists = match parsed.key_usage() {
+            Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
+            Err(_) => return Err(malformed(())),
+        };
+        Ok(Self {
+            subject: front.subject.to_vec(),
+            issuer: front.issuer.to_vec(),
+            spki: front.spki.to_vec(),
+            facts,
+            is_anchor,
+            may_sign_lists,
+            der: der.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,24 @@
 //! The verifier of devices' certificates that rustls asks in the handshake.
+//!
+//! One path is built over the anchors of all groups of the listener; the anchor that ends it decides whose device it is.
+//! Before that the chain is bounded in count, bytes and names, and what could take part in a path is picked by name, so that
+//! the cost depends neither on how much the operator trusts nor on what a stranger sends (threats.md T2).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
-use rustls::DigitallySignedStruct;
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DistinguishedName, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::trust::{Group, Groups};
+use super::crl::Standing;
+use super::der::Front;
+use super::diagnose::{Chain, Refused};
+use super::trust::{CrlStale, Group, Groups};
+use super::witness;
 use crate::rules::identity::Certificate;
 
 /// A certificate was found good.
@@ -48,6 +58,23 @@ impl CertificateRefusal {
     ];
 }
 
+/// The most certificates a device may send.
+pub(super) const MOST_CERTIFICATES: usize = 8;
+/// The most bytes one certificate may have.
+pub(super) const LARGEST_CERTIFICATE: usize = 16 * 1024;
+/// The most bytes all certificates of a device may have together.
+pub(super) const LARGEST_CHAIN: usize = 32 * 1024;
+/// The most CA certificates with one name that a device may send. Paths multiply by it at each step; two is what an
+/// exchange of a CA's key needs.
+pub(super) const MOST_NAMESAKES: usize = 2;
+
+/// The signature algorithms of certificates, revocation lists and handshakes.
+pub(super) fn algorithms() -> &'static WebPkiSupportedAlgorithms {
+    static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+        LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
+    &ALGORITHMS
+}
+
 /// Verifies devices' certificates against the trust groups of one listener.
 #[derive(Debug)]
 pub struct DeviceVerifier {
@@ -60,6 +87,149 @@ impl DeviceVerifier {
     pub fn new(groups: Arc<Groups>, mandatory: bool) -> Arc<Self> {
         Arc::new(Self { groups, mandatory })
     }
+
+    /// Judges the chain that a device sent, its own certificate first.
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Vouched, Refused> {
+        let chain = Chain {
+            groups: &self.groups,
+            leaf,
+            sent,
+        };
+        let certificate = match leaf.len() {
+            0..=LARGEST_CERTIFICATE => Certificate::read(leaf).ok(),
+            _ => None,
+        };
+        witness::note(|seen| seen.certificate.clone_from(&certificate));
+        bound(&chain)?;
+        let parsed = EndEntityCert::try_from(leaf).map_err(|error| chain.refused(&error, &[]))?;
+        let certificate = certificate.ok_or_else(|| chain.unreadable())?;
+
+        let links = links(&chain)?;
+        let mut issuers = vec![parsed.issuer()];
+        issuers.extend(links.iter().map(|(_, front)| front.issuer));
+        let candidates = self.groups.candidates(issuers);
+        let mut intermediates: Vec<CertificateDer<'_>> = Vec::new();
+        let configured = candidates.intermediates.iter().map(|der| der.as_ref());
+        for der in links.iter().map(|(der, _)| *der).chain(configured) {
+            if !intermediates.iter().any(|known| known.as_ref() == der) {
+                intermediates.push(CertificateDer::from(der));
+            }
+        }
+        let path = parsed
+            .verify_for_usage(
+                algorithms().all,
+                &candidates.anchors,
+                &intermediates,
+                now,
+                KeyUsage::client_auth(),
+                None, // revocation is looked up below
+                None,
+            )
+            .map_err(|error| chain.refused(&error, &intermediates))?;
+
+        let anchor = candidates
+            .anchors
+            .iter()
+            .position(|anchor| std::ptr::eq(anchor, path.anchor()));
+        let group = candidates.owners[anchor.expect("a path ends in one of the anchors given")];
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        check_revocation(&chain, group, &path, now)?;
+
+        let ends = path.intermediate_certificates().filter_map(|cert| {
+            let der = cert.der();
+            Front::read(&der).ok().map(|front| front.not_after)
+        });
+        let not_after = ends.fold(certificate.not_after, i64::min);
+        Ok(Vouched {
+            group: Arc::clone(group),
+            certificate,
+            not_after,
+        })
+    }
+}
+
+/// Refuses a chain that would cost too much, before any of it is parsed.
+fn bound(chain: &Chain<'_>) -> Result<(), Refused> {
+    let lengths = || chain.all().map(|der| der.len());
+    let (count, bytes) = (lengths().count(), lengths().sum::<usize>());
+    if count > MOST_CERTIFICATES {
+        let what = format!("the device sent {count} certificates");
+        return Err(chain.too_large(&what, &format!("at most {MOST_CERTIFICATES} are taken")));
+    }
+    if let Some(at) = lengths().position(|length| length > LARGEST_CERTIFICATE) {
+        let what = format!("certificate {} of the chain is too large", at + 1);
+        let rule = format!("one may have {LARGEST_CERTIFICATE} bytes");
+        return Err(chain.too_large(&what, &rule));
+    }
+    if bytes > LARGEST_CHAIN {
+        let what = format!("the device sent {bytes} bytes of certificates");
+        return Err(chain.too_large(&what, &format!("at most {LARGEST_CHAIN} are taken")));
+    }
+    Ok(())
+}
+
+/// The CA certificates that the device sent and that can be read, each once.
+fn links<'a>(chain: &Chain<'a>) -> Result<Vec<(&'a [u8], Front<'a>)>, Refused> {
+    let mut links: Vec<(&[u8], Front<'_>)> = Vec::new();
+    let mut namesakes: HashMap<&[u8], usize> = HashMap::new();
+    for der in chain.sent.iter().map(AsRef::as_ref) {
+        let Ok(front) = Front::read(der) else {
+            continue; // no path can go by it; if one needs it, the diagnosis finds it
+        };
+        if links.iter().any(|(known, _)| *known == der) {
+            continue;
+        }
+        let count = namesakes.entry(front.subject).or_default();
+        *count += 1;
+        if *count > MOST_NAMESAKES {
+            let what = format!("the device sent {count} different certificates of one CA name");
+            let rule = format!("at most {MOST_NAMESAKES} are taken");
+            return Err(chain.too_large(&what, &rule));
+        }
+        links.push((der, front));
+    }
+    Ok(links)
+}
+
+/// Looks up the device's certificate and the intermediates of its path in the group's lists.
+fn check_revocation(
+    chain: &Chain<'_>,
+    group: &Group,
+    path: &VerifiedPath<'_>,
+    now: i64,
+) -> Result<(), Refused> {
+    if group.lists.is_empty() {
+        return Ok(());
+    }
+    let mut subject = std::iter::once(&**path.end_entity())
+        .chain(path.intermediate_certificates())
+        .peekable();
+    let mut is_device = true;
+    while let Some(cert) = subject.next() {
+        let issuer = match subject.peek() {
+            Some(issuer) => issuer.subject_public_key_info(),
+            None => webpki::spki_for_anchor(path.anchor()),
+        };
+        let der = cert.der();
+        match group
+            .lists
+            .look_up(cert.issuer(), &issuer, cert.serial(), is_device)
+        {
+            Standing::Revoked => return Err(chain.revoked(&der, group)),
+            Standing::Good(list) if list.is_stale(now) && group.crl_stale == CrlStale::Refuse => {
+                return Err(chain.stale(&der, group, list));
+            }
+            Standing::Unlisted if is_device => return Err(chain.unlisted(&der, group)),
+            Standing::Good(_) | Standing::Unlisted => {}
+        }
+        is_device = false;
+    }
+    Ok(())
 }
 
 impl ClientCertVerifier for DeviceVerifier {
@@ -73,33 +243,72 @@ impl ClientCertVerifier for DeviceVerifier {
 
     fn verify_client_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let _ = &self.groups;
-        todo!()
+        match self.judge(end_entity, intermediates, now) {
+            Ok(vouched) => {
+                witness::note(|seen| seen.vouched = Some(vouched));
+                Ok(ClientCertVerified::assertion())
+            }
+            Err(refused) => {
+                witness::note(|seen| seen.refused = Some(refused.refusal));
+                Err(refused.error.into())
+            }
+        }
     }
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        todo!()
+        possessed(rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            algorithms(),
+        ))
     }
 
     fn verify_tls13_signature(
         &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        todo!()
+        possessed(rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            algorithms(),
+        ))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        todo!()
+        algorithms().supported_schemes()
     }
 }
+
+/// Notes a failed proof that the device holds its certificate's key; nobody vouches for it then.
+fn possessed(
+    proof: Result<HandshakeSignatureValid, rustls::Error>,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    if proof.is_err() {
+        witness::note(|seen| {
+            seen.vouched = None;
+            seen.refused = Some(CertificateRefusal {
+                reason: "certificate_bad_signature",
+                why: "the device did not prove that it holds the private key of its certificate; \
+                      see that its key and its certificate belong together"
+                    .into(),
+            });
+        });
+    }
+    proof
+}
+
+#[cfg(test)]
+mod tests;
