@@ -118,3 +118,100 @@ impl Connack {
         fields::packet(0x20, &body).expect("a CONNACK is read under a cap")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::arbitrary;
+    use super::super::properties::{Id, Property, Value};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_refusal_is_as_short_as_its_version_allows() {
+        assert_eq!(
+            Connack::refusal(Version::V31, 5).encode(Version::V31),
+            b"\x20\x02\x00\x05"
+        );
+        assert_eq!(
+            Connack::refusal(Version::V311, 5).encode(Version::V311),
+            b"\x20\x02\x00\x05"
+        );
+        assert_eq!(
+            Connack::refusal(Version::V5, 0x87).encode(Version::V5),
+            b"\x20\x03\x00\x87\x00"
+        );
+    }
+
+    #[test]
+    fn an_assigned_client_identifier_is_added_behind_the_rest() {
+        let mut connack =
+            Connack::decode(b"\x20\x06\x00\x00\x03\x22\x00\x0a", Version::V5).unwrap();
+        connack.properties.push(Property {
+            id: Id::AssignedClientIdentifier,
+            value: Value::Text("m7".into()),
+        });
+        assert_eq!(
+            connack.encode(Version::V5),
+            b"\x20\x0b\x00\x00\x08\x22\x00\x0a\x12\x00\x02m7"
+        );
+    }
+
+    #[test]
+    fn an_answer_in_the_old_form_is_told_apart() {
+        let old = Connack::decode(b"\x20\x02\x00\x01", Version::V5);
+        assert_eq!(old, Err(Malformed::OldConnack { code: 1 }));
+    }
+
+    #[test]
+    fn what_is_malformed_is_not_passed_on() {
+        let both = [Version::V311, Version::V5];
+        let cases: [(&[u8], &[Version]); 14] = [
+            (b"", &both),
+            (b"\x20", &both),
+            (b"\x20\x00", &both),
+            (b"\x20\x01\x00", &both),
+            (b"\x21\x02\x00\x00", &both),
+            (b"\x20\x02\x02\x00", &both),
+            (b"\x20\x02\x80\x00", &both),
+            (b"\x20\x02\x01\x05", &both),
+            (b"\x20\x03\x01\x87\x00", &both),
+            (b"\x20\x03\x00\x00\x00", &[Version::V311]),
+            (b"\x20\x04\x00\x00\x00\x00", &both),
+            (b"\x20\x83\x00\x00\x00\x00", &both),
+            (b"\x20\x06\x00\x00\x03\x21\x00\x00", &both),
+            (b"\x20\x04\x00\x00\x02\x17\x01", &both),
+        ];
+        for (packet, versions) in cases {
+            for &version in versions {
+                assert!(
+                    Connack::decode(packet, version).is_err(),
+                    "{version}: {packet:02x?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_measured_under_a_cap() {
+        assert_eq!(measure(b"", 8), Ok(None));
+        assert_eq!(measure(b"\x20\x02\x00", 8), Ok(None));
+        assert_eq!(measure(b"\x20\x02\x00\x00\x30", 8), Ok(Some(4)));
+        assert_eq!(measure(b"H", 8), Err(Malformed::NotConnack { first: b'H' }));
+        assert_eq!(
+            measure(b"\x20\x07", 8),
+            Err(Malformed::TooLarge { bytes: 9, cap: 8 })
+        );
+        assert_eq!(measure(b"\x20\x80\x80\x80\x80", 8), Err(Malformed::Length));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            (version, connack) in arbitrary::version().prop_flat_map(|v| (Just(v), arbitrary::connack(v)))
+        ) {
+            let packet = connack.encode(version);
+            prop_assert_eq!(measure(&packet, usize::MAX), Ok(Some(packet.len())));
+            prop_assert_eq!(Connack::decode(&packet, version), Ok(connack));
+        }
+    }
+}

@@ -135,8 +135,10 @@ pub fn measure(input: &[u8], cap: usize) -> Result<Option<usize>, Fault> {
     if total <= cap {
         return Ok((input.len() >= total).then_some(total));
     }
-    let Some(version) = glimpse(&input[header..input.len().min(total)], total - header) else {
-        return Ok(None);
+    let version = match glimpse(&input[header..input.len().min(total)], total - header) {
+        Glimpse::More => return Ok(None),
+        Glimpse::Known(version) => Some(version),
+        Glimpse::Other => None,
     };
     Err(Fault {
         version,
@@ -153,17 +155,25 @@ fn is_connect(first: u8) -> Result<(), Malformed> {
     }
 }
 
-/// The version that the beginning of a `body` of `length` bytes tells, if it tells one; `None`: read more.
-fn glimpse(body: &[u8], length: usize) -> Option<Option<Version>> {
+/// What the beginning of a body tells of its version.
+enum Glimpse {
+    More,
+    Known(Version),
+    /// One that gets no CONNACK for a packet too large: MQIsdp, an unknown level, no MQTT at all.
+    Other,
+}
+
+/// Looks for the version at the beginning of a `body` of `length` bytes.
+fn glimpse(body: &[u8], length: usize) -> Glimpse {
     const OPENING: &[u8] = b"\x00\x04MQTT";
     let compared = body.len().min(OPENING.len());
     if body[..compared] != OPENING[..compared] {
-        return Some(None); // MQIsdp among others: these are closed without a word
+        return Glimpse::Other;
     }
     match body.get(OPENING.len()) {
-        Some(&level) => Some(version(b"MQTT", level).ok()),
-        None if body.len() == length => Some(None),
-        None => None,
+        Some(&level) => version(b"MQTT", level).map_or(Glimpse::Other, Glimpse::Known),
+        None if body.len() == length => Glimpse::Other,
+        None => Glimpse::More,
     }
 }
 
@@ -233,7 +243,7 @@ impl Connect {
         };
         reader.end()?;
         let clean_start = flags.has(CLEAN);
-        // MQTT 3.1 §3.1: 1 to 23 characters (the 23 are not enforced: no broker does); [MQTT-3.1.3-7] of MQTT 3.1.1.
+        // MQTT 3.1 §3.1: 1 to 23 characters (the 23 are not enforced: no broker does); [MQTT-3.1.3-8] of MQTT 3.1.1.
         let needs_id = version == Version::V31 || version == Version::V311 && !clean_start;
         if client_id.is_empty() && needs_id {
             return Err(Malformed::EmptyClientId);
@@ -371,3 +381,6 @@ impl Flags {
         self.has(flag) && !(version == Version::V31 && reader.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests;

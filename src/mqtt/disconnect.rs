@@ -44,6 +44,9 @@ fn is_disconnect(first: u8) -> Result<(), Malformed> {
 ///
 /// # Errors
 /// The first rule that is broken.
+///
+/// # Panics
+/// Never: what is written is shorter than what was read.
 pub fn without_server_reference(packet: &[u8]) -> Result<Vec<u8>, Malformed> {
     let &first = packet.first().ok_or(Malformed::Short {
         what: "the fixed header",
@@ -70,4 +73,75 @@ pub fn without_server_reference(packet: &[u8]) -> Result<Vec<u8>, Malformed> {
         .put(&mut shorter)
         .expect("every value fitted before");
     Ok(fields::packet(FIRST, &shorter).expect("it is shorter than before"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_are_as_short_as_can_be() {
+        assert_eq!(packet(0x00), b"\xe0\x00");
+        assert_eq!(packet(0x8b), b"\xe0\x01\x8b");
+    }
+
+    #[test]
+    fn without_a_reference_it_stays_to_the_byte() {
+        for packet in [
+            &b"\xe0\x00"[..],
+            b"\xe0\x01\x8b",
+            b"\xe0\x02\x8b\x00",
+            b"\xe0\x09\x8b\x07\x1f\x00\x04busy",
+            b"\xe0\x09\x9d\x07\x26\x00\x01a\x00\x01b",
+        ] {
+            assert_eq!(without_server_reference(packet).unwrap(), packet);
+        }
+    }
+
+    #[test]
+    fn a_reference_goes_and_the_rest_stays() {
+        let moved = b"\xe0\x10\x9d\x0e\x1c\x00\x03b:1\x26\x00\x01a\x00\x02xy";
+        assert_eq!(moved.len(), 18);
+        assert_eq!(
+            without_server_reference(moved).unwrap(),
+            b"\xe0\x0a\x9d\x08\x26\x00\x01a\x00\x02xy"
+        );
+        assert_eq!(
+            without_server_reference(b"\xe0\x07\x9c\x05\x1c\x00\x02b2").unwrap(),
+            b"\xe0\x02\x9c\x00"
+        );
+    }
+
+    #[test]
+    fn what_is_malformed_is_not_passed_on() {
+        for packet in [
+            &b""[..],
+            b"\xe0",
+            b"\xe1\x00",
+            b"\xe0\x80\x00",
+            b"\xe0\x00\x00",
+            b"\xe0\x02\x8b",
+            b"\xe0\x02\x8b\x01",
+            b"\xe0\x03\x8b\x00\x00",
+            b"\xe0\x05\x8b\x03\x21\x00\x01", // Receive Maximum does not belong here
+            b"\xe0\x0a\x9d\x08\x1c\x00\x01b\x1c\x00\x01c", // two references
+        ] {
+            assert!(without_server_reference(packet).is_err(), "{packet:02x?}");
+        }
+    }
+
+    #[test]
+    fn it_is_measured_under_a_cap() {
+        assert_eq!(measure(b"", 8), Ok(None));
+        assert_eq!(measure(b"\xe0\x01", 8), Ok(None));
+        assert_eq!(measure(b"\xe0\x01\x8b\xff", 8), Ok(Some(3)));
+        assert_eq!(
+            measure(b"\xd0", 8),
+            Err(Malformed::NotDisconnect { first: 0xd0 })
+        );
+        assert_eq!(
+            measure(b"\xe0\x07", 8),
+            Err(Malformed::TooLarge { bytes: 9, cap: 8 })
+        );
+    }
 }

@@ -97,17 +97,29 @@ impl Framer {
     pub fn walk(&mut self, bytes: &[u8]) -> Walk {
         let mut at = 0;
         loop {
-            // `body` is at most 268 435 455, so it fits, and `at` stays within the bytes.
-            let skip = bytes.len().saturating_sub(at).min(self.body as usize);
-            at += skip;
-            self.body -= skip as u32;
-            let Some(&byte) = bytes.get(at) else {
-                return Walk {
-                    pass: at,
-                    stop: None,
-                };
-            };
-            if let Err(stop) = self.header(byte) {
+            match u32::try_from(bytes.len() - at) {
+                Ok(left) if left <= self.body => {
+                    self.body -= left;
+                    return Walk {
+                        pass: bytes.len(),
+                        stop: None,
+                    };
+                }
+                _ => {
+                    at += self.body as usize;
+                    self.body = 0;
+                }
+            }
+            // Most packets are small and come whole: both bytes of their header in one look.
+            if let [first, length @ ..=0x7f, ..] = bytes[at..]
+                && self.header == 0
+                && self.allows(first >> 4)
+            {
+                self.body = length.into();
+                at += 2;
+                continue;
+            }
+            if let Err(stop) = self.header(bytes[at]) {
                 return Walk {
                     pass: at,
                     stop: Some(stop),
@@ -117,12 +129,15 @@ impl Framer {
         }
     }
 
+    fn allows(&self, kind: u8) -> bool {
+        self.allowed & 1 << kind != 0
+    }
+
     /// Takes the next byte of a fixed header. Changes nothing when it says no.
-    #[inline]
     fn header(&mut self, byte: u8) -> Result<(), Stop> {
         if self.header == 0 {
             let kind = byte >> 4;
-            if self.allowed & 1 << kind == 0 {
+            if !self.allows(kind) {
                 return Err(self.stop(kind));
             }
             self.header = 1;
@@ -149,6 +164,207 @@ impl Framer {
             (From::Device, _, CONNECT) => Stop::SecondConnect,
             (From::Broker, Version::V5, DISCONNECT) => Stop::BrokersDisconnect,
             _ => Stop::Forbidden(kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Bytes from the device in one piece, MQTT 5.0.
+    fn from_device(bytes: &[u8]) -> (Walk, bool) {
+        let mut framer = Framer::new(From::Device, Version::V5);
+        (framer.walk(bytes), framer.at_boundary())
+    }
+
+    fn passes(bytes: &[u8]) -> (Walk, bool) {
+        let walk = Walk {
+            pass: bytes.len(),
+            stop: None,
+        };
+        (walk, true)
+    }
+
+    fn stops(pass: usize, stop: Stop) -> (Walk, bool) {
+        let walk = Walk {
+            pass,
+            stop: Some(stop),
+        };
+        (walk, true)
+    }
+
+    #[test]
+    fn a_framer_is_small() {
+        assert!(size_of::<Framer>() <= 16);
+    }
+
+    #[test]
+    fn whole_packets_pass() {
+        let ping_publish_ping = b"\xc0\x00\x30\x05\x00\x01ahi\xc0\x00";
+        assert_eq!(from_device(ping_publish_ping), passes(ping_publish_ping));
+        assert_eq!(from_device(b""), passes(b""));
+    }
+
+    #[test]
+    fn a_packet_cut_anywhere_passes_and_is_no_boundary() {
+        let publish = b"\x30\x85\x01";
+        for end in 1..=3 {
+            let (walk, boundary) = from_device(&publish[..end]);
+            assert_eq!((walk.pass, walk.stop, boundary), (end, None, false));
+        }
+        let mut whole = publish.to_vec();
+        whole.resize(3 + 133, b'x');
+        assert!(!from_device(&whole[..135]).1);
+        assert_eq!(from_device(&whole), passes(&whole));
+    }
+
+    #[test]
+    fn a_second_connect_does_not_pass() {
+        assert_eq!(
+            from_device(b"\xc0\x00\x10\x0c"),
+            stops(2, Stop::SecondConnect)
+        );
+        assert_eq!(from_device(b"\x1f"), stops(0, Stop::SecondConnect));
+    }
+
+    #[test]
+    fn a_connect_inside_a_payload_is_payload() {
+        let publish = b"\x30\x07\x00\x01a\x10\x02\x00\x04";
+        assert_eq!(from_device(publish), passes(publish));
+    }
+
+    #[test]
+    fn lengths_at_their_edges_are_skipped_exactly() {
+        let edges: [(&[u8], usize); 6] = [
+            (b"\x30\x7f", 127),
+            (b"\x30\x80\x01", 128),
+            (b"\x30\xff\x7f", 16_383),
+            (b"\x30\x80\x80\x01", 16_384),
+            (b"\x30\xff\xff\x03", 65_535),
+            (b"\x30\x80\x80\x80\x01", 2_097_152),
+        ];
+        for (header, length) in edges {
+            let mut bytes = header.to_vec();
+            bytes.resize(header.len() + length, 0xff);
+            let whole = bytes.len();
+            bytes.push(0x10);
+            assert_eq!(
+                from_device(&bytes),
+                stops(whole, Stop::SecondConnect),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_packet_is_followed_to_its_end() {
+        let mut framer = Framer::new(From::Broker, Version::V311);
+        framer.walk(b"\x30\xff\xff\xff\x7f");
+        let piece = vec![0; 1 << 20];
+        for _ in 0..255 {
+            assert_eq!(framer.walk(&piece).stop, None);
+        }
+        assert_eq!(framer.walk(&piece[1..]).stop, None);
+        assert!(framer.at_boundary(), "256 MiB less one byte");
+    }
+
+    #[test]
+    fn a_fifth_length_byte_stops_at_the_fourth() {
+        let (walk, boundary) = from_device(b"\x30\x80\x80\x80\x80\x01");
+        assert_eq!(
+            (walk.pass, walk.stop, boundary),
+            (4, Some(Stop::BadLength), false)
+        );
+    }
+
+    #[test]
+    fn each_side_sends_only_what_is_its_own() {
+        let allowed = |from, version| -> Vec<u8> {
+            (0..16)
+                .filter(|kind| {
+                    Framer::new(from, version)
+                        .walk(&[kind << 4, 0])
+                        .stop
+                        .is_none()
+                })
+                .collect()
+        };
+        for version in Version::ALL {
+            assert_eq!(
+                allowed(From::Device, version),
+                [3, 4, 5, 6, 7, 8, 10, 12, 14]
+            );
+            assert_eq!(allowed(From::Broker, version), [3, 4, 5, 6, 7, 9, 11, 13]);
+        }
+        assert_eq!(from_device(b"\xf0\x00"), stops(0, Stop::Forbidden(15)));
+        assert_eq!(
+            from_device(b"\x20\x02\x00\x00"),
+            stops(0, Stop::Forbidden(2))
+        );
+    }
+
+    #[test]
+    fn a_brokers_disconnect_is_for_the_caller_in_mqtt_5_and_forbidden_before() {
+        let bytes = b"\xd0\x00\xe0\x01\x8b";
+        for (version, stop) in [
+            (Version::V5, Stop::BrokersDisconnect),
+            (Version::V311, Stop::Forbidden(14)),
+            (Version::V31, Stop::Forbidden(14)),
+        ] {
+            let walk = Framer::new(From::Broker, version).walk(bytes);
+            assert_eq!((walk.pass, walk.stop), (2, Some(stop)));
+        }
+    }
+
+    /// Streams that are mostly packets, with some nonsense.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let packet = (0..16u8, vec(any::<u8>(), 0..300)).prop_map(|(kind, body)| {
+            let mut packet = vec![if kind == 0 { 0x30 } else { kind << 4 }];
+            super::super::length::put(body.len(), &mut packet);
+            packet.extend(body);
+            packet
+        });
+        let publish = vec(any::<u8>(), 0..300).prop_map(|body| {
+            let mut packet = vec![0x30];
+            super::super::length::put(body.len(), &mut packet);
+            packet.extend(body);
+            packet
+        });
+        let piece = prop_oneof![20 => publish, 2 => packet, 1 => vec(any::<u8>(), 0..8)];
+        vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn byte_by_byte_is_the_same_as_at_once(
+            bytes in stream(),
+            version in super::super::arbitrary::version(),
+            broker: bool,
+            cut in 1..400usize,
+        ) {
+            let from = if broker { From::Broker } else { From::Device };
+            let mut whole = Framer::new(from, version);
+            let at_once = whole.walk(&bytes);
+            for step in [1, cut] {
+                let mut framer = Framer::new(from, version);
+                let mut pass = 0;
+                let mut stop = None;
+                for piece in bytes.chunks(step) {
+                    let walk = framer.walk(piece);
+                    pass += walk.pass;
+                    stop = walk.stop;
+                    if stop.is_some() {
+                        break;
+                    }
+                }
+                prop_assert_eq!(Walk { pass, stop }, at_once);
+                prop_assert_eq!(framer.at_boundary(), whole.at_boundary());
+            }
+            let again = whole.walk(&bytes[at_once.pass..]);
+            prop_assert_eq!(again, Walk { pass: 0, stop: at_once.stop });
         }
     }
 }

@@ -50,10 +50,10 @@ pub(super) fn width(length: usize) -> usize {
 pub(super) fn put(mut length: usize, out: &mut Vec<u8>) {
     debug_assert!(length <= MOST);
     while length > 0x7f {
-        out.push(0x80 | (length & 0x7f) as u8);
+        out.push(0x80 | length.to_le_bytes()[0]);
         length >>= 7;
     }
-    out.push(length as u8);
+    out.push(length.to_le_bytes()[0]);
 }
 
 /// Measures the packet at the front of `input`: the length of its fixed header and of all of it; `None`: read more.

@@ -94,7 +94,7 @@ pub enum Malformed {
     WillQos,
     /// Will QoS or Will Retain without a will.
     #[error(
-        "will QoS or will retain is set without a will [MQTT-3.1.2-11; 3.1.1: MQTT-3.1.2-13, -15]"
+        "will QoS or will retain is set without a will [MQTT-3.1.2-11, -13; 3.1.1: MQTT-3.1.2-13, -15]"
     )]
     WillFlags,
     /// A password without a user name, which only MQTT 5.0 allows.
@@ -114,7 +114,7 @@ pub enum Malformed {
     },
     /// No client id, where the version wants one.
     #[error(
-        "the client id is empty, which MQTT 3.1 never and MQTT 3.1.1 only with clean session allows [3.1.1: MQTT-3.1.3-7]"
+        "the client id is empty, which MQTT 3.1 never and MQTT 3.1.1 only with clean session allows [3.1.1: MQTT-3.1.3-8]"
     )]
     EmptyClientId,
     /// A property that MQTT 5.0 does not know.

@@ -390,3 +390,184 @@ impl<'a> IntoIterator for &'a Properties {
         self.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::arbitrary;
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLACES: [Place; 4] = [
+        Place::Connect,
+        Place::Will,
+        Place::Connack,
+        Place::Disconnect,
+    ];
+
+    fn decode(bytes: &[u8]) -> Result<Properties, Malformed> {
+        Properties::decode(bytes, Place::Connect)
+    }
+
+    #[test]
+    fn each_property_stands_where_table_2_4_lets_it() {
+        let numbers = |place| -> Vec<u8> {
+            Id::ALL
+                .iter()
+                .filter(|id| id.belongs(place))
+                .map(|&id| id as u8)
+                .collect()
+        };
+        assert_eq!(
+            numbers(Place::Connect),
+            [0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27]
+        );
+        assert_eq!(
+            numbers(Place::Will),
+            [0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26]
+        );
+        let connack = [
+            0x11, 0x12, 0x13, 0x15, 0x16, 0x1a, 0x1c, 0x1f, 0x21, 0x22, 0x24, 0x25, 0x26, 0x27,
+            0x28, 0x29, 0x2a,
+        ];
+        assert_eq!(numbers(Place::Connack), connack);
+        assert_eq!(numbers(Place::Disconnect), [0x11, 0x1c, 0x1f, 0x26]);
+    }
+
+    #[test]
+    fn a_property_in_the_wrong_place_is_malformed() {
+        let misplaced = Malformed::MisplacedProperty {
+            id: Id::MaximumQos,
+            place: Place::Connect,
+        };
+        assert_eq!(decode(b"\x24\x01"), Err(misplaced));
+        assert_eq!(
+            misplaced.to_string(),
+            "Maximum QoS does not belong into CONNECT (MQTT 5.0 §2.2.2.2)"
+        );
+    }
+
+    #[test]
+    fn an_unknown_identifier_is_malformed() {
+        assert_eq!(decode(b"\x00"), Err(Malformed::UnknownProperty { id: 0 }));
+        assert_eq!(
+            decode(b"\x7f\x00"),
+            Err(Malformed::UnknownProperty { id: 0x7f })
+        );
+        assert_eq!(
+            decode(b"\x91\x01\x00"),
+            Err(Malformed::UnknownProperty { id: 0x91 })
+        );
+        // 0x11 in two bytes
+        assert!(matches!(
+            decode(b"\x91\x00\x00\x00\x00\x01"),
+            Err(Malformed::NotMinimal { .. })
+        ));
+    }
+
+    #[test]
+    fn only_a_user_property_comes_twice() {
+        assert_eq!(
+            decode(b"\x22\x00\x01\x22\x00\x01"),
+            Err(Malformed::RepeatedProperty {
+                id: Id::TopicAliasMaximum
+            })
+        );
+        let users = decode(b"\x26\x00\x01a\x00\x01b\x26\x00\x01a\x00\x01b").unwrap();
+        assert_eq!(users.users().collect::<Vec<_>>(), [("a", "b"), ("a", "b")]);
+    }
+
+    #[test]
+    fn values_out_of_range_are_protocol_errors() {
+        for (bytes, id) in [
+            (&b"\x21\x00\x00"[..], Id::ReceiveMaximum),
+            (b"\x27\x00\x00\x00\x00", Id::MaximumPacketSize),
+            (b"\x17\x02", Id::RequestProblemInformation),
+            (b"\x19\xff", Id::RequestResponseInformation),
+        ] {
+            let fault = decode(bytes).unwrap_err();
+            assert_eq!(fault, Malformed::PropertyValue { id });
+            assert_eq!(fault.kind(), super::super::Kind::Protocol);
+        }
+    }
+
+    #[test]
+    fn authentication_data_needs_a_method_in_any_order() {
+        assert_eq!(
+            decode(b"\x16\x00\x00"),
+            Err(Malformed::AuthenticationDataAlone)
+        );
+        assert!(decode(b"\x16\x00\x00\x15\x00\x00").is_ok());
+    }
+
+    #[test]
+    fn a_response_topic_is_a_topic_name() {
+        let will = |bytes| Properties::decode(bytes, Place::Will);
+        assert!(will(b"\x08\x00\x01a").is_ok());
+        assert!(matches!(
+            will(b"\x08\x00\x01#"),
+            Err(Malformed::Wildcard { .. })
+        ));
+        assert!(matches!(
+            will(b"\x08\x00\x00"),
+            Err(Malformed::EmptyTopic { .. })
+        ));
+    }
+
+    #[test]
+    fn removal_keeps_the_order_of_the_rest() {
+        let bytes =
+            b"\x26\x00\x01a\x00\x01x\x22\x00\x0a\x26\x00\x01b\x00\x01y\x26\x00\x01a\x00\x01z";
+        let mut list = decode(bytes).unwrap();
+        assert_eq!(list.remove_user("a"), 2);
+        assert_eq!(
+            list.encode().unwrap(),
+            b"\x22\x00\x0a\x26\x00\x01b\x00\x01y"
+        );
+        assert_eq!(list.remove(Id::TopicAliasMaximum), Some(Value::Two(10)));
+        assert_eq!(list.remove(Id::TopicAliasMaximum), None);
+        list.push(Property::user("c", ""));
+        assert_eq!(
+            list.encode().unwrap(),
+            b"\x26\x00\x01b\x00\x01y\x26\x00\x01c\x00\x00"
+        );
+    }
+
+    #[test]
+    fn text_of_65_536_bytes_cannot_be_written() {
+        let list: Properties = [Property::user("a", "x".repeat(65_536))]
+            .into_iter()
+            .collect();
+        assert_eq!(
+            list.encode().unwrap_err().to_string(),
+            "User Property has 65536 bytes, and 65535 fit"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            (place, list) in proptest::sample::select(&PLACES[..])
+                .prop_flat_map(|place| (Just(place), arbitrary::properties(place)))
+        ) {
+            let bytes = list.encode().unwrap();
+            prop_assert_eq!(Properties::decode(&bytes, place), Ok(list));
+        }
+
+        #[test]
+        fn what_is_read_is_written_to_the_byte(
+            place in proptest::sample::select(&PLACES[..]),
+            list in arbitrary::properties(Place::Connack),
+            at: proptest::sample::Index,
+            byte: u8,
+        ) {
+            let mut bytes = list.encode().unwrap();
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(list) = Properties::decode(&bytes, place) {
+                prop_assert_eq!(list.encode().unwrap(), bytes);
+            }
+        }
+    }
+}
