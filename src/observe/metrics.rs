@@ -85,7 +85,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_connection_duration_seconds",
         Kind::Histogram,
         &[],
-        "How long a connection lasted, from accept to close.",
+        "How long a connection lasted, from accept to close, refused ones too.",
     ),
     family(
         "tidegate_handshakes_total",
@@ -97,7 +97,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_handshake_duration_seconds",
         Kind::Histogram,
         &["listener", "resumed"],
-        "How long a TLS handshake took.",
+        "How long a TLS handshake took, of those that succeeded.",
     ),
     family(
         "tidegate_handshakes_in_progress",
@@ -121,7 +121,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_connack_total",
         Kind::Counter,
         &["listener", "code"],
-        "CONNACK packets sent to devices, the broker's and the gate's own, by return or reason code.",
+        "Answers of the broker to CONNECT, by return or reason code.",
     ),
     family(
         "tidegate_connect_to_connack_seconds",
@@ -163,7 +163,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_device_certificate_remaining_seconds",
         Kind::Histogram,
         &[],
-        "Time left in the certificate chain of an arriving device; at or below 0 it has expired.",
+        "Time left in the certificate of a device whose handshake succeeded.",
     ),
     family(
         "tidegate_server_certificate_not_after_timestamp_seconds",
@@ -446,7 +446,7 @@ impl ListenerMetrics {
         self.connects[version_place(version)][mode_place(mode)].inc();
     }
 
-    /// A CONNACK was sent to the device. Codes that no standard names count as `other`: a broker cannot make series.
+    /// The broker answered a CONNECT. Codes that no standard names count as `other`: a broker cannot make series.
     pub fn connack(&self, code: u8) {
         self.connack[usize::from(code)].inc();
     }

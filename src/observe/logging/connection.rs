@@ -18,9 +18,9 @@ use crate::rules::device::{DeviceId, Mode};
 /// What became of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// It was relayed, and is over.
+    /// A broker answered it, and it is over.
     Closed,
-    /// It was turned away before it was relayed.
+    /// The gate turned it away.
     Refused,
 }
 

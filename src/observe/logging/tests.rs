@@ -73,8 +73,8 @@ fn full_line(log: impl FnOnce(&Line<'_>)) {
         duration: Some(Duration::from_millis(61_005)),
         ..Line::new(
             Event::Closed,
-            "device_left",
-            "the device said goodbye",
+            "device_closed",
+            "the device closed the connection",
             address(),
             "devices",
         )
@@ -91,7 +91,7 @@ fn the_json_keys_stand_in_the_promised_order() {
         written,
         concat!(
             r#"{"time":"2026-07-01T12:00:00.045Z","level":"info","event":"closed","#,
-            r#""reason":"device_left","why":"the device said goodbye","#,
+            r#""reason":"device_closed","why":"the device closed the connection","#,
             r#""address":"192.0.2.7:49152","listener":"devices","device":"meter-7","#,
             r#""mode":"mutual-tls","tls_version":"1.3","cipher":"TLS13_AES_256_GCM_SHA384","#,
             r#""resumed":false,"sni":"mqtt.example.net","alpn":"mqtt","#,
@@ -221,7 +221,7 @@ fn a_hostile_device_writes_one_line_and_no_key_of_its_own() {
         sni: Some(hostile),
         ..Line::new(
             Event::Refused,
-            "name_not_yours",
+            "client_id_not_own",
             hostile,
             address(),
             "devices",
@@ -249,7 +249,13 @@ fn a_long_client_id_is_cut() {
     let id = "x".repeat(65_535);
     let line = Line {
         client_id_asked: Some(&id),
-        ..Line::new(Event::Refused, "name_not_yours", &id, address(), "devices")
+        ..Line::new(
+            Event::Refused,
+            "client_id_not_own",
+            &id,
+            address(),
+            "devices",
+        )
     };
     let written = logged(plain(Form::Json), || Logger::new().connection(&line));
     assert!(written.len() < 2000, "{} bytes", written.len());
