@@ -36,7 +36,11 @@ enum Target {
     /// An IP address: nothing to look up.
     Fixed(SocketAddr),
     /// A name; its addresses are looked up beside the path (threats.md V4) by [`Broker::resolve`].
-    Named { host: String, port: u16, resolved: RwLock<Arc<[SocketAddr]>> },
+    Named {
+        host: String,
+        port: u16,
+        resolved: RwLock<Arc<[SocketAddr]>>,
+    },
     /// A socket file.
     Unix(PathBuf),
 }
@@ -66,7 +70,10 @@ impl Brokers {
     /// The brokers of `settings`; names are not looked up yet.
     pub fn new(settings: &Settings) -> Self {
         let brokers = settings.addresses.iter().map(Broker::new).collect();
-        Self { brokers, dial_timeout: settings.dial_timeout }
+        Self {
+            brokers,
+            dial_timeout: settings.dial_timeout,
+        }
     }
 
     /// Every broker, in the order of the configuration.
@@ -82,7 +89,10 @@ impl Brokers {
     ///
     /// # Errors
     /// [`NoBroker`] once all were tried or the time is over.
-    pub async fn dial(&self, mut tried: impl FnMut(usize, &'static str, Duration)) -> Result<Dialled, NoBroker> {
+    pub async fn dial(
+        &self,
+        mut tried: impl FnMut(usize, &'static str, Duration),
+    ) -> Result<Dialled, NoBroker> {
         let deadline = Instant::now() + self.dial_timeout;
         let mut order: Vec<usize> = (0..self.brokers.len()).collect();
         order.sort_by_key(|&place| !self.brokers[place].is_up()); // stable: ties keep the configured order
@@ -129,7 +139,11 @@ impl Broker {
                 },
             },
         };
-        Self { label: address.to_string().into(), target, up: AtomicBool::new(false) }
+        Self {
+            label: address.to_string().into(),
+            target,
+            up: AtomicBool::new(false),
+        }
     }
 
     /// Whether the last probe found it answering.
@@ -147,10 +161,22 @@ impl Broker {
     /// # Errors
     /// When the look-up fails or finds nothing.
     pub async fn resolve(&self) -> io::Result<()> {
-        let Target::Named { host, port, resolved } = &self.target else { return Ok(()) };
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+        let Target::Named {
+            host,
+            port,
+            resolved,
+        } = &self.target
+        else {
+            return Ok(());
+        };
+        let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port))
+            .await?
+            .collect();
         if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{host} has no address"),
+            ));
         }
         *resolved.write().unwrap_or_else(PoisonError::into_inner) = found.into();
         Ok(())
@@ -165,8 +191,12 @@ impl Broker {
             Target::Fixed(address) => tcp(*address).await,
             Target::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
             Target::Named { host, resolved, .. } => {
-                let known = resolved.read().unwrap_or_else(PoisonError::into_inner).clone();
-                let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"));
+                let known = resolved
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                let mut last =
+                    io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"));
                 for address in known.iter() {
                     let soon = Instant::now() + Duration::from_secs(1);
                     match timeout_at(soon, tcp(*address)).await {

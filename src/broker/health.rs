@@ -20,7 +20,10 @@ pub async fn watch(brokers: &Brokers, every: Duration, told: impl Fn(usize, bool
         let probes = brokers.all().iter().map(|broker| async move {
             let asked = timeout(every, async {
                 let looked_up = broker.resolve().await;
-                broker.connect().await.map_err(|fault| looked_up.err().unwrap_or(fault))
+                broker
+                    .connect()
+                    .await
+                    .map_err(|fault| looked_up.err().unwrap_or(fault))
             });
             match asked.await {
                 Ok(Ok(_)) => None,

@@ -6,10 +6,10 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::broker::dial::NoBroker;
 use crate::broker::socket::Socket;
+use crate::mqtt::Version;
 use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Property, Value};
-use crate::mqtt::Version;
 use crate::observe::metrics::OpenGuard;
 use crate::rules::device::DeviceId;
 use crate::rules::policy::{self, Admission, Caller, Credential};
@@ -77,7 +77,11 @@ impl Secured {
     ///
     /// # Errors
     /// The [`Refusal`].
-    pub(crate) async fn read_connect(mut self, gate: &Gate, facts: &mut Facts) -> Result<Asking, Refusal> {
+    pub(crate) async fn read_connect(
+        mut self,
+        gate: &Gate,
+        facts: &mut Facts,
+    ) -> Result<Asking, Refusal> {
         let cap = gate.limits.connect_bytes as usize;
         let limit = gate.limits.connect_timeout;
         let mut came = std::mem::take(&mut self.early);
@@ -91,7 +95,9 @@ impl Secured {
                 match read(&mut self.link, &mut came).await {
                     Ok(Got::Bytes) => {}
                     Ok(Got::End) | Err(_) => {
-                        return Err(Refusal::DeviceGone { during: "before a whole CONNECT" });
+                        return Err(Refusal::DeviceGone {
+                            during: "before a whole CONNECT",
+                        });
                     }
                 }
             }
@@ -100,7 +106,10 @@ impl Secured {
             Ok(Ok(length)) => length,
             Ok(Err(refusal)) => return Err(refuse(self.link, refusal, None, None).await),
             Err(_) => {
-                let refusal = Refusal::ConnectTimeout { limit, got: came.len() };
+                let refusal = Refusal::ConnectTimeout {
+                    limit,
+                    got: came.len(),
+                };
                 return Err(refuse(self.link, refusal, None, None).await);
             }
         };
@@ -109,8 +118,14 @@ impl Secured {
             Ok(connect) => {
                 facts.mqtt_version = Some(connect.version);
                 facts.client_id_asked = Some(connect.client_id.clone());
-                gate.metrics.listener(self.listener.place).connect(connect.version, self.mode);
-                Ok(Asking { secured: self, connect, behind })
+                gate.metrics
+                    .listener(self.listener.place)
+                    .connect(connect.version, self.mode);
+                Ok(Asking {
+                    secured: self,
+                    connect,
+                    behind,
+                })
             }
             Err(fault) => {
                 facts.mqtt_version = fault.version;
@@ -126,8 +141,17 @@ impl Asking {
     ///
     /// # Errors
     /// The [`Refusal`].
-    pub(crate) async fn admit(self, gate: &Gate, now: i64, facts: &mut Facts) -> Result<Admitted, Refusal> {
-        let Self { secured, connect, behind } = self;
+    pub(crate) async fn admit(
+        self,
+        gate: &Gate,
+        now: i64,
+        facts: &mut Facts,
+    ) -> Result<Admitted, Refusal> {
+        let Self {
+            secured,
+            connect,
+            behind,
+        } = self;
         let version = connect.version;
         let most = maximum_packet(&connect);
         let verdict = if gate.is_draining() {
@@ -159,7 +183,11 @@ impl Asking {
                 return Err(refuse(secured.link, refusal, Some(version), most).await);
             }
         };
-        let Admission { device, connect, tell_client_id } = admission;
+        let Admission {
+            device,
+            connect,
+            tell_client_id,
+        } = admission;
         facts.admitted(device, &connect.client_id);
         Ok(Admitted {
             link: secured.link,
@@ -190,7 +218,10 @@ impl Admitted {
             Ok(dialled) => dialled,
             Err(none) => {
                 let refusal = match none {
-                    NoBroker::Away { last } => Refusal::BrokerAway { waited: began.elapsed(), last },
+                    NoBroker::Away { last } => Refusal::BrokerAway {
+                        waited: began.elapsed(),
+                        last,
+                    },
                     NoBroker::OutOfDescriptors => Refusal::OutOfDescriptors,
                 };
                 return Err(self.refused(refusal).await);
@@ -210,7 +241,9 @@ impl Admitted {
         let code = connack.code;
         let packet = self.connack_for_device(connack);
         if let Err(fault) = write_all(&mut self.link, &packet).await {
-            return Err(Unlinked::Ended(Ending::DeviceLost { what: fault.to_string() }));
+            return Err(Unlinked::Ended(Ending::DeviceLost {
+                what: fault.to_string(),
+            }));
         }
         if code != 0 {
             let _ = timeout(LAST_WORD, linger(&mut self.link, LINGER_BYTES)).await;
@@ -227,13 +260,21 @@ impl Admitted {
     }
 
     /// Sends the CONNECT and reads the CONNACK, within `connect_timeout`; gives what came behind it, too.
-    async fn ask(&mut self, broker: &mut Socket, gate: &Gate) -> Result<(Connack, Vec<u8>), Refusal> {
+    async fn ask(
+        &mut self,
+        broker: &mut Socket,
+        gate: &Gate,
+    ) -> Result<(Connack, Vec<u8>), Refusal> {
         let limit = gate.limits.connect_timeout;
         let deadline = tokio::time::Instant::now() + limit;
         let packet = std::mem::take(&mut self.packet);
         let answer = timeout_at(deadline, async {
-            let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed { what: what.to_string() };
-            write_all(broker, &packet).await.map_err(|fault| closed(&fault))?;
+            let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed {
+                what: what.to_string(),
+            };
+            write_all(broker, &packet)
+                .await
+                .map_err(|fault| closed(&fault))?;
             let mut came = Vec::new();
             loop {
                 match connack::measure(&came, LARGEST_CONNACK).map_err(Refusal::BrokerGarbage)? {
@@ -264,7 +305,10 @@ impl Admitted {
                 && connack.code == 0
             {
                 let value = Value::Text(assigned.clone());
-                connack.properties.push(Property { id: Id::AssignedClientIdentifier, value });
+                connack.properties.push(Property {
+                    id: Id::AssignedClientIdentifier,
+                    value,
+                });
             }
         }
         let packet = connack.encode(self.version);

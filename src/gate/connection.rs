@@ -164,14 +164,29 @@ pub(crate) async fn walk(
             let listener = gate.metrics.listener(teller.listener);
             let open = listener.opened(mode);
             let seat = roll.sit();
-            let Linked { link, broker, version, from_device, from_broker, broker_open } = linked;
-            let tally = Tally { metrics: gate.metrics.clone(), listener: teller.listener };
+            let Linked {
+                link,
+                broker,
+                version,
+                from_device,
+                from_broker,
+                broker_open,
+            } = linked;
+            let tally = Tally {
+                metrics: gate.metrics.clone(),
+                listener: teller.listener,
+            };
             let mut relay = Relay::new(link, broker, version, seat.control.clone(), tally);
             relay.inject(&from_device, &from_broker);
             drop((from_device, from_broker));
             let closed = relay.run().await;
             drop((open, broker_open));
-            let Closed { to_broker, to_device, lost, .. } = closed;
+            let Closed {
+                to_broker,
+                to_device,
+                lost,
+                ..
+            } = closed;
             teller.facts.to_broker = Some(to_broker);
             teller.facts.to_device = Some(to_device);
             let ending = closed.ending.clone();
@@ -191,15 +206,28 @@ pub(crate) async fn walk(
 }
 
 /// The steps before the relay. Each consumes the one before, so none can be skipped or reordered.
-async fn link(accepted: Accepted, gate: &Gate, facts: &mut Facts) -> Result<(Linked, Mode), Unlinked> {
-    let secured = accepted.handshake(gate, facts).await.map_err(Unlinked::Refused)?;
+async fn link(
+    accepted: Accepted,
+    gate: &Gate,
+    facts: &mut Facts,
+) -> Result<(Linked, Mode), Unlinked> {
+    let secured = accepted
+        .handshake(gate, facts)
+        .await
+        .map_err(Unlinked::Refused)?;
     let mode = secured.mode;
     if let Some(vouched) = &secured.vouched {
         let listener = gate.metrics.listener(secured.listener.place);
         listener.certificate_remaining(vouched.certificate.not_after - now());
     }
-    let asking = secured.read_connect(gate, facts).await.map_err(Unlinked::Refused)?;
-    let admitted = asking.admit(gate, now(), facts).await.map_err(Unlinked::Refused)?;
+    let asking = secured
+        .read_connect(gate, facts)
+        .await
+        .map_err(Unlinked::Refused)?;
+    let admitted = asking
+        .admit(gate, now(), facts)
+        .await
+        .map_err(Unlinked::Refused)?;
     let linked = admitted.dial(gate, facts).await?;
     Ok((linked, mode))
 }

@@ -65,12 +65,19 @@ impl Roll {
     pub(crate) fn sit(self: &Arc<Self>) -> Seat {
         let control = Arc::new(Control::default());
         let place = self.lock().insert(control.clone());
-        Seat { roll: self.clone(), place, control }
+        Seat {
+            roll: self.clone(),
+            place,
+            control,
+        }
     }
 
     /// Those seated now.
     pub(crate) fn seated(&self) -> Vec<Arc<Control>> {
-        self.lock().iter().map(|(_, control)| control.clone()).collect()
+        self.lock()
+            .iter()
+            .map(|(_, control)| control.clone())
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Slab<Arc<Control>>> {

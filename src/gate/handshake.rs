@@ -52,7 +52,11 @@ impl Accepted {
     ///
     /// # Errors
     /// The [`Refusal`]; the device has been sent its alert.
-    pub(crate) async fn handshake(self, gate: &Gate, facts: &mut Facts) -> Result<Secured, Refusal> {
+    pub(crate) async fn handshake(
+        self,
+        gate: &Gate,
+        facts: &mut Facts,
+    ) -> Result<Secured, Refusal> {
         let Some(tls) = self.listener.tls.clone() else {
             facts.mode = Some(Mode::Plain);
             return Ok(Secured {
@@ -83,7 +87,12 @@ impl Accepted {
         outcome
     }
 
-    async fn secure(self, tls: &ServerTls, gate: &Gate, facts: &mut Facts) -> Result<Secured, Refusal> {
+    async fn secure(
+        self,
+        tls: &ServerTls,
+        gate: &Gate,
+        facts: &mut Facts,
+    ) -> Result<Secured, Refusal> {
         let hello = first_record(&self.socket).await?;
         // Silent sockets hold no turn: it is asked for when there is something to compute.
         facts.waits_for_turn = true;
@@ -96,9 +105,15 @@ impl Accepted {
             &tls.with_alpn
         } else {
             let offered = offered_alpn(&hello);
-            tls.config_for(offered.as_ref().map(|names| names.iter().map(Vec::as_slice)))
+            tls.config_for(
+                offered
+                    .as_ref()
+                    .map(|names| names.iter().map(Vec::as_slice)),
+            )
         };
-        let fault = |fault: rustls::Error| Refusal::TlsFault { what: fault.to_string() };
+        let fault = |fault: rustls::Error| Refusal::TlsFault {
+            what: fault.to_string(),
+        };
         let mut stream = Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?);
         let mut seen = Seen::default();
         let outcome = stream.handshake(hello, &mut seen).await;
@@ -106,7 +121,9 @@ impl Accepted {
         facts.sni = seen.sni.take();
         facts.tls_version = stream.version();
         facts.cipher = stream.cipher();
-        facts.alpn = stream.alpn().map(|name| String::from_utf8_lossy(name).into_owned());
+        facts.alpn = stream
+            .alpn()
+            .map(|name| String::from_utf8_lossy(name).into_owned());
         if let Some(certificate) = &seen.certificate {
             facts.note_certificate(certificate);
         }
@@ -146,7 +163,9 @@ impl Accepted {
 
 /// Reads until the first TLS record is whole. Nothing is computed for a device before that.
 async fn first_record(socket: &TcpStream) -> Result<Vec<u8>, Refusal> {
-    const GONE: Refusal = Refusal::DeviceGone { during: "before its ClientHello" };
+    const GONE: Refusal = Refusal::DeviceGone {
+        during: "before its ClientHello",
+    };
     let mut came = Vec::new();
     loop {
         socket.readable().await.map_err(|_| GONE)?;
@@ -178,7 +197,11 @@ fn offered_alpn(hello: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut acceptor = Acceptor::default();
     acceptor.read_tls(&mut &hello[..]).ok()?;
     let accepted = acceptor.accept().ok()??;
-    let offered = accepted.client_hello().alpn()?.map(<[u8]>::to_vec).collect();
+    let offered = accepted
+        .client_hello()
+        .alpn()?
+        .map(<[u8]>::to_vec)
+        .collect();
     Some(offered)
 }
 
@@ -186,17 +209,28 @@ fn offered_alpn(hello: &[u8]) -> Option<Vec<Vec<u8>>> {
 fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
     use rustls::Error;
     if let Some(refused) = seen.refused.take() {
-        return Refusal::Certificate { label: refused.reason, why: refused.why };
+        return Refusal::Certificate {
+            label: refused.reason,
+            why: refused.why,
+        };
     }
     match lost {
-        Lost::Io(_) => Refusal::DeviceGone { during: "during the handshake" },
+        Lost::Io(_) => Refusal::DeviceGone {
+            during: "during the handshake",
+        },
         Lost::Tls(Error::NoCertificatesPresented) => Refusal::NoCertificate,
-        Lost::Tls(Error::AlertReceived(alert)) => Refusal::ServerRefused { alert: format!("{alert:?}") },
-        Lost::Tls(Error::PeerIncompatible(what)) => Refusal::NothingInCommon { what: format!("{what:?}") },
+        Lost::Tls(Error::AlertReceived(alert)) => Refusal::ServerRefused {
+            alert: format!("{alert:?}"),
+        },
+        Lost::Tls(Error::PeerIncompatible(what)) => Refusal::NothingInCommon {
+            what: format!("{what:?}"),
+        },
         Lost::Tls(Error::InvalidCertificate(what)) => Refusal::Certificate {
             label: "certificate_bad_signature",
             why: format!("the device did not prove that it owns its certificate: {what}"),
         },
-        Lost::Tls(fault) => Refusal::TlsFault { what: fault.to_string() },
+        Lost::Tls(fault) => Refusal::TlsFault {
+            what: fault.to_string(),
+        },
     }
 }

@@ -43,7 +43,11 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
@@ -80,12 +84,18 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((socket, address)) => {
-                let Some(permit) = place(&gate).await else { return };
+                let Some(permit) = place(&gate).await else {
+                    return;
+                };
                 if prepare(&socket).is_err() {
                     continue; // it is gone already
                 }
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                let accepted = Accepted { socket, address, listener: listener.clone() };
+                let accepted = Accepted {
+                    socket,
+                    address,
+                    listener: listener.clone(),
+                };
                 tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
             }
             Err(fault) if is_out_of_room(&fault) => {
@@ -116,5 +126,7 @@ fn is_out_of_room(fault: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = fault.raw_os_error();
     is_out_of_descriptors(fault)
-        || [Errno::NOBUFS, Errno::NOMEM].iter().any(|room| errno == Some(room.raw_os_error()))
+        || [Errno::NOBUFS, Errno::NOMEM]
+            .iter()
+            .any(|room| errno == Some(room.raw_os_error()))
 }

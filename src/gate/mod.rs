@@ -157,9 +157,14 @@ impl Gate {
 }
 
 /// Seconds since 1970 by the wall clock: for certificates only, never for deadlines (threats.md V8).
-#[expect(clippy::disallowed_methods, reason = "the one clock of the path; the rules take it as an argument")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one clock of the path; the rules take it as an argument"
+)]
 pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -184,8 +189,11 @@ impl Loaded {
         let mut groups = Vec::new();
         let mut warnings = Vec::new();
         for listener in &settings.listeners {
-            let counted: Vec<_> =
-                settings.trust.iter().filter(|group| listener.trust.contains(&group.name)).collect();
+            let counted: Vec<_> = settings
+                .trust
+                .iter()
+                .filter(|group| listener.trust.contains(&group.name))
+                .collect();
             let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
             if listener.offer.asks_for_certificate() {
                 match Groups::load(&counted) {
@@ -196,9 +204,10 @@ impl Loaded {
                         verifier = Some(DeviceVerifier::new(loaded.clone(), mandatory));
                         groups.push(loaded);
                     }
-                    Err(found) => faults.extend(
-                        found.into_iter().map(|fault| StartFault { key: fault.key, sentence: fault.sentence }),
-                    ),
+                    Err(found) => faults.extend(found.into_iter().map(|fault| StartFault {
+                        key: fault.key,
+                        sentence: fault.sentence,
+                    })),
                 }
             }
             let Some(wanted) = &listener.tls else {
@@ -208,7 +217,10 @@ impl Loaded {
             match ServerTls::load(wanted, verifier) {
                 Ok(loaded) => {
                     warnings.extend(
-                        loaded.warnings(now()).into_iter().map(|told| format!("listener[{}]: {told}", listener.name)),
+                        loaded
+                            .warnings(now())
+                            .into_iter()
+                            .map(|told| format!("listener[{}]: {told}", listener.name)),
                     );
                     tls.push(Some(Arc::new(loaded)));
                 }
@@ -222,7 +234,16 @@ impl Loaded {
         faults.dedup();
         warnings.sort();
         warnings.dedup();
-        if faults.is_empty() { Ok(Self { settings, tls, groups, warnings }) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(Self {
+                settings,
+                tls,
+                groups,
+                warnings,
+            })
+        } else {
+            Err(faults)
+        }
     }
 
     /// What an operator should look after: certificates and lists near their end, and the like.
@@ -232,8 +253,19 @@ impl Loaded {
 
     /// Metrics with a series for each listener and broker of these settings.
     pub fn metrics(&self) -> Arc<Metrics> {
-        let names: Vec<_> = self.settings.listeners.iter().map(|listener| listener.name.clone()).collect();
-        let brokers: Vec<_> = self.settings.broker.addresses.iter().map(ToString::to_string).collect();
+        let names: Vec<_> = self
+            .settings
+            .listeners
+            .iter()
+            .map(|listener| listener.name.clone())
+            .collect();
+        let brokers: Vec<_> = self
+            .settings
+            .broker
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let metrics = Metrics::new(&names, &brokers);
         let reasons: Vec<_> = reason::REFUSALS.iter().map(|(word, _)| *word).collect();
         metrics.expect_refusals(&reasons);
@@ -244,15 +276,29 @@ impl Loaded {
     ///
     /// # Errors
     /// When an address cannot be bound or a thread cannot be made.
-    pub fn start(self, metrics: Arc<Metrics>, logger: Logger, ready: Arc<Ready>) -> Result<Running, Vec<StartFault>> {
-        let Self { settings, tls, groups, .. } = self;
+    pub fn start(
+        self,
+        metrics: Arc<Metrics>,
+        logger: Logger,
+        ready: Arc<Ready>,
+    ) -> Result<Running, Vec<StartFault>> {
+        let Self {
+            settings,
+            tls,
+            groups,
+            ..
+        } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<(std::net::TcpListener, Arc<Listener>)>> =
             (0..workers).map(|_| Vec::new()).collect();
         let mut faults = Vec::new();
         for (place, (wanted, tls)) in settings.listeners.iter().zip(&tls).enumerate() {
-            let listener = Arc::new(Listener { place, name: wanted.name.clone(), tls: tls.clone() });
+            let listener = Arc::new(Listener {
+                place,
+                name: wanted.name.clone(),
+                tls: tls.clone(),
+            });
             if let Some(tls) = tls {
                 for (name, not_after) in tls.certificates() {
                     metrics.listener(place).server_certificate(&name, not_after);
@@ -261,7 +307,10 @@ impl Loaded {
             for &address in &wanted.bind {
                 match listener::bind(address, workers) {
                     Ok(bound) => {
-                        let address = bound.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(address);
+                        let address = bound
+                            .first()
+                            .and_then(|socket| socket.local_addr().ok())
+                            .unwrap_or(address);
                         addresses.push((wanted.name.clone(), address));
                         for (worker, socket) in bound.into_iter().enumerate() {
                             sockets[worker].push((socket, listener.clone()));
@@ -289,7 +338,11 @@ impl Loaded {
         let gate = Arc::new(Gate {
             connections: Arc::new(Semaphore::new(settings.limits.connections as usize)),
             handshakes: Semaphore::new(handshakes),
-            names: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            names: settings
+                .listeners
+                .iter()
+                .map(|listener| listener.name.clone())
+                .collect(),
             brokers: Brokers::new(&settings.broker),
             limits: settings.limits,
             connect: settings.connect,
@@ -303,11 +356,31 @@ impl Loaded {
         let (alive, ended) = mpsc::channel(1);
         let mut threads = Vec::with_capacity(workers);
         for (number, sockets) in sockets.into_iter().enumerate() {
-            threads.push(worker::spawn(number, sockets, gate.clone(), cut.subscribe(), alive.clone()).map_err(|fault| {
-                vec![StartFault { key: "threads".into(), sentence: format!("cannot start a worker: {fault}") }]
-            })?);
+            threads.push(
+                worker::spawn(
+                    number,
+                    sockets,
+                    gate.clone(),
+                    cut.subscribe(),
+                    alive.clone(),
+                )
+                .map_err(|fault| {
+                    vec![StartFault {
+                        key: "threads".into(),
+                        sentence: format!("cannot start a worker: {fault}"),
+                    }]
+                })?,
+            );
         }
-        Ok(Running { gate, ready, health: settings.broker.health_interval, addresses, threads, ended, cut })
+        Ok(Running {
+            gate,
+            ready,
+            health: settings.broker.health_interval,
+            addresses,
+            threads,
+            ended,
+            cut,
+        })
     }
 }
 
@@ -317,7 +390,9 @@ fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=) or a port above"
         }
-        io::ErrorKind::AddrNotAvailable => "; this host has no such address: use one of its own, or 0.0.0.0",
+        io::ErrorKind::AddrNotAvailable => {
+            "; this host has no such address: use one of its own, or 0.0.0.0"
+        }
         _ => "",
     };
     format!("cannot listen on {address}: {fault}{way_out}")
@@ -352,7 +427,8 @@ impl Running {
             } else if news {
                 tracing::warn!(event = "broker_down", broker = %broker, "{why}");
             }
-            self.ready.set_broker_up(gate.brokers.all().iter().any(broker::dial::Broker::is_up));
+            self.ready
+                .set_broker_up(gate.brokers.all().iter().any(broker::dial::Broker::is_up));
         })
         .await;
     }
@@ -377,6 +453,10 @@ impl Running {
                 self.gate.note_loss();
             }
         }
-        if self.gate.lost.load(Ordering::Relaxed) { Outcome::Cut } else { Outcome::Drained }
+        if self.gate.lost.load(Ordering::Relaxed) {
+            Outcome::Cut
+        } else {
+            Outcome::Drained
+        }
     }
 }

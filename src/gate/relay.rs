@@ -118,11 +118,19 @@ impl Way {
 
     /// Reads a broker's DISCONNECT to its end and passes it on without what would lead the device round the gate
     /// (Server Reference, MQTT 5.0 §3.14.2.2.5; threats.md M5).
-    fn poll_farewell(&mut self, source: &mut impl Wire, cx: &mut Context<'_>) -> Poll<Option<Pumped>> {
-        let Some(front) = &mut self.farewell else { return Poll::Ready(None) };
+    fn poll_farewell(
+        &mut self,
+        source: &mut impl Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Pumped>> {
+        let Some(front) = &mut self.farewell else {
+            return Poll::Ready(None);
+        };
         let outcome = loop {
             let length = match remaining_length(&front[1..]) {
-                Ok(Some((length, spelt))) if length <= LARGEST_DISCONNECT => Some(1 + spelt + length),
+                Ok(Some((length, spelt))) if length <= LARGEST_DISCONNECT => {
+                    Some(1 + spelt + length)
+                }
                 Ok(None) => None,
                 _ => break Some(Pumped::Stopped(Stop::BadLength)),
             };
@@ -360,7 +368,9 @@ impl Relay {
     /// Moves both directions as far as they go.
     fn poll_ways(&mut self, cx: &mut Context<'_>) {
         while !self.up.is_over() {
-            let pumped = self.up.pump(&mut self.device, &mut self.broker, cx, self.farewell);
+            let pumped = self
+                .up
+                .pump(&mut self.device, &mut self.broker, cx, self.farewell);
             match pumped {
                 Poll::Pending | Poll::Ready(Pumped::Over) => break,
                 Poll::Ready(Pumped::SourceEnded) => self.note(Ending::DeviceClosed),
@@ -368,19 +378,25 @@ impl Relay {
                 Poll::Ready(Pumped::SourceLost(fault)) => self.device_lost(&fault),
                 // What the broker said before it went is still read.
                 Poll::Ready(Pumped::SinkLost(fault)) => {
-                    self.note(Ending::BrokerLost { what: fault.to_string() });
+                    self.note(Ending::BrokerLost {
+                        what: fault.to_string(),
+                    });
                     self.up.give_up();
                 }
             }
         }
         while !self.down.is_over() {
-            let pumped = self.down.pump(&mut self.broker, &mut self.device, cx, self.farewell);
+            let pumped = self
+                .down
+                .pump(&mut self.broker, &mut self.device, cx, self.farewell);
             match pumped {
                 Poll::Pending | Poll::Ready(Pumped::Over) => break,
                 Poll::Ready(Pumped::SourceEnded) => self.note(Ending::BrokerClosed),
                 Poll::Ready(Pumped::Stopped(stop)) => self.stopped_by_broker(stop),
                 Poll::Ready(Pumped::SourceLost(fault)) => {
-                    self.note(Ending::BrokerLost { what: fault.to_string() });
+                    self.note(Ending::BrokerLost {
+                        what: fault.to_string(),
+                    });
                     self.up.give_up();
                 }
                 Poll::Ready(Pumped::SinkLost(fault)) => self.device_lost(&fault),
@@ -424,7 +440,9 @@ impl Relay {
 
     /// The device is gone; what it sent before goes to the broker still.
     fn device_lost(&mut self, fault: &io::Error) {
-        self.note(Ending::DeviceLost { what: fault.to_string() });
+        self.note(Ending::DeviceLost {
+            what: fault.to_string(),
+        });
         self.up.ended = true;
         self.down.give_up();
     }
@@ -461,7 +479,10 @@ impl Closed {
     /// Lets both sides take in what was sent last, then closes them. Bounded: run it under a deadline.
     pub(crate) async fn linger(mut self) {
         if self.ours {
-            tokio::join!(linger(&mut self.device, LINGER_BYTES), linger(&mut self.broker, LINGER_BYTES));
+            tokio::join!(
+                linger(&mut self.device, LINGER_BYTES),
+                linger(&mut self.broker, LINGER_BYTES)
+            );
         }
     }
 }

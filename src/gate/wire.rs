@@ -53,7 +53,10 @@ impl Wire for DeviceLink {
     fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => Wire::poll_write(socket, cx, plain),
-            Self::Tls(tls) => tls.poll_write(cx, plain).map_ok(|()| plain.len()).map_err(into_io),
+            Self::Tls(tls) => tls
+                .poll_write(cx, plain)
+                .map_ok(|()| plain.len())
+                .map_err(into_io),
         }
     }
 
@@ -95,7 +98,10 @@ pub(crate) const LINGER_BYTES: usize = 1024 * 1024;
 /// A socket closed with unread bytes in it makes the kernel send a reset, and a reset can overtake our last words:
 /// the device would lose its CONNACK or DISCONNECT. Run it under a deadline; dropping it closes at once.
 pub(crate) async fn linger(wire: &mut impl Wire, most: usize) {
-    if std::future::poll_fn(|cx| wire.poll_close_write(cx)).await.is_err() {
+    if std::future::poll_fn(|cx| wire.poll_close_write(cx))
+        .await
+        .is_err()
+    {
         return;
     }
     let mut scrap = Vec::new();

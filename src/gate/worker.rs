@@ -36,20 +36,34 @@ pub(crate) fn spawn(
     cut: watch::Receiver<bool>,
     alive: mpsc::Sender<Infallible>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        runtime.block_on(work(sockets, gate, cut));
-        runtime.shutdown_background();
-        drop(alive);
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            runtime.block_on(work(sockets, gate, cut));
+            runtime.shutdown_background();
+            drop(alive);
+        })
 }
 
-async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, gate: Arc<Gate>, mut cut: watch::Receiver<bool>) {
+async fn work(
+    sockets: Vec<(TcpListener, Arc<Listener>)>,
+    gate: Arc<Gate>,
+    mut cut: watch::Receiver<bool>,
+) {
     let roll = Arc::new(Roll::default());
     let draining = gate.draining.subscribe();
     let mut accepting = JoinSet::new();
     for (socket, listener) in sockets {
-        accepting.spawn(accept(socket, listener, gate.clone(), roll.clone(), draining.clone()));
+        accepting.spawn(accept(
+            socket,
+            listener,
+            gate.clone(),
+            roll.clone(),
+            draining.clone(),
+        ));
     }
     while accepting.join_next().await.is_some() {}
     // Only a drain ends accepting.

@@ -109,16 +109,26 @@ pub fn decide(
     if asks.properties.get(Id::AuthenticationMethod).is_some() {
         return Err(Refusal::EnhancedAuthentication);
     }
-    let device = credential.naming.device(credential.certificate).map_err(Refusal::Unnamed)?;
+    let device = credential
+        .naming
+        .device(credential.certificate)
+        .map_err(Refusal::Unnamed)?;
     if settings.asked_client_id == AskedClientId::Device
         && !asks.client_id.is_empty()
         && asks.client_id != device.as_str()
     {
-        return Err(Refusal::ClientIdNotOwn { device, asked: asks.client_id });
+        return Err(Refusal::ClientIdNotOwn {
+            device,
+            asked: asks.client_id,
+        });
     }
     let tell_client_id = asks.version == Version::V5 && asks.client_id.is_empty();
     let connect = rewrite(caller, &credential, &device, asks, settings)?;
-    Ok(Admission { device, connect, tell_client_id })
+    Ok(Admission {
+        device,
+        connect,
+        tell_client_id,
+    })
 }
 
 /// The CONNECT that the broker is told: the names are the gate's, everything else is the device's.
@@ -153,7 +163,12 @@ fn rewrite(
         Password::Devices => asks.password,
         Password::Fixed(secret) => Some(MqttPassword::new(secret.reveal().clone())),
     };
-    let mut connect = Connect { client_id, username: Some(username), password, ..asks };
+    let mut connect = Connect {
+        client_id,
+        username: Some(username),
+        password,
+        ..asks
+    };
     if connect.version == Version::V5 {
         assert_ours(&mut connect, ours);
     }
@@ -173,6 +188,9 @@ fn assert_ours(connect: &mut Connect, ours: Vec<(String, String)>) {
         strip(&mut will.properties);
     }
     for (name, value) in ours {
-        connect.properties.push(Property { id: Id::UserProperty, value: Value::Pair(name, value) });
+        connect.properties.push(Property {
+            id: Id::UserProperty,
+            value: Value::Pair(name, value),
+        });
     }
 }

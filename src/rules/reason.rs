@@ -92,7 +92,9 @@ pub enum Refusal {
     #[error("{0}")]
     Unnamed(Unnamed),
     /// A device without a certificate, and no token is taken.
-    #[error("a {mode} device is known by its token, and this gate takes none; connect with a certificate")]
+    #[error(
+        "a {mode} device is known by its token, and this gate takes none; connect with a certificate"
+    )]
     NoToken {
         /// The mode it came by.
         mode: Mode,
@@ -140,7 +142,9 @@ pub enum Refusal {
     #[error("the gate is draining; the device should come back to another")]
     Draining,
     /// The gate has no descriptor left for the broker's leg.
-    #[error("the gate is out of file descriptors; raise its limit (LimitNOFILE) or lower limits.connections")]
+    #[error(
+        "the gate is out of file descriptors; raise its limit (LimitNOFILE) or lower limits.connections"
+    )]
     OutOfDescriptors,
     /// A fault of ours.
     #[error("a fault in the gate ended this connection; please report it")]
@@ -411,8 +415,8 @@ impl Ending {
         match self {
             Self::SecondConnect | Self::ForbiddenPacket { .. } => Some(0x82), // Protocol Error
             Self::MalformedPacket => Some(0x81),                              // Malformed Packet
-            Self::Drained => Some(0x8b),                                      // Server shutting down
-            Self::BrokerGarbage { .. } => Some(0x80),                         // Unspecified error
+            Self::Drained => Some(0x8b), // Server shutting down
+            Self::BrokerGarbage { .. } => Some(0x80), // Unspecified error
             _ => None,
         }
     }
@@ -428,11 +432,19 @@ mod tests {
             Refusal::NotTls { first: 0x10 },
             Refusal::HandshakeTimeout { limit },
             Refusal::HandshakesFull { limit },
-            Refusal::DeviceGone { during: "during the handshake" },
+            Refusal::DeviceGone {
+                during: "during the handshake",
+            },
             Refusal::NoCertificate,
-            Refusal::ServerRefused { alert: String::new() },
-            Refusal::NothingInCommon { what: String::new() },
-            Refusal::TlsFault { what: String::new() },
+            Refusal::ServerRefused {
+                alert: String::new(),
+            },
+            Refusal::NothingInCommon {
+                what: String::new(),
+            },
+            Refusal::TlsFault {
+                what: String::new(),
+            },
             Refusal::ConnectTimeout { limit, got: 0 },
             Refusal::EnhancedAuthentication,
             Refusal::NoToken { mode: Mode::Plain },
@@ -441,9 +453,14 @@ mod tests {
                 asked: String::new(),
             },
             Refusal::RewriteTooLong(String::new()),
-            Refusal::BrokerAway { waited: limit, last: String::new() },
+            Refusal::BrokerAway {
+                waited: limit,
+                last: String::new(),
+            },
             Refusal::BrokerSilent { limit },
-            Refusal::BrokerClosed { what: String::new() },
+            Refusal::BrokerClosed {
+                what: String::new(),
+            },
             Refusal::Draining,
             Refusal::OutOfDescriptors,
             Refusal::GateFault,
@@ -454,7 +471,11 @@ mod tests {
     fn every_word_is_in_the_table_once() {
         for refusal in one_of_each() {
             let label = refusal.label();
-            assert_eq!(REFUSALS.iter().filter(|(word, _)| *word == label).count(), 1, "{label}");
+            assert_eq!(
+                REFUSALS.iter().filter(|(word, _)| *word == label).count(),
+                1,
+                "{label}"
+            );
         }
         for word in CERTIFICATE_REASONS {
             assert!(REFUSALS.iter().any(|(known, _)| *known == word), "{word}");
@@ -464,11 +485,22 @@ mod tests {
     /// T3, threats.md §5: the codes that a device may take as final are for policy alone.
     #[test]
     fn our_own_trouble_never_reads_as_a_refusal_of_the_device() {
-        let ours = ["broker_away", "broker_silent", "broker_closed", "broker_garbage", "draining",
-            "out_of_descriptors", "gate_fault"];
+        let ours = [
+            "broker_away",
+            "broker_silent",
+            "broker_closed",
+            "broker_garbage",
+            "draining",
+            "out_of_descriptors",
+            "gate_fault",
+        ];
         for refusal in one_of_each() {
-            let Some((_, v3)) = refusal.answer(Some(Version::V311)) else { continue };
-            let (_, v5) = refusal.answer(Some(Version::V5)).expect("an answer for one version is one for all");
+            let Some((_, v3)) = refusal.answer(Some(Version::V311)) else {
+                continue;
+            };
+            let (_, v5) = refusal
+                .answer(Some(Version::V5))
+                .expect("an answer for one version is one for all");
             if ours.contains(&refusal.label()) {
                 assert_eq!(v3, 0x03, "{refusal}");
                 assert!(matches!(v5, 0x88 | 0x89), "{refusal}");

@@ -10,9 +10,11 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::server::UnbufferedServerConnection;
 use rustls::server::ServerConnectionData;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
+};
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::net::TcpStream;
 
@@ -66,7 +68,9 @@ pub struct TlsStream {
 
 impl std::fmt::Debug for TlsStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsStream").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("TlsStream")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,7 +81,15 @@ impl TlsStream {
     /// When the configuration is not usable, such as a record size out of range.
     pub fn new(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let tls = UnbufferedServerConnection::new(config)?;
-        Ok(Self { socket, tls, held: Vec::new(), unsent: Vec::new(), sent: 0, ended: false, closed: false })
+        Ok(Self {
+            socket,
+            tls,
+            held: Vec::new(),
+            unsent: Vec::new(),
+            sent: 0,
+            ended: false,
+            closed: false,
+        })
     }
 
     /// Does the handshake; `came` is what has been read from the socket so far. Gives what the device sent right
@@ -155,14 +167,20 @@ impl TlsStream {
 
     /// Whether the device showed a certificate.
     pub fn has_certificate(&self) -> bool {
-        self.tls.peer_certificates().is_some_and(|chain| !chain.is_empty())
+        self.tls
+            .peer_certificates()
+            .is_some_and(|chain| !chain.is_empty())
     }
 
     /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes.
     ///
     /// # Errors
     /// [`Lost`]; plaintext that came before the fault is in `plain`.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<Result<Got, Lost>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut Vec<u8>,
+    ) -> Poll<Result<Got, Lost>> {
         let before = plain.len();
         loop {
             if self.ended {
@@ -217,7 +235,8 @@ impl TlsStream {
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
-            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut came[used..]);
+            let UnbufferedStatus { mut discard, state } =
+                self.tls.process_tls_records(&mut came[used..]);
             let state = match state {
                 Ok(state) => state,
                 Err(fault) => {
@@ -234,12 +253,16 @@ impl TlsStream {
                         plain.extend_from_slice(record.payload);
                     }
                 }
-                ConnectionState::EncodeTlsData(mut record) => encode(&mut record, &mut self.unsent)?,
+                ConnectionState::EncodeTlsData(mut record) => {
+                    encode(&mut record, &mut self.unsent)?
+                }
                 // What was encoded waits in `unsent`, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
                 ConnectionState::PeerClosed => self.ended = true,
                 ConnectionState::ReadEarlyData(_) => {
-                    return Err(rustls::Error::General("early data is off, yet it came".into()));
+                    return Err(rustls::Error::General(
+                        "early data is off, yet it came".into(),
+                    ));
                 }
                 // BlockedHandshake, WriteTraffic, Closed, and whatever comes later: no more to do with these bytes.
                 _ => done = true,
@@ -279,7 +302,11 @@ impl TlsStream {
         CIPHERTEXT.with_borrow_mut(|(_, out)| {
             let length = self.encrypt(plain, out)?;
             // Records of TLS's own that were written meanwhile go first: records are numbered.
-            let sent = match self.unsent.is_empty().then(|| self.socket.try_write(&out[..length])) {
+            let sent = match self
+                .unsent
+                .is_empty()
+                .then(|| self.socket.try_write(&out[..length]))
+            {
                 Some(Ok(sent)) => sent,
                 None => 0,
                 Some(Err(fault)) if fault.kind() == io::ErrorKind::WouldBlock => 0,
@@ -301,7 +328,9 @@ impl TlsStream {
             loop {
                 match traffic.encrypt(plain, out) {
                     Ok(length) => return Ok(length),
-                    Err(EncryptError::InsufficientSize(wants)) => out.resize(wants.required_size, 0),
+                    Err(EncryptError::InsufficientSize(wants)) => {
+                        out.resize(wants.required_size, 0)
+                    }
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
             }
@@ -354,7 +383,9 @@ impl TlsStream {
             self.closed = true;
             let mut alert = [0; 64];
             let length = self.when_writable(|traffic| {
-                traffic.queue_close_notify(&mut alert).map_err(|_| rustls::Error::EncryptError)
+                traffic
+                    .queue_close_notify(&mut alert)
+                    .map_err(|_| rustls::Error::EncryptError)
             });
             self.unsent.extend_from_slice(&alert[..length.unwrap_or(0)]);
             ready!(self.poll_flush(cx))?;

@@ -33,7 +33,11 @@ pub struct Visit {
 
 impl Broker {
     pub async fn start() -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a loopback port"))
+        Self::on(
+            TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a loopback port"),
+        )
     }
 
     /// A broker on an address used before: a broker that comes back.
@@ -62,7 +66,12 @@ impl Broker {
                 });
             }
         });
-        Self { address, visits, sockets: Mutex::new(sockets), accepting }
+        Self {
+            address,
+            visits,
+            sockets: Mutex::new(sockets),
+            accepting,
+        }
     }
 
     /// How many connections brought at least a byte.
@@ -73,11 +82,21 @@ impl Broker {
     /// The next connection, its CONNECT read and not yet answered.
     pub async fn visit(&self) -> Visit {
         soon("the gate to call the broker", async {
-            let socket = self.sockets.lock().await.recv().await.expect("the broker lives");
+            let socket = self
+                .sockets
+                .lock()
+                .await
+                .recv()
+                .await
+                .expect("the broker lives");
             let mut socket = Reader::new(socket);
             let packet = socket.packet().await.expect("a whole packet");
             let connect = Connect::decode(&packet).expect("what the gate writes is a CONNECT");
-            Visit { socket, packet, connect }
+            Visit {
+                socket,
+                packet,
+                connect,
+            }
         })
         .await
     }
@@ -104,7 +123,11 @@ impl Visit {
     }
 
     pub async fn say(&mut self, bytes: &[u8]) {
-        self.socket.stream.write_all(bytes).await.expect("the gate takes what the broker says");
+        self.socket
+            .stream
+            .write_all(bytes)
+            .await
+            .expect("the gate takes what the broker says");
     }
 
     /// The next packet that reaches the broker; `None` at the end of the stream.

@@ -60,15 +60,25 @@ impl Device {
             .expect("versions")
             .with_root_certificates(roots);
         let config = match certificate {
-            Some((chain, key)) => config.with_client_auth_cert(chain, key).expect("a key that fits"),
+            Some((chain, key)) => config
+                .with_client_auth_cert(chain, key)
+                .expect("a key that fits"),
             None => config.with_no_client_auth(),
         };
-        Self { gate, server_name: "localhost".try_into().expect("a name"), config: Some(config) }
+        Self {
+            gate,
+            server_name: "localhost".try_into().expect("a name"),
+            config: Some(config),
+        }
     }
 
     /// A device without TLS.
     pub fn plain(gate: SocketAddr) -> Self {
-        Self { gate, server_name: "localhost".try_into().expect("a name"), config: None }
+        Self {
+            gate,
+            server_name: "localhost".try_into().expect("a name"),
+            config: None,
+        }
     }
 
     /// The same device over TLS 1.2 or 1.3 only.
@@ -93,14 +103,20 @@ impl Device {
                     Box::new(connector.connect(self.server_name.clone(), socket).await?)
                 }
             };
-            Ok(Link { stream: Reader::new(stream) })
+            Ok(Link {
+                stream: Reader::new(stream),
+            })
         })
         .await
     }
 
     /// Connects, sends `connect` and waits for the answer.
     pub async fn asks(&self, connect: &Connect) -> (Answer, Option<Link>) {
-        self.sends(&connect.encode().expect("a CONNECT that fits"), connect.version).await
+        self.sends(
+            &connect.encode().expect("a CONNECT that fits"),
+            connect.version,
+        )
+        .await
     }
 
     /// Connects, sends `bytes` and waits for an answer of `version`.
@@ -142,7 +158,11 @@ impl Link {
     pub async fn answer(&mut self, version: Version) -> Answer {
         use tokio::io::AsyncReadExt as _;
         // A refusal in TLS 1.3 comes as an alert on the first read.
-        let read = soon("an answer", self.stream.stream.read_buf(&mut self.stream.buffer)).await;
+        let read = soon(
+            "an answer",
+            self.stream.stream.read_buf(&mut self.stream.buffer),
+        )
+        .await;
         match read {
             Err(fault) if fault.kind() == io::ErrorKind::InvalidData => {
                 return Answer::NoTls(fault.to_string());
@@ -161,7 +181,11 @@ impl Link {
 
     /// Says close_notify and FIN.
     pub async fn close_write(&mut self) {
-        self.stream.stream.shutdown().await.expect("the gate hears the end");
+        self.stream
+            .stream
+            .shutdown()
+            .await
+            .expect("the gate hears the end");
     }
 }
 

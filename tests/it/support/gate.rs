@@ -142,10 +142,14 @@ impl Gate {
     }
 
     fn listener_names(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.folder.path().join("tidegate.toml")).expect("its file");
+        let text =
+            std::fs::read_to_string(self.folder.path().join("tidegate.toml")).expect("its file");
         let config: toml::Table = text.parse().expect("TOML");
         let listeners = config["listener"].as_array().expect("listeners");
-        listeners.iter().map(|l| l["name"].as_str().expect("a name").to_owned()).collect()
+        listeners
+            .iter()
+            .map(|l| l["name"].as_str().expect("a name").to_owned())
+            .collect()
     }
 
     async fn address_of(&mut self, listener: &str) -> SocketAddr {
@@ -153,22 +157,35 @@ impl Gate {
             self.lines("listening")
                 .iter()
                 .find(|line| line["listener"] == listener)
-                .map(|line| line["address"].as_str().expect("text").parse().expect("ip:port"))
+                .map(|line| {
+                    line["address"]
+                        .as_str()
+                        .expect("text")
+                        .parse()
+                        .expect("ip:port")
+                })
         };
         match tokio::time::timeout(super::PATIENCE, until("the gate to listen", found)).await {
             Ok(address) => address,
-            Err(_) => panic!("no listener {listener}; the gate said:\n{}", self.log_text()),
+            Err(_) => panic!(
+                "no listener {listener}; the gate said:\n{}",
+                self.log_text()
+            ),
         }
     }
 
     /// The recording broker.
     pub fn broker(&self) -> &Broker {
-        self.broker.as_ref().expect("this gate has a recording broker")
+        self.broker
+            .as_ref()
+            .expect("this gate has a recording broker")
     }
 
     /// Takes the recording broker away from the gate's keeping: to stop it.
     pub fn take_broker(&mut self) -> Broker {
-        self.broker.take().expect("this gate has a recording broker")
+        self.broker
+            .take()
+            .expect("this gate has a recording broker")
     }
 
     /// The only listener's address, or that of `devices`.
@@ -182,14 +199,30 @@ impl Gate {
     }
 
     /// The same, over the TLS versions given.
-    pub fn device_over(&self, name: &str, versions: &[&'static SupportedProtocolVersion]) -> Device {
-        let issued = self.authority.device(&name.parse().expect("a device id")).expect("issued");
+    pub fn device_over(
+        &self,
+        name: &str,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Device {
+        let issued = self
+            .authority
+            .device(&name.parse().expect("a device id"))
+            .expect("issued");
         self.device_with(&issued, versions)
     }
 
     /// A device with this certificate.
-    pub fn device_with(&self, issued: &Issued, versions: &[&'static SupportedProtocolVersion]) -> Device {
-        Device::issued(self.address(), self.authority.certificate(), issued, versions)
+    pub fn device_with(
+        &self,
+        issued: &Issued,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Device {
+        Device::issued(
+            self.address(),
+            self.authority.certificate(),
+            issued,
+            versions,
+        )
     }
 
     /// A device whose certificate was ordered so.
@@ -214,7 +247,9 @@ impl Gate {
     /// Log lines of one event so far, as JSON.
     pub fn lines(&self, event: &str) -> Vec<Value> {
         let log = self.log.lock().expect("no panic while held");
-        let lines = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines = log
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["event"] == event).collect()
     }
 
@@ -225,8 +260,10 @@ impl Gate {
 
     /// The first log line of that event that `wanted` likes.
     pub async fn line(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        until(&format!("a log line {event}"), async || self.lines(event).into_iter().find(|line| wanted(line)))
-            .await
+        until(&format!("a log line {event}"), async || {
+            self.lines(event).into_iter().find(|line| wanted(line))
+        })
+        .await
     }
 
     /// The next refusal that is told: its log line.
@@ -241,13 +278,18 @@ impl Gate {
 
     /// The sum over all series of `family` whose labels hold every `name="value"` of `labels`.
     pub async fn metric(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
-        let wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let wanted: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .collect();
         let text = self.metrics().await;
         let series = text.lines().filter(|line| {
             let name = line.split(['{', ' ']).next().unwrap_or_default();
             name == family && wanted.iter().all(|label| line.contains(label.as_str()))
         });
-        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        series
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     /// Waits until the metric is `wanted`.
@@ -280,19 +322,32 @@ impl Gate {
 
     /// Waits for its end.
     pub async fn exit(&mut self) -> ExitStatus {
-        until("the gate to end", async || self.child.try_wait().expect("a child")).await
+        until("the gate to end", async || {
+            self.child.try_wait().expect("a child")
+        })
+        .await
     }
 
     /// A field of `/proc/PID/status`, in its own unit (kB for memory).
     pub fn proc_status(&self, field: &str) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it lives");
-        let line = text.lines().find(|line| line.starts_with(&format!("{field}:"))).expect("a field");
-        line.split_whitespace().nth(1).expect("a value").parse().expect("a number")
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it lives");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{field}:")))
+            .expect("a field");
+        line.split_whitespace()
+            .nth(1)
+            .expect("a value")
+            .parse()
+            .expect("a number")
     }
 
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it lives").count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("it lives")
+            .count()
     }
 }
 
@@ -309,8 +364,13 @@ impl Drop for Gate {
 /// Writes the files of a plan into a folder of its own.
 pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
     let folder = tempfile::tempdir().expect("a folder");
-    let server = plan.authority.server(&["localhost", "127.0.0.1"]).expect("issued");
-    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("written");
+    let server = plan
+        .authority
+        .server(&["localhost", "127.0.0.1"])
+        .expect("issued");
+    let put = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).expect("written")
+    };
     put("ca.pem", plan.authority.certificate_pem().as_bytes());
     put("server.pem", server.chain_pem().as_bytes());
     put("server.key", server.key_pem().as_bytes());
@@ -325,7 +385,10 @@ pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
         }
     };
     let listeners = plan.listeners.clone().unwrap_or_else(|| {
-        format!("{MUTUAL}\n[[trust]]\nname = \"fleet\"\nca = [\"ca.pem\"]\n{}\n", plan.trust)
+        format!(
+            "{MUTUAL}\n[[trust]]\nname = \"fleet\"\nca = [\"ca.pem\"]\n{}\n",
+            plan.trust
+        )
     });
     let config = format!(
         "{listeners}\n[broker]\naddresses = {addresses}\n{}\n[limits]\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{}\n",
@@ -345,19 +408,31 @@ pub fn tidegate(arguments: &[&str], folder: &Path) -> (i32, String, String) {
         .output()
         .expect("the binary runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (run.status.code().expect("an exit code"), text(run.stdout), text(run.stderr))
+    (
+        run.status.code().expect("an exit code"),
+        text(run.stdout),
+        text(run.stderr),
+    )
 }
 
 /// A GET by hand: status and body.
 pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     soon("an HTTP answer", async {
-        let mut socket = TcpStream::connect(address).await.expect("the admin listener");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let mut socket = TcpStream::connect(address)
+            .await
+            .expect("the admin listener");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.expect("sent");
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.expect("text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .expect("a status")
+            .parse()
+            .expect("a number");
         (status, body.to_owned())
     })
     .await

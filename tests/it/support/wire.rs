@@ -11,14 +11,18 @@ pub struct Reader<S> {
 
 impl<S: AsyncRead + Unpin> Reader<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// The next whole packet; `None` when the stream ended, or broke, before one.
     pub async fn packet(&mut self) -> Option<Vec<u8>> {
         loop {
             if self.buffer.len() > 1
-                && let Some((length, spelt)) = remaining_length(&self.buffer[1..]).expect("a length")
+                && let Some((length, spelt)) =
+                    remaining_length(&self.buffer[1..]).expect("a length")
                 && self.buffer.len() > spelt + length
             {
                 let rest = self.buffer.split_off(1 + spelt + length);
