@@ -15,7 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(Some(length)) = disconnect::measure(bytes, CAP) {
         if let Ok(shorter) = disconnect::without_server_reference(&bytes[..length]) {
             assert!(shorter.len() <= length);
-            assert_eq!(disconnect::without_server_reference(&shorter).as_ref(), Ok(&shorter));
+            assert_eq!(
+                disconnect::without_server_reference(&shorter).as_ref(),
+                Ok(&shorter)
+            );
         }
         return;
     }

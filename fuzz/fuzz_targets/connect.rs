@@ -18,7 +18,11 @@ fuzz_target!(|bytes: &[u8]| {
             return;
         }
         Err(fault) => {
-            assert_eq!(Connect::decode(bytes).ok(), None, "measure refuses what decode takes: {fault}");
+            assert_eq!(
+                Connect::decode(bytes).ok(),
+                None,
+                "measure refuses what decode takes: {fault}"
+            );
             return;
         }
     };
@@ -32,7 +36,11 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(written, packet, "MQTT 5.0 has one spelling");
             }
             // Bounded memory: every text and every property was in the packet.
-            let properties = connect.properties.len() + connect.will.as_ref().map_or(0, |will| will.properties.len());
+            let properties = connect.properties.len()
+                + connect
+                    .will
+                    .as_ref()
+                    .map_or(0, |will| will.properties.len());
             assert!(properties * 2 <= packet.len());
         }
         Err(fault) => {

@@ -9,7 +9,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&how, bytes)) = bytes.split_first() else {
         return;
     };
-    let from = if how & 1 == 0 { From::Device } else { From::Broker };
+    let from = if how & 1 == 0 {
+        From::Device
+    } else {
+        From::Broker
+    };
     let version = Version::ALL[usize::from(how >> 1) % Version::ALL.len()];
     let step = 1 + usize::from(how >> 4);
 
@@ -33,5 +37,9 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(pieces.at_boundary(), whole.at_boundary());
 
     let again = whole.walk(&bytes[at_once.pass..]);
-    assert_eq!((again.pass, again.stop), (0, at_once.stop), "a stop is for good");
+    assert_eq!(
+        (again.pass, again.stop),
+        (0, at_once.stop),
+        "a stop is for good"
+    );
 });

@@ -8,13 +8,21 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&place, bytes)) = bytes.split_first() else {
         return;
     };
-    let places = [Place::Connect, Place::Will, Place::Connack, Place::Disconnect];
+    let places = [
+        Place::Connect,
+        Place::Will,
+        Place::Connack,
+        Place::Disconnect,
+    ];
     let place = places[usize::from(place) % places.len()];
     let Ok(mut list) = Properties::decode(bytes, place) else {
         return;
     };
     assert_eq!(list.encode().expect("what was read can be written"), bytes);
-    assert!(list.len() * 2 <= bytes.len(), "memory is in proportion to the bytes");
+    assert!(
+        list.len() * 2 <= bytes.len(),
+        "memory is in proportion to the bytes"
+    );
     for &id in Id::ALL {
         let count = list.iter().filter(|property| property.id == id).count();
         assert!(count == 0 || id.belongs(place));
