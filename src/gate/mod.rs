@@ -56,3 +56,36 @@ pub struct Settings {
     /// The limits.
     pub limits: Limits,
 }
+
+/// How a gate ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// Every connection ended in its own time or within the window.
+    Drained,
+    /// Connections were cut at the end of the window: bytes were lost.
+    Cut,
+}
+
+/// Why a gate did not start.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StartFault {
+    /// Keys, certificates, CAs or lists cannot be used: the sentences of `tidegate check`.
+    #[error("{}", .0.join("\n"))]
+    Files(Vec<String>),
+    /// The system did not give what a gate needs: an address, a thread …
+    #[error("{0}")]
+    System(String),
+}
+
+/// Runs a gate until it is told to stop.
+///
+/// # Errors
+/// When it does not start.
+pub fn run(
+    settings: Settings,
+    admin: Option<crate::admin::Settings>,
+    log: crate::observe::logging::Settings,
+) -> Result<Outcome, StartFault> {
+    let _ = (settings, admin, log);
+    Err(StartFault::System("not built yet".into()))
+}
