@@ -1,0 +1,232 @@
+//! `tidegate ca`: a private CA for trials and small fleets.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Failure;
+use crate::pki::{self, Authority, Fault, Order, Validity, folder};
+
+/// Makes a private CA for trials and small fleets, and a server certificate signed by it.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Makes a CA: ca.pem, ca.key (readable by you alone) and ca.crl, an empty list of revoked certificates
+    #[command(after_help = INIT_EXAMPLES)]
+    Init(Init),
+    /// Makes a server certificate signed by the CA: server.pem and server.key (readable by you alone)
+    #[command(after_help = SERVER_EXAMPLES)]
+    Server(Server),
+}
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  tidegate ca init pki
+  tidegate ca init pki --name \"Harbour meters CA\" --days 1825";
+
+const SERVER_EXAMPLES: &str = "\
+Examples:
+  tidegate ca server --ca pki --san gate.example.net --out pki
+  tidegate ca server --ca pki --san localhost --san 127.0.0.1 --out pki";
+
+/// `tidegate ca init`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// The CA's folder; made if it is not there
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The CA's common name
+    #[arg(long, value_name = "NAME", default_value = "tidegate trial CA", value_parser = common_name)]
+    name: String,
+    /// How many days the CA is good for
+    #[arg(long, value_name = "DAYS", default_value_t = pki::CA_DAYS, value_parser = days())]
+    days: u32,
+}
+
+/// `tidegate ca server`
+#[derive(Args, Debug)]
+pub struct Server {
+    /// The CA's folder, as `tidegate ca init` made it
+    #[arg(long, value_name = "DIR")]
+    ca: PathBuf,
+    /// A DNS name or IP address that devices call; give it once for each name
+    #[arg(long, value_name = "NAME", required = true, num_args = 1..)]
+    san: Vec<String>,
+    /// The folder for server.pem and server.key; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How many days the certificate is good for
+    #[arg(long, value_name = "DAYS", default_value_t = pki::SERVER_DAYS, value_parser = days())]
+    days: u32,
+}
+
+impl Command {
+    /// Does it, and tells what was written and what to type next.
+    ///
+    /// # Errors
+    /// The sentence and the exit code: 2 for a name that cannot be one, else 1.
+    pub fn run(self) -> Result<(), Failure> {
+        let text = match self {
+            Self::Init(init) => init.run(),
+            Self::Server(server) => server.run(),
+        };
+        print!("{}", text.map_err(failure)?);
+        Ok(())
+    }
+}
+
+impl Init {
+    fn run(self) -> Result<String, Fault> {
+        let order = Order::ca(&self.name).valid(Validity::days(self.days));
+        let authority = Authority::root(order)?;
+        let [certificate, key, list] = folder::save_authority(&self.folder, &authority)?;
+        let ends = authority.validity().last_day();
+        let folder = shell(&self.folder);
+        let written = Written::default()
+            .file(
+                &certificate,
+                &format!("the CA, good until {ends}: let the gate trust it"),
+            )
+            .file(
+                &key,
+                "its private key, readable by you alone: keep it off the gate",
+            )
+            .file(
+                &list,
+                &format!("what it has revoked: nothing yet; good until {ends}"),
+            );
+        Ok(format!(
+            "{written}\nNext, a certificate for the gate, by the name that devices call:\n  \
+             tidegate ca server --ca {folder} --san gate.example.net --out {folder}\n"
+        ))
+    }
+}
+
+impl Server {
+    fn run(self) -> Result<String, Fault> {
+        let authority = folder::open_authority(&self.ca)?;
+        let validity = Validity::days(self.days).within(authority.validity());
+        let issued = authority.issue(Order::server(&self.san)?.valid(validity))?;
+        let [certificate, key] = folder::save_issued(&self.out, "server", &issued)?;
+        let ends = validity.last_day();
+        let names = self.san.join(", ");
+        let (ca, trusted) = (shell(&self.ca), shell(&self.ca.join(folder::CERTIFICATE)));
+        let written = Written::default()
+            .file(&certificate, &format!("for {names}, good until {ends}"))
+            .file(&key, "its private key, readable by you alone");
+        Ok(format!(
+            "{written}\nNext, a device:\n  tidegate device add meter-7 --ca {ca} --out devices\n\
+             and the gate, in front of the broker on this host:\n  \
+             tidegate run --listen 0.0.0.0:8883 --mode mutual-tls --certificate {} --key {} --client-ca {trusted} \
+             --broker mqtt://127.0.0.1:1883\n",
+            shell(&certificate),
+            shell(&key),
+        ))
+    }
+}
+
+/// The exit code that a fault of the pki room means.
+pub(super) fn failure(fault: Fault) -> Failure {
+    match fault {
+        Fault::NotAServerName(_) => Failure::asked_wrongly(fault.to_string()),
+        _ => Failure::failed(fault.to_string()),
+    }
+}
+
+/// One day to a hundred years: a number that no certificate or clock chokes on.
+pub(super) fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=36_500)
+}
+
+/// X.520 bounds a common name to 64 characters, and stacks hold CAs to it.
+fn common_name(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    let why = "a CA's name is 1 to 64 characters, none of them a control character";
+    fits.then(|| text.to_owned()).ok_or_else(|| why.to_owned())
+}
+
+/// A list of written files, each with a word on what it is, in two columns.
+#[derive(Default)]
+pub(super) struct Written(Vec<(String, String)>);
+
+impl Written {
+    /// Adds a file.
+    #[must_use]
+    pub(super) fn file(mut self, path: &Path, what: &str) -> Self {
+        self.0.push((path.display().to_string(), what.to_owned()));
+        self
+    }
+}
+
+impl std::fmt::Display for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let width = self.0.iter().map(|(path, _)| path.chars().count()).max();
+        let width = width.unwrap_or_default();
+        self.0
+            .iter()
+            .try_for_each(|(path, what)| writeln!(f, "wrote {path:width$}  {what}"))
+    }
+}
+
+/// A path as it can be pasted into a shell.
+pub(super) fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{FromArgMatches, Subcommand};
+
+    use super::*;
+
+    fn typed(line: &[&str]) -> Result<Command, clap::Error> {
+        let command = Command::augment_subcommands(clap::Command::new("ca"));
+        let matches = command.try_get_matches_from([&["ca"], line].concat())?;
+        Command::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn a_ca_is_made_and_then_signs_a_server() -> Result<(), Box<dyn std::error::Error>> {
+        let home = tempfile::tempdir()?;
+        let folder = home.path().join("my pki").display().to_string();
+        let Command::Init(init) = typed(&["init", &folder])? else {
+            panic!("init")
+        };
+        let text = init.run()?;
+        assert!(text.contains(&format!("--ca '{folder}'")), "{text}");
+
+        let line = ["server", "--ca", &folder, "--out", &folder];
+        let Command::Server(server) = typed(&[&line[..], &["--san", "localhost"]].concat())? else {
+            panic!("server")
+        };
+        let text = server.run()?;
+        assert!(text.contains("for localhost, good until"), "{text}");
+        assert!(text.contains("--client-ca"), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_before_anything_is_made() {
+        for line in [
+            &["init"][..],
+            &["init", "d", "--days", "0"],
+            &["init", "d", "--days", "36501"],
+            &["init", "d", "--name", ""],
+            &["init", "d", "--name", "a\nb"],
+            &["server", "--ca", "d", "--out", "d"],
+        ] {
+            assert!(typed(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_told_so_that_it_can_be_pasted() {
+        assert_eq!(shell(Path::new("/a/b-c.d")), "/a/b-c.d");
+        assert_eq!(shell(Path::new("it's $here")), r"'it'\''s $here'");
+    }
+}
