@@ -1,1 +1,238 @@
-//! Configuration.
+//! Configuration: what the operator wrote → what the gate obeys, checked once.
+//!
+//! File, environment and flags are laid over each other ([`Source`]: flags > environment > file > default) and read by
+//! a reader that goes on after a fault, so that every fault is told at once, by its key, with the way out. The reference of
+//! every key is docs/configuration.md.
+
+mod broker;
+mod connect;
+mod fault;
+mod inforce;
+mod listener;
+mod node;
+mod quantities;
+mod reader;
+mod source;
+mod table;
+mod trust;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub use fault::{Fault, Origin};
+pub use source::{Flags, Source};
+
+use crate::observe::logging;
+use crate::{admin, gate, tls};
+use node::Fields;
+use reader::{Notes, Section};
+
+/// A configuration without a fault.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the gate obeys.
+    pub gate: gate::Settings,
+    /// HTTP for operators; `None`: `admin.bind = "off"`.
+    pub admin: Option<admin::Settings>,
+    /// How logs are written.
+    pub log: logging::Settings,
+    /// What works, but an operator should look at: sentences that begin with the key.
+    pub warnings: Vec<String>,
+    /// `broker.allow_plaintext`, for [`Config::to_toml`].
+    allow_plaintext: bool,
+    /// `connect.password_file`, for [`Config::to_toml`]; the gate has what was in it.
+    password_file: Option<PathBuf>,
+}
+
+/// All that can be said of a source, faulty or not.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    /// Every fault.
+    pub(crate) faults: Vec<Fault>,
+    /// What works, but an operator should look at.
+    pub(crate) warnings: Vec<String>,
+    /// The trust groups in which nothing is wrong.
+    pub(crate) trust: Vec<tls::trust::Settings>,
+    /// The listeners in which nothing is wrong.
+    pub(crate) listeners: Vec<gate::ListenerSettings>,
+    /// The whole; there, if and only if there are no faults.
+    pub(crate) config: Option<Config>,
+}
+
+/// Reads a configuration.
+///
+/// # Errors
+/// Every fault, in the order of the sections in docs/configuration.md. If the file itself cannot be read or is not
+/// TOML, only that is told: what seems missing may well stand in it.
+pub fn load(source: &Source) -> Result<Config, Vec<Fault>> {
+    let examined = examine(source);
+    examined.config.ok_or(examined.faults)
+}
+
+/// Reads `[admin]` alone, for a health check that must work beside any gate; `None`: it is off.
+///
+/// # Errors
+/// The faults of `[admin]`, and of the file if it cannot be read.
+pub fn admin_address(source: &Source) -> Result<Option<SocketAddr>, Vec<Fault>> {
+    let mut written = source::read(source);
+    let notes = Notes::default();
+    let mut whole = Section::whole(std::mem::take(&mut written.fields), &notes);
+    let (admin, _) = table::admin(whole.section("admin"));
+    let mut faults = if written.readable {
+        Vec::new()
+    } else {
+        written.faults
+    };
+    faults.extend(notes.take_faults());
+    if faults.is_empty() {
+        Ok(admin.map(|admin| admin.bind))
+    } else {
+        Err(faults)
+    }
+}
+
+/// Every key there is, with `[]` for the items of a list of tables: `listener[].tls.key`.
+pub fn keys() -> BTreeSet<String> {
+    let one_of_each = "[[listener]]\n[[listener.tls.also]]\n[[trust]]\n";
+    let fields = node::parse(one_of_each, "").unwrap_or_default();
+    let notes = Notes::default();
+    let _ = obey(fields, &notes, true);
+    let all = notes.known();
+    let leaf = |key: &&String| {
+        let below = |other: &String| {
+            let rest = other.strip_prefix(key.as_str());
+            rest.is_some_and(|rest| rest.starts_with('.') || rest.starts_with("[]"))
+        };
+        !all.iter().any(below)
+    };
+    all.iter().filter(leaf).cloned().collect()
+}
+
+/// Reads a configuration and tells all that can be said of it.
+pub(crate) fn examine(source: &Source) -> Examined {
+    let written = source::read(source);
+    if !written.readable {
+        return Examined {
+            faults: written.faults,
+            warnings: Vec::new(),
+            trust: Vec::new(),
+            listeners: Vec::new(),
+            config: None,
+        };
+    }
+    let notes = Notes::starting_from(written.file_folder, written.own_folder);
+    let draft = obey(written.fields, &notes, source.path.is_some());
+    let mut faults = written.faults;
+    faults.extend(notes.take_faults());
+    faults.sort_by_key(|fault| rank(&fault.key));
+    let warnings = notes.take_warnings();
+    let (trust, listeners) = (draft.good_trust, draft.good_listeners);
+    let config = draft.config.filter(|_| faults.is_empty());
+    let config = config.map(|config| Config {
+        warnings: warnings.clone(),
+        ..config
+    });
+    Examined {
+        faults,
+        warnings,
+        trust,
+        listeners,
+        config,
+    }
+}
+
+/// The sections in the order of the reference.
+const SECTIONS: [&str; 7] = [
+    "listener", "trust", "connect", "broker", "limits", "admin", "log",
+];
+
+fn rank(key: &str) -> usize {
+    let section = key.split(['.', '[']).next().unwrap_or_default();
+    SECTIONS
+        .iter()
+        .position(|known| *known == section)
+        .unwrap_or(SECTIONS.len())
+}
+
+struct Draft {
+    good_trust: Vec<tls::trust::Settings>,
+    good_listeners: Vec<gate::ListenerSettings>,
+    /// `None`, if something is so wrong that nothing can stand in its place.
+    config: Option<Config>,
+}
+
+/// Turns what was written into what is obeyed; faults and warnings go to `notes`.
+fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
+    let mut whole = Section::whole(fields, notes);
+    // First [connect], because it says what a device id is made of.
+    let connect = connect::read(whole.section("connect"));
+    let groups = trust::read(whole.sections("trust"), &connect.alphabet, notes);
+    let mut listeners = listener::read(whole.sections("listener"), notes);
+    if listeners.is_empty() && !whole.wrote("listener") {
+        let way_out = if has_file {
+            "write a [[listener]] with bind, mode and [listener.tls]"
+        } else {
+            "name a file by --config FILE, or use flags alone: --listen 0.0.0.0:8883 …"
+        };
+        whole.fault(
+            "listener",
+            "is missing: there is nowhere to listen",
+            way_out,
+        );
+    }
+    let broker = broker::read(whole.section("broker"));
+    let limits = table::limits(whole.section("limits"));
+    let (admin, admin_section) = table::admin(whole.section("admin"));
+    let log = table::log(whole.section("log"));
+    whole.finish();
+
+    listener::check_together(&mut listeners, &groups);
+    if let Some(admin) = &admin {
+        let taken = listeners
+            .iter()
+            .find(|listener| listener.listens_at(admin.bind));
+        if let Some(listener) = taken {
+            let what = format!(
+                "{} is where {} listens",
+                admin.bind,
+                listener.section.name_of("bind")
+            );
+            admin_section.fault("bind", what, "give each its own port");
+        }
+    }
+    let good_listeners = listeners.iter().filter_map(listener::Draft::good).collect();
+    let good_trust: Vec<_> = groups
+        .into_iter()
+        .filter_map(|group| group.settings)
+        .collect();
+    let settings: Option<Vec<_>> = listeners
+        .into_iter()
+        .map(|listener| listener.good())
+        .collect();
+    let config = (|| {
+        Some(Config {
+            gate: gate::Settings {
+                listeners: settings?,
+                trust: good_trust.clone(),
+                connect: connect.settings?,
+                alphabet: connect.alphabet,
+                broker: broker.settings,
+                limits,
+            },
+            admin,
+            log,
+            warnings: Vec::new(),
+            allow_plaintext: broker.allow_plaintext,
+            password_file: connect.password_file,
+        })
+    })();
+    Draft {
+        good_trust,
+        good_listeners,
+        config,
+    }
+}
+
+#[cfg(test)]
+mod tests;

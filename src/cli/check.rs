@@ -1,0 +1,282 @@
+//! `tidegate check`
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::server::danger::ClientCertVerifier;
+use serde::Serialize;
+
+use super::settings::{self, Settings};
+use super::{Failure, say};
+use crate::config::{self, Examined, Origin, Source};
+use crate::gate::ListenerSettings;
+use crate::tls;
+use crate::tls::server::ServerTls;
+use crate::tls::trust::{GroupFault, Groups};
+use crate::tls::verify::DeviceVerifier;
+
+/// Tells every fault and every warning of a configuration, and of the keys, certificates, CAs and revocation lists it
+/// names, as `run` would find them; starts nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// One JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate check                          ./tidegate.toml and the files it names
+  tidegate check --config /etc/tidegate/tidegate.toml --json
+  tidegate check --listen 0.0.0.0:8883 --certificate s.pem --key s.key --client-ca ca.pem \\
+      --broker mqtt://127.0.0.1:1883
+
+Exit codes: 0 no faults (there may be warnings); 2 faults.";
+
+/// What `check` found.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    ok: bool,
+    configuration: String,
+    faults: Vec<Found>,
+    warnings: Vec<String>,
+}
+
+/// A fault as `check` tells it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+struct Found {
+    key: String,
+    /// What is wrong and the way out.
+    why: String,
+    /// Where it was written; left out for what is missing or stands in another file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<String>,
+    #[serde(skip)]
+    line: String,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let source = self.settings.source();
+        let report = Report::of(&source);
+        if self.json {
+            let json = serde_json::to_string_pretty(&report)
+                .map_err(|error| Failure::failed(error.to_string()))?;
+            say(&format!("{json}\n"));
+        } else {
+            say(&report.text());
+        }
+        if report.ok {
+            return Ok(());
+        }
+        // All is said on standard output.
+        Err(Failure::asked_wrongly(""))
+    }
+}
+
+impl Report {
+    fn of(source: &Source) -> Self {
+        let examined = config::examine(source);
+        let mut report = Self {
+            configuration: settings::name(source),
+            ..Self::default()
+        };
+        for fault in &examined.faults {
+            let (what, way_out) = (&fault.what, &fault.way_out);
+            report.faults.push(Found {
+                key: fault.key.clone(),
+                why: if way_out.is_empty() {
+                    what.clone()
+                } else {
+                    format!("{what}; {way_out}")
+                },
+                written: match &fault.origin {
+                    Origin::Absent => None,
+                    Origin::Line(line) => Some(format!("{}:{line}", settings::name(source))),
+                    Origin::Variable(name) => Some(name.clone()),
+                    Origin::Flag(flag) => Some((*flag).to_owned()),
+                },
+                line: settings::told(fault, source),
+            });
+        }
+        report.warnings.clone_from(&examined.warnings);
+        report.load_files(&examined);
+        report.ok = report.faults.is_empty();
+        report
+    }
+
+    /// Loads what `run` would load, of every part of the configuration in which nothing is wrong.
+    fn load_files(&mut self, examined: &Examined) {
+        let now = now();
+        let mut loaded = BTreeSet::new();
+        for listener in &examined.listeners {
+            let verifier = self.load_trust(listener, &examined.trust, now);
+            loaded.extend(listener.trust.iter().map(String::as_str));
+            self.load_server(listener, verifier, now);
+        }
+        // A group whose listener is faulty is looked at by itself. Without faults, such a group is one that no listener
+        // names, and `run` does not load it either.
+        if examined.config.is_none() {
+            for group in examined
+                .trust
+                .iter()
+                .filter(|group| !loaded.contains(group.name.as_str()))
+            {
+                let _ = self.load_groups(&[group], now);
+            }
+        }
+    }
+
+    fn load_trust(
+        &mut self,
+        listener: &ListenerSettings,
+        trust: &[tls::trust::Settings],
+        now: i64,
+    ) -> Option<Arc<dyn ClientCertVerifier>> {
+        if !listener.offer.asks_for_certificate() {
+            return None;
+        }
+        let counts = |group: &&tls::trust::Settings| listener.trust.contains(&group.name);
+        let counting: Vec<_> = trust.iter().filter(counts).collect();
+        let groups = self.load_groups(&counting, now)?;
+        let mandatory = listener.offer != crate::rules::device::Offer::MixedTls;
+        Some(DeviceVerifier::new(Arc::new(groups), mandatory))
+    }
+
+    fn load_groups(&mut self, groups: &[&tls::trust::Settings], now: i64) -> Option<Groups> {
+        match Groups::load(groups) {
+            Ok(groups) => {
+                self.warn(groups.warnings(now));
+                Some(groups)
+            }
+            Err(faults) => {
+                for GroupFault { key, sentence } in faults {
+                    self.fault(key, sentence);
+                }
+                None
+            }
+        }
+    }
+
+    fn load_server(
+        &mut self,
+        listener: &ListenerSettings,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+        now: i64,
+    ) {
+        let Some(tls) = &listener.tls else {
+            return;
+        };
+        let at = format!("listener[{}]", listener.name);
+        match ServerTls::load(tls, verifier) {
+            Ok(server) => self.warn(
+                server
+                    .warnings(now)
+                    .into_iter()
+                    .map(|warning| format!("{at}.tls: {warning}"))
+                    .collect(),
+            ),
+            Err(faults) => {
+                for fault in faults {
+                    self.fault(format!("{at}.tls.{}", fault.key), fault.sentence);
+                }
+            }
+        }
+    }
+
+    /// Files that several listeners share are told once.
+    fn fault(&mut self, key: String, why: String) {
+        let line = format!("{key}: {why}");
+        let found = Found {
+            key,
+            why,
+            written: None,
+            line,
+        };
+        if !self.faults.contains(&found) {
+            self.faults.push(found);
+        }
+    }
+
+    fn warn(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for fault in &self.faults {
+            let _ = writeln!(text, "fault: {}", fault.line);
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "warning: {warning}");
+        }
+        let verdict = if self.ok { "good" } else { "not good" };
+        let (faults, warnings) = (
+            count(self.faults.len(), "fault"),
+            count(self.warnings.len(), "warning"),
+        );
+        let _ = writeln!(
+            text,
+            "{}: {verdict}, {faults}, {warnings}",
+            self.configuration
+        );
+        text
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    match n {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Flags;
+
+    #[test]
+    fn a_report_tells_every_fault_and_counts_them() {
+        let flags = Flags {
+            mode: Some("mutal-tls".into()),
+            ..Flags::default()
+        };
+        let report = Report::of(&Source {
+            flags,
+            ..Source::default()
+        });
+        let text = report.text();
+        assert!(!report.ok);
+        for told in [
+            "fault: listener[0].bind: is missing;",
+            "fault: listener[0].mode (--mode): \"mutal-tls\" is not known here; did you mean \"mutual-tls\"?",
+            "fault: broker.addresses: is missing;",
+            "flags and environment: not good, 3 faults, no warnings\n",
+        ] {
+            assert!(text.contains(told), "{told} is not in\n{text}");
+        }
+        let json = serde_json::to_value(&report).expect("serializable");
+        assert_eq!(json["ok"], false);
+        assert_eq!(json["faults"][1]["key"], "listener[0].mode");
+        assert_eq!(json["faults"][1]["written"], "--mode");
+    }
+}

@@ -1,0 +1,102 @@
+//! `[broker]`
+
+use std::time::Duration;
+
+use super::fault::quoted;
+use super::quantities::Bounds;
+use super::reader::{Got, Section};
+use crate::broker::Settings;
+use crate::broker::address::Address;
+
+/// `[broker]` as far as it could be read.
+pub(super) struct Broker {
+    pub(super) settings: Settings,
+    pub(super) allow_plaintext: bool,
+}
+
+/// Reads `[broker]`.
+pub(super) fn read(mut section: Section<'_>) -> Broker {
+    let addresses = read_addresses(&mut section);
+    let dial = Bounds {
+        least: Duration::from_millis(10),
+        most: Duration::from_mins(10),
+        default: Duration::from_secs(3),
+    };
+    let dial_timeout = section.duration("dial_timeout", dial).or(dial.default);
+    let plaintext = section.boolean("allow_plaintext");
+    let judged = !matches!(plaintext, Got::Faulty);
+    let allow_plaintext = plaintext.or(false);
+    let mut health = section.section("health");
+    let interval = Bounds {
+        least: Duration::from_millis(100),
+        most: Duration::from_hours(1),
+        default: Duration::from_secs(5),
+    };
+    let health_interval = health.duration("interval", interval).or(interval.default);
+    health.finish();
+    section.finish();
+    for (key, address) in addresses
+        .iter()
+        .filter(|(_, address)| !address.is_this_host())
+    {
+        if !judged {
+            break;
+        }
+        // Whoever reads or writes this leg can be any device (threats.md N3).
+        if allow_plaintext {
+            let sentence = format!(
+                "{address} is told who a device is in plaintext; nobody else may reach this network or the broker's port"
+            );
+            section.warn(key, &sentence);
+        } else {
+            let what =
+                format!("{address} is not on this host, and the gate would speak plaintext to it");
+            let way_out = "put the gate beside the broker, or write broker.allow_plaintext = true if nobody else can reach that network";
+            section.fault(key, what, way_out);
+        }
+    }
+    let addresses = addresses.into_iter().map(|(_, address)| address).collect();
+    Broker {
+        settings: Settings {
+            addresses,
+            dial_timeout,
+            health_interval,
+        },
+        allow_plaintext,
+    }
+}
+
+fn read_addresses(section: &mut Section<'_>) -> Vec<(String, Address)> {
+    let example = "mqtt://127.0.0.1:1883";
+    let texts = match section.texts("addresses", example) {
+        Got::Good(texts) if !texts.is_empty() => texts,
+        Got::Faulty => return Vec::new(),
+        Got::Absent | Got::Good(_) => {
+            let way_out = format!("write [broker] with addresses = [{example:?}], or use --broker");
+            section.fault("addresses", "is missing", way_out);
+            return Vec::new();
+        }
+    };
+    let mut addresses: Vec<(String, Address)> = Vec::new();
+    for (key, text) in texts {
+        if text.contains('@') && !text.starts_with("unix://") {
+            // Not told: what stands before the @ is probably a secret (threats.md K2).
+            let way_out =
+                "write mqtt://host:1883; what the broker is told of a device stands in [connect]";
+            section.fault(&key, "holds a username or a password", way_out);
+            continue;
+        }
+        match text.parse::<Address>() {
+            Err(fault) => section.fault(&key, fault.to_string(), ""),
+            Ok(address) if addresses.iter().any(|(_, other)| *other == address) => {
+                section.fault(
+                    &key,
+                    format!("{} is there twice", quoted(&text)),
+                    "write it once",
+                );
+            }
+            Ok(address) => addresses.push((key, address)),
+        }
+    }
+    addresses
+}

@@ -1,0 +1,175 @@
+//! `[connect]`
+
+use std::path::{Path, PathBuf};
+
+use super::fault::quoted;
+use super::reader::{Got, Section};
+use super::source::plain;
+use crate::rules::device::Alphabet;
+use crate::rules::policy::{AskedClientId, ConnectSettings, Password};
+use crate::rules::secret::Secret;
+use crate::rules::template::{Template, Use};
+
+/// `[connect]` as far as it could be read.
+pub(super) struct Connect {
+    /// `None`, if a template is wrong.
+    pub(super) settings: Option<ConnectSettings>,
+    pub(super) alphabet: Alphabet,
+    pub(super) password_file: Option<PathBuf>,
+}
+
+/// Reads `[connect]`.
+pub(super) fn read(mut section: Section<'_>) -> Connect {
+    let alphabet = section.parsed("extra_characters", ":", |text| {
+        let way_out = "leave it out: a device id with it is refused";
+        Alphabet::with_extra(text).map_err(|fault| (fault.to_string(), way_out.to_owned()))
+    });
+    let alphabet = alphabet.or(Alphabet::default());
+    let name = |section: &mut Section<'_>, key| {
+        let parsed = section.parsed(key, "{device}", |text| template(text, Use::Name, &alphabet));
+        match parsed {
+            Got::Absent => template("{device}", Use::Name, &alphabet).ok(),
+            got => got.good(),
+        }
+    };
+    let client_id = name(&mut section, "client_id");
+    let username = name(&mut section, "username");
+    let (password, password_file) = read_password(&mut section);
+    let asked = |word: &str| {
+        ASKED
+            .iter()
+            .find(|(known, _)| *known == word)
+            .map(|(_, asked)| *asked)
+    };
+    let asked_client_id = section
+        .word("asked_client_id", &ASKED.map(|(word, _)| word), asked)
+        .or(AskedClientId::Any);
+    let user_properties = read_user_properties(&mut section, &alphabet);
+    section.finish();
+    let settings = (|| {
+        Some(ConnectSettings {
+            client_id: client_id?,
+            username: username?,
+            password,
+            asked_client_id,
+            user_properties,
+        })
+    })();
+    Connect {
+        settings,
+        alphabet,
+        password_file,
+    }
+}
+
+fn template(text: &str, use_: Use, alphabet: &Alphabet) -> Result<Template, (String, String)> {
+    Template::parse(text, use_, alphabet).map_err(|fault| (fault.to_string(), String::new()))
+}
+
+/// The longest text that an MQTT string or binary field may hold (MQTT 5.0 §1.5.4, §1.5.6).
+const LONGEST_FIELD: usize = 65_535;
+
+fn read_password(section: &mut Section<'_>) -> (Password, Option<PathBuf>) {
+    // What was written is never told: it is probably a secret (threats.md K2).
+    let devices = section.parsed("password", "{password}", |text| match text {
+        "" => Ok(false),
+        "{password}" => Ok(true),
+        _ => Err((
+            "is a text of its own, and secrets do not belong here".into(),
+            "write the secret into a file and name it by password_file; here stands \"\" or \"{password}\"".into(),
+        )),
+    });
+    let file = section.path("password_file", "broker.secret");
+    match (devices, file) {
+        (Got::Good(true), Got::Good(_)) => {
+            section.fault(
+                "password_file",
+                "cannot stand beside password = \"{password}\"",
+                "choose one of the two",
+            );
+            (Password::None, None)
+        }
+        (_, Got::Good(file)) => (
+            read_secret(section, &file).map_or(Password::None, Password::Fixed),
+            Some(file),
+        ),
+        (Got::Good(true), _) => (Password::Devices, None),
+        _ => (Password::None, None),
+    }
+}
+
+/// Reads the secret; one line end at its end is not part of it.
+fn read_secret(section: &Section<'_>, file: &Path) -> Option<Secret<Vec<u8>>> {
+    let key = "password_file";
+    let mut secret = match std::fs::read(file) {
+        Ok(secret) => secret,
+        Err(error) => {
+            let what = format!("cannot read {}: {}", file.display(), plain(&error));
+            section.fault(key, what, "name a file that the user of tidegate may read");
+            return None;
+        }
+    };
+    if secret.last() == Some(&b'\n') {
+        secret.pop();
+        if secret.last() == Some(&b'\r') {
+            secret.pop();
+        }
+    }
+    if secret.is_empty() || secret.len() > LONGEST_FIELD {
+        let what = format!("{} holds {} bytes", file.display(), secret.len());
+        section.fault(key, what, "write a secret of 1 to 65535 bytes into it");
+        return None;
+    }
+    if others_may_read(file) {
+        section.warn(
+            key,
+            &format!(
+                "{} can be read by every user of this host; chmod 600 it",
+                file.display()
+            ),
+        );
+    }
+    Some(Secret::new(secret))
+}
+
+fn others_may_read(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & 0o004 != 0)
+}
+
+fn read_user_properties(section: &mut Section<'_>, alphabet: &Alphabet) -> Vec<(String, Template)> {
+    let mut properties = Vec::new();
+    for (name, text) in section
+        .pairs("user_properties", "{ \"x-mode\" = \"{mode}\" }")
+        .or(Vec::new())
+    {
+        let key = format!(
+            "user_properties.{}",
+            if super::reader::is_bare(&name) {
+                name.clone()
+            } else {
+                quoted(&name)
+            }
+        );
+        // MQTT 5.0 §1.5.4: no U+0000, at most 65 535 bytes.
+        if name.is_empty() || name.contains('\0') || name.len() > LONGEST_FIELD {
+            section.fault(
+                &key,
+                "is no name of a user property",
+                "write 1 to 65535 bytes without NUL",
+            );
+            continue;
+        }
+        match template(&text, Use::Free, alphabet) {
+            Ok(template) => properties.push((name, template)),
+            Err((what, way_out)) => section.fault(&key, what, way_out),
+        }
+    }
+    properties
+}
+
+/// The words of `connect.asked_client_id`.
+pub(super) const ASKED: [(&str, AskedClientId); 2] = [
+    ("any", AskedClientId::Any),
+    ("device", AskedClientId::Device),
+];

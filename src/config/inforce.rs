@@ -1,0 +1,257 @@
+//! The configuration in force, as TOML.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Config, connect, quantities, reader, table, trust};
+use crate::gate::ListenerSettings;
+use crate::rules::policy::Password;
+use crate::tls;
+
+impl Config {
+    /// The configuration in force: every key, defaults included, paths absolute. Reading it gives the same
+    /// configuration again. It holds no secrets: those stand in files, and their paths stand here.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        for listener in &self.gate.listeners {
+            write_listener(&mut out, listener);
+        }
+        for group in &self.gate.trust {
+            write_trust(&mut out, group);
+        }
+        self.write_connect(&mut out);
+        self.write_rest(&mut out);
+        out.trim_start().to_owned()
+    }
+
+    fn write_connect(&self, out: &mut String) {
+        let settings = &self.gate.connect;
+        section(out, "[connect]");
+        set(out, "client_id", &text(&settings.client_id.to_string()));
+        set(out, "username", &text(&settings.username.to_string()));
+        match (&settings.password, &self.password_file) {
+            (Password::Fixed(_), Some(file)) => set(out, "password_file", &path(file)),
+            (Password::Devices, _) => set(out, "password", &text("{password}")),
+            _ => set(out, "password", &text("")),
+        }
+        set(
+            out,
+            "asked_client_id",
+            &text(word(&connect::ASKED, &settings.asked_client_id)),
+        );
+        let pairs: Vec<String> = settings
+            .user_properties
+            .iter()
+            .map(|(name, value)| format!("{} = {}", key(name), text(&value.to_string())))
+            .collect();
+        let table = if pairs.is_empty() {
+            "{}".to_owned()
+        } else {
+            format!("{{ {} }}", pairs.join(", "))
+        };
+        set(out, "user_properties", &table);
+        let extra: String = ('!'..='~')
+            .filter(|c| {
+                self.gate.alphabet.holds(*c)
+                    && !c.is_ascii_alphanumeric()
+                    && !matches!(c, '.' | '_' | '-')
+            })
+            .collect();
+        set(out, "extra_characters", &text(&extra));
+    }
+
+    fn write_rest(&self, out: &mut String) {
+        let broker = &self.gate.broker;
+        section(out, "[broker]");
+        set(
+            out,
+            "addresses",
+            &list(
+                broker
+                    .addresses
+                    .iter()
+                    .map(|address| text(&address.to_string())),
+            ),
+        );
+        set(out, "dial_timeout", &duration(broker.dial_timeout));
+        set(
+            out,
+            "allow_plaintext",
+            if self.allow_plaintext {
+                "true"
+            } else {
+                "false"
+            },
+        );
+        section(out, "[broker.health]");
+        set(out, "interval", &duration(broker.health_interval));
+
+        let limits = &self.gate.limits;
+        section(out, "[limits]");
+        set(out, "connections", &limits.connections.to_string());
+        set(out, "handshakes", &limits.handshakes.to_string());
+        set(
+            out,
+            "handshake_timeout",
+            &duration(limits.handshake_timeout),
+        );
+        set(out, "connect_timeout", &duration(limits.connect_timeout));
+        set(
+            out,
+            "connect_bytes",
+            &text(&quantities::write_size(limits.connect_bytes)),
+        );
+        set(out, "drain_timeout", &duration(limits.drain_timeout));
+
+        section(out, "[admin]");
+        set(
+            out,
+            "bind",
+            &text(
+                &self
+                    .admin
+                    .as_ref()
+                    .map_or("off".into(), |admin| admin.bind.to_string()),
+            ),
+        );
+
+        section(out, "[log]");
+        set(
+            out,
+            "format",
+            &text(word(&table::FORMATS, &self.log.format)),
+        );
+        set(out, "level", &text(word(&table::LEVELS, &self.log.level)));
+    }
+}
+
+fn write_listener(out: &mut String, listener: &ListenerSettings) {
+    section(out, "[[listener]]");
+    set(out, "name", &text(&listener.name));
+    set(
+        out,
+        "bind",
+        &list(
+            listener
+                .bind
+                .iter()
+                .map(|address| text(&address.to_string())),
+        ),
+    );
+    set(out, "mode", &text(listener.offer.word()));
+    if listener.offer.asks_for_certificate() {
+        set(
+            out,
+            "trust",
+            &list(listener.trust.iter().map(|name| text(name))),
+        );
+    }
+    let Some(tls) = &listener.tls else {
+        return;
+    };
+    section(out, "[listener.tls]");
+    set(out, "certificate", &path(&tls.certificate));
+    set(out, "key", &path(&tls.key));
+    let version = match tls.min_version {
+        tls::server::MinVersion::Tls12 => "1.2",
+        tls::server::MinVersion::Tls13 => "1.3",
+    };
+    set(out, "min_version", &text(version));
+    let record = tls
+        .max_record
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .unwrap_or(16 << 10);
+    set(out, "max_record", &text(&quantities::write_size(record)));
+    set(
+        out,
+        "alpn",
+        &list(tls.alpn.iter().map(|protocol| text(protocol))),
+    );
+    for also in &tls.also {
+        section(out, "[[listener.tls.also]]");
+        set(
+            out,
+            "names",
+            &list(also.names.iter().map(|name| text(name))),
+        );
+        set(out, "certificate", &path(&also.certificate));
+        set(out, "key", &path(&also.key));
+    }
+}
+
+fn write_trust(out: &mut String, group: &tls::trust::Settings) {
+    section(out, "[[trust]]");
+    set(out, "name", &text(&group.name));
+    set(out, "ca", &paths(&group.ca));
+    set(out, "intermediates", &paths(&group.intermediates));
+    set(out, "crl", &paths(&group.crl));
+    set(
+        out,
+        "crl_stale",
+        &text(word(&trust::STALE, &group.crl_stale)),
+    );
+    set(out, "device", &text(group.naming.field.word()));
+    if let Some(pattern) = &group.naming.pattern {
+        set(out, "pattern", &text(&pattern.to_string()));
+    }
+}
+
+fn section(out: &mut String, header: &str) {
+    out.push('\n');
+    out.push_str(header);
+    out.push('\n');
+}
+
+fn set(out: &mut String, key: &str, value: &str) {
+    // Writing to a String never fails.
+    let _ = writeln!(out, "{key} = {value}");
+}
+
+fn word<T: PartialEq>(words: &'static [(&'static str, T)], value: &T) -> &'static str {
+    words
+        .iter()
+        .find(|(_, known)| known == value)
+        .map_or("", |(word, _)| word)
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+fn duration(duration: Duration) -> String {
+    text(&quantities::write_duration(duration))
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    list(paths.iter().map(|file| path(file)))
+}
+
+fn path(path: &Path) -> String {
+    text(&path.to_string_lossy())
+}
+
+fn key(name: &str) -> String {
+    if reader::is_bare(name) {
+        name.to_owned()
+    } else {
+        text(name)
+    }
+}
+
+/// A basic string of one line.
+fn text(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\U{:08X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,325 @@
+//! Each fault by its key, all at once; what is no fault but worth a look.
+
+use super::*;
+
+#[test]
+fn the_smallest_file_has_every_default() {
+    let config = Operator::writes(GOOD).loads().expect("a good file");
+    let listener = &config.gate.listeners[0];
+    assert_eq!(&*listener.name, "default");
+    assert_eq!(listener.offer.word(), "mutual-tls");
+    assert_eq!(listener.trust, ["default"]);
+    assert_eq!(config.gate.limits.connections, 100_000);
+    assert_eq!(config.gate.limits.connect_bytes, 16_384);
+    assert_eq!(config.gate.broker.dial_timeout.as_secs(), 3);
+    assert_eq!(
+        config.admin.expect("on by default").bind.to_string(),
+        "127.0.0.1:9883"
+    );
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn each_fault_is_told_by_its_key_with_the_way_out() {
+    #[rustfmt::skip]
+    let table = [
+        // [[listener]]
+        ("[[listener]]", "name = \"a b\"", "listener[0].name: \"a b\" is not 1 to 64 of A–Z a–z 0–9 . _ -; write a plain word, such as devices"),
+        ("[[listener]]", "name = 7", "listener[0].name: is a whole number, where a text belongs; write name = \"devices\""),
+        ("[[listener]]", "mode = \"mtls\"", "listener[0].mode: \"mtls\" is not known here; write one of mutual-tls | server-tls | mixed-tls | plain"),
+        ("[[listener]]", "mode = \"mutal-tls\"", "listener[0].mode: \"mutal-tls\" is not known here; did you mean \"mutual-tls\"? write one of mutual-tls | server-tls | mixed-tls | plain"),
+        ("[[listener]]", "mode = \"plain\"", "listener[0].tls: has no place on a plain listener; remove it, or choose a TLS mode"),
+        ("[[listener]]", "trust = [\"defalt\"]", "listener[0].trust[0]: there is no trust group \"defalt\"; did you mean \"default\"?"),
+        ("[[listener]]", "trust = [\"default\", \"default\"]", "listener[0].trust[1]: \"default\" is there twice; write it once"),
+        ("[[listener]]", "trust = []", "listener[0].trust: mutual-tls needs a trust group to judge certificates by; write a [[trust]] with ca = [\"devices-ca.pem\"], or use --client-ca"),
+        ("[[listener]]", "trust = [1]", "listener[0].trust[0]: is a whole number, where a text belongs; write \"fleet\""),
+        ("[[listener]]", "proxy_protocol_from = []", "listener[0].proxy_protocol_from: is not a known key; known here: bind, mode, name, tls, trust"),
+        // [listener.tls]
+        ("[listener.tls]", "min_version = 1.2", "listener[0].tls.min_version: is a decimal number, where a text belongs; write min_version = \"1.2\""),
+        ("[listener.tls]", "min_version = \"1.1\"", "listener[0].tls.min_version: \"1.1\" is not known here; write one of 1.2 | 1.3"),
+        ("[listener.tls]", "max_record = 100", "listener[0].tls.max_record: 100 is not within 512B to 16KiB; leave it out to get 16KiB"),
+        ("[listener.tls]", "max_record = \"1 Kibi\"", "listener[0].tls.max_record: \"1 Kibi\" is no size; write bytes as a number, or a text in KiB or MiB: max_record = \"16KiB\""),
+        ("[listener.tls]", "alpn = [\"\"]", "listener[0].tls.alpn[0]: is not 1 to 255 bytes long; write a protocol such as \"mqtt\" (RFC 7301)"),
+        ("[listener.tls]", "alpn = [\"mqtt\", \"mqtt\"]", "listener[0].tls.alpn[1]: \"mqtt\" is there twice; write it once"),
+        ("[[listener.tls.also]]", "certificate = \"c\"\nkey = \"k\"\nnames = \"10.0.0.1\"", "listener[0].tls.also[0].names: \"10.0.0.1\" is no server name; write a host name such as eu.example.net or *.example.net (no IP address: SNI holds none; other scripts as xn--…)"),
+        ("[[listener.tls.also]]", "certificate = \"c\"", "listener[0].tls.also[0].key: is missing; write key = \"eu.key\""),
+        // [[trust]]
+        ("[[trust]]", "crl_stale = \"ignore\"", "trust[0].crl_stale: \"ignore\" is not known here; write one of refuse | use"),
+        ("[[trust]]", "crl = \"\"", "trust[0].crl: \"\" is no path; name a file"),
+        // [connect]
+        ("[connect]", "extra_characters = \":#\"", "connect.extra_characters: '#' has a meaning of its own in topics or to brokers and can never be part of a device id; leave it out: a device id with it is refused"),
+        ("[connect]", "password = \"hunter2\"", "connect.password: is a text of its own, and secrets do not belong here; write the secret into a file and name it by password_file; here stands \"\" or \"{password}\""),
+        ("[connect]", "asked_client_id = \"none\"", "connect.asked_client_id: \"none\" is not known here; write one of any | device"),
+        ("[connect]", "user_properties = { \"\" = \"x\" }", "connect.user_properties.\"\": is no name of a user property; write 1 to 65535 bytes without NUL"),
+        ("[connect]", "user_properties = { a = 1 }", "connect.user_properties.a: is a whole number, where a text belongs; write user_properties = { \"x-mode\" = \"{mode}\" }"),
+        // [broker]
+        ("[broker]", "dial_timeout = 3", "broker.dial_timeout: 3 has no unit of time; write the unit too: dial_timeout = \"3s\", \"3ms\""),
+        ("[broker]", "dial_timeout = \"soon\"", "broker.dial_timeout: \"soon\" is no duration; write a number and a unit, ms, s, m or h: dial_timeout = \"3s\""),
+        ("[broker]", "allow_plaintext = \"yes\"", "broker.allow_plaintext: is a text, where true or false belongs; write allow_plaintext = true"),
+        ("[broker.health]", "interval = \"1us\"", "broker.health.interval: \"1us\" is not within 100ms to 1h; leave it out to get 5s"),
+        ("[broker.health]", "probe = \"tcp\"", "broker.health.probe: is not a known key; known here: interval"),
+        // [limits]
+        ("[limits]", "connections = 0", "limits.connections: 0 is not within 1 to 10000000; leave it out to get 100000"),
+        ("[limits]", "connections = 99999999999999999999", "limits.connections: a number beyond 64 bits is not within 1 to 10000000; leave it out to get 100000"),
+        ("[limits]", "connections = \"5\"", "limits.connections: is a text, where a whole number belongs; write connections = 100000"),
+        ("[limits]", "handshake_timeout = \"0s\"", "limits.handshake_timeout: \"0s\" is not within 10ms to 1h; leave it out to get 10s"),
+        ("[limits]", "connect_bytes = 63", "limits.connect_bytes: 63 is not within 64B to 256MiB; leave it out to get 16KiB"),
+        ("[limits]", "connect_bytes = \"1GiB\"", "limits.connect_bytes: \"1GiB\" is not within 64B to 256MiB; leave it out to get 16KiB"),
+        // [admin] and [log]
+        ("[admin]", "bind = \"localhost:9883\"", "admin.bind: \"localhost:9883\" is no IP address and port; write 127.0.0.1:9883, 0.0.0.0:9883 (every IPv4 address of this host) or [::]:9883"),
+        ("[admin]", "bind = \"0.0.0.0:8883\"", "admin.bind: 0.0.0.0:8883 is where listener[0].bind listens; give each its own port"),
+        ("[log]", "level = \"warning\"", "log.level: \"warning\" is not known here; did you mean \"warn\"? write one of error | warn | info | debug | trace"),
+    ];
+    for (section, line, told) in table {
+        assert_eq!(
+            Operator::writes(&good_with(section, line)).is_told(),
+            [told],
+            "{section} {line}"
+        );
+    }
+}
+
+#[test]
+fn brokers_are_told_apart_from_what_is_none() {
+    let told = |addresses: &str| {
+        Operator::writes(&GOOD.replace("\"mqtt://127.0.0.1:1883\"", addresses)).is_told()
+    };
+    assert_eq!(
+        told("[\"mqtt://10.0.0.1\"]"),
+        [
+            "broker.addresses[0]: mqtt://10.0.0.1:1883 is not on this host, and the gate would speak plaintext to it; put the gate beside the broker, or write broker.allow_plaintext = true if nobody else can reach that network"
+        ]
+    );
+    assert_eq!(
+        told("[\"unix:///b\", \"unix:///b\"]"),
+        ["broker.addresses[1]: \"unix:///b\" is there twice; write it once"]
+    );
+    assert_eq!(
+        told("[]"),
+        [
+            "broker.addresses: is missing; write [broker] with addresses = [\"mqtt://127.0.0.1:1883\"], or use --broker"
+        ]
+    );
+    let mqtts = told("\"mqtts://b\"");
+    assert!(
+        mqtts.len() == 1
+            && mqtts[0].starts_with("broker.addresses: \"mqtts://b\" is not an address"),
+        "{mqtts:?}"
+    );
+}
+
+#[test]
+fn a_plaintext_leg_to_another_host_is_allowed_in_so_many_words_and_warned_of() {
+    let file = GOOD.replace("127.0.0.1:1883\"", "10.0.0.1\"\nallow_plaintext = true");
+    let config = Operator::writes(&file).loads().expect("allowed");
+    assert!(
+        config.warnings[0].starts_with("broker.addresses: mqtt://10.0.0.1:1883 is told"),
+        "{:?}",
+        config.warnings
+    );
+}
+
+#[test]
+fn no_two_listeners_share_a_name_or_an_address() {
+    let two = |bind: &str| {
+        let more = "name = \"b\"\nmode = \"plain\"\n";
+        format!(
+            "{}\n[[listener]]\nbind = {bind}\n{more}",
+            GOOD.replacen("[[listener]]\n", "[[listener]]\nname = \"a\"\n", 1)
+        )
+    };
+    assert_eq!(
+        Operator::writes(&two("\"0.0.0.0:8883\"")).is_told(),
+        [
+            "listener[b].bind: 0.0.0.0:8883 is the address of listener[a].bind too; give each its own address or port (port 0 takes a free one)"
+        ]
+    );
+    assert_eq!(
+        Operator::writes(&two("[\"[::1]:1\", \"[::1]:1\"]")).is_told(),
+        [
+            "listener[b].bind[1]: [::1]:1 is the address of listener[b].bind[0] too; give each its own address or port (port 0 takes a free one)"
+        ]
+    );
+    assert_eq!(
+        Operator::writes(&two("[\"0.0.0.0:0\", \"0.0.0.0:0\"]")).is_told(),
+        [""; 0]
+    );
+    let twins = two("\"0.0.0.0:1\"").replace("\"b\"", "\"a\"");
+    assert_eq!(
+        Operator::writes(&twins).is_told(),
+        [
+            "listener[1].name: \"a\" is the name of listener[0].name too; give each listener a name of its own"
+        ]
+    );
+}
+
+#[test]
+fn no_two_trust_groups_share_a_name() {
+    let told = Operator::writes(&format!("{GOOD}[[trust]]\nca = \"b.pem\"\n")).is_told();
+    assert_eq!(
+        told,
+        [
+            "trust[1].name: \"default\" is the name of trust[0].name too; give each trust group a name of its own"
+        ]
+    );
+}
+
+#[test]
+fn a_listener_without_trust_takes_every_group() {
+    let file = format!("{GOOD}[[trust]]\nname = \"vendor\"\nca = [\"b.pem\"]\n");
+    let config = Operator::writes(&file).loads().expect("good");
+    assert_eq!(config.gate.listeners[0].trust, ["default", "vendor"]);
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let told = Operator::writes(
+        r#"
+        limit = 5
+        [[listener]]
+        name = "devices"
+        bind = [":8883", "0.0.0.0"]
+        moed = "plain"
+        trust = "fleet"
+        [listener.tls]
+        certificate = 1
+        [[trust]]
+        device = "cn"
+        [connect]
+        password = "hunter2"
+        [broker]
+        addresses = ["mqtt://user:hunter2@broker"]
+        [limits]
+        conections = 100
+        connect_timeout = 10
+        "#,
+    )
+    .sets("TIDEGATE_LOG__FORMAT", "xml")
+    .types(Flags {
+        admin: Some("here".into()),
+        ..Flags::default()
+    })
+    .is_told();
+    let told = told.join("\n");
+    for begin in [
+        "listener[devices].bind[0]: ",
+        "listener[devices].bind[1]: ",
+        "listener[devices].moed: is not a known key; did you mean mode?",
+        "listener[devices].trust: there is no trust group \"fleet\"",
+        "listener[devices].tls.certificate: ",
+        "listener[devices].tls.key: is missing",
+        "trust[0].ca: is missing",
+        "trust[0].device: \"cn\" is not known here",
+        "connect.password: ",
+        "broker.addresses[0]: holds a username or a password",
+        "limits.conections: is not a known key; did you mean connections?",
+        "limits.connect_timeout: 10 has no unit of time",
+        "admin.bind (--admin): \"here\" is no IP address and port",
+        "log.format (environment variable TIDEGATE_LOG__FORMAT): \"xml\" is not known here",
+        "limit: is not a known key; did you mean limits?",
+    ] {
+        assert!(
+            told.lines().any(|line| line.starts_with(begin)),
+            "{begin} is not in\n{told}"
+        );
+    }
+    assert_eq!(told.lines().count(), 15, "and nothing else:\n{told}");
+    assert!(
+        !told.contains("hunter2"),
+        "a secret in the wrong place is not told:\n{told}"
+    );
+}
+
+#[test]
+fn an_empty_file_is_told_what_is_needed() {
+    let told = Operator::writes("").is_told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("listener: is missing")
+            && told[1].starts_with("broker.addresses: is missing")
+    );
+}
+
+#[test]
+fn what_is_no_toml_is_told_by_line_without_the_line() {
+    let told = Operator::writes("a = 1\npassword = \"hunter2\nb = [\n").is_told();
+    assert!(
+        told.iter().any(|fault| fault.contains("line 2, column")),
+        "{told:?}"
+    );
+    assert!(!told.concat().contains("hunter2"), "{told:?}");
+    let twice = Operator::writes("[limits]\n[limits]\n").is_told();
+    assert!(
+        twice[0].contains("line 2, column 2 is not TOML: duplicate key"),
+        "{twice:?}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_with_the_way_out() {
+    let faults = load(&Source {
+        path: Some("/nowhere/tidegate.toml".into()),
+        ..Source::default()
+    });
+    let told = faults.expect_err("not there")[0].to_string();
+    assert_eq!(
+        told,
+        "/nowhere/tidegate.toml: cannot read the configuration: no such file or directory; write one, name another by --config FILE, or use flags alone (tidegate run --help)"
+    );
+}
+
+#[test]
+fn one_section_in_place_of_a_list_is_told_by_its_header() {
+    let told = Operator::writes(&GOOD.replace("[[trust]]", "[trust]")).is_told();
+    assert_eq!(
+        told,
+        ["trust: is a table, where a list of sections belongs; write [[trust]]"]
+    );
+}
+
+#[test]
+fn what_works_but_should_be_looked_at_is_warned_of() {
+    let file = format!(
+        "{GOOD}[[trust]]\nname = \"idle\"\nca = \"x\"\ncrl_stale = \"use\"\n[[listener]]\nname = \"open\"\nbind = \"127.0.0.1:1\"\nmode = \"plain\"\ntrust = \"idle\"\n[admin]\nbind = \"0.0.0.0:9883\"\n"
+    );
+    let file = file.replacen("[[listener]]\n", "[[listener]]\ntrust = \"default\"\n", 1);
+    let warnings = Operator::writes(&file)
+        .loads()
+        .expect("good")
+        .warnings
+        .join("\n");
+    for begin in [
+        "admin.bind: 0.0.0.0:9883 can be reached from other hosts",
+        "listener[open].mode: a device in plain is known by its token, and this version knows no tokens",
+        "listener[open].trust: has no effect",
+        "trust[idle].name: no listener",
+        "trust[idle].crl_stale: has no effect without crl",
+    ] {
+        assert!(
+            warnings.lines().any(|line| line.starts_with(begin)),
+            "{begin} is not in\n{warnings}"
+        );
+    }
+}
+
+#[test]
+fn the_admin_address_is_found_beside_any_fault_elsewhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tidegate.toml");
+    let asked = |text: &str| {
+        std::fs::write(&path, text).expect("written");
+        admin_address(&Source {
+            path: Some(path.clone()),
+            ..Source::default()
+        })
+    };
+    assert_eq!(
+        asked("nonsense = 1")
+            .expect("the default")
+            .expect("on")
+            .port(),
+        9883
+    );
+    assert_eq!(asked("[admin]\nbind = \"off\"").expect("good"), None);
+    assert!(asked("[admin]\nbin = 1").is_err() && asked("[admin").is_err());
+}

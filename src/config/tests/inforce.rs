@@ -1,0 +1,107 @@
+//! The configuration in force, printed and loaded again.
+
+use super::*;
+
+/// Every key, none at its default.
+const FULL: &str = r##"
+[[listener]]
+name = "devices"
+bind = ["0.0.0.0:8883", "[::1]:0"]
+mode = "mixed-tls"
+trust = ["fleet"]
+[listener.tls]
+certificate = "dir with \"quotes\"/server.pem"
+key = 'C:\server.key'
+min_version = "1.3"
+max_record = "1KiB"
+alpn = ["mqtt"]
+[[listener.tls.also]]
+names = ["EU.example.net", "*.example.net"]
+certificate = "eu.pem"
+key = "eu.key"
+[[listener]]
+name = "local"
+bind = "127.0.0.1:1883"
+mode = "plain"
+[[trust]]
+name = "fleet"
+ca = "ca.pem"
+intermediates = ["i.pem"]
+crl = ["a.crl", "b.crl"]
+crl_stale = "use"
+device = "san.uri"
+pattern = '^urn:device:(?<device>.+)$'
+[[trust]]
+ca = "other.pem"
+[connect]
+client_id = "{listener}/{device}"
+username = "{device}"
+password = "{password}"
+asked_client_id = "device"
+user_properties = { "x-mode" = "{mode}", b = "{{\u0007\\" }
+extra_characters = ":@"
+[broker]
+addresses = ["mqtt://10.0.0.1:1884", "unix:///run/b.sock"]
+dial_timeout = "1500ms"
+allow_plaintext = true
+health = { interval = "1m" }
+[limits]
+connections = 1_000
+handshakes = 64
+handshake_timeout = "8s"
+connect_timeout = "9s"
+connect_bytes = 1000
+drain_timeout = "0s"
+[admin]
+bind = "[::1]:0"
+[log]
+format = "json"
+level = "debug"
+"##;
+
+/// What is obeyed; warnings told apart, as some speak of what was written.
+fn obeyed(config: &Config) -> String {
+    format!(
+        "{:#?}",
+        Config {
+            warnings: Vec::new(),
+            ..config.clone()
+        }
+    )
+}
+
+#[test]
+fn the_configuration_in_force_can_be_loaded_again() {
+    for file in [
+        GOOD,
+        FULL,
+        &FULL.replace("\"[::1]:0\"\n[log]", "\"off\"\n[log]"),
+    ] {
+        let first = Operator::writes(file).loads().expect("good");
+        let printed = first.to_toml();
+        let again = Operator::writes(&printed)
+            .loads()
+            .unwrap_or_else(|faults| panic!("{faults:?}\n{printed}"));
+        assert_eq!(obeyed(&again), obeyed(&first));
+        assert_eq!(again.to_toml(), printed);
+    }
+}
+
+#[test]
+fn the_configuration_in_force_is_complete() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("s"), "hunter2").expect("written");
+    let file = FULL.replace("password = \"{password}\"", "password_file = \"s\"");
+    let with_file = Operator::writes(&file)
+        .loads_in(folder.path())
+        .expect("good")
+        .to_toml();
+    let printed = Operator::writes(FULL).loads().expect("good").to_toml() + &with_file;
+    for key in keys() {
+        let leaf = key.rsplit('.').next().expect("a last word");
+        assert!(
+            printed.contains(&format!("\n{leaf} = ")),
+            "{key} is not printed"
+        );
+    }
+}
