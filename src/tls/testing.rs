@@ -1,5 +1,7 @@
 //! For the tests of this room: CAs, certificates and lists made on the spot, and a handshake in memory.
 
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
