@@ -124,6 +124,9 @@ fn signature_schemes_choose_among_certificates_of_one_name() {
     }
 }
 
+/// What a device offers, and what it is answered.
+type Case = (&'static [&'static [u8]], Option<&'static [u8]>);
+
 #[test]
 fn a_device_with_unknown_alpn_is_served() {
     let (_folder, mut settings) = listener(&ecdsa(&["gate.example.net"]), &[]);
@@ -131,7 +134,6 @@ fn a_device_with_unknown_alpn_is_served() {
     assert!(Arc::ptr_eq(&bare.with_alpn, &bare.without_alpn));
     settings.alpn = vec!["mqtt".into(), "x-amzn-mqtt-ca".into()];
     let tls = loaded(&settings);
-    type Case = (&'static [&'static [u8]], Option<&'static [u8]>);
     let cases: [Case; 4] = [
         (&[], None),
         (&[b"mqtt"], Some(b"mqtt")),
