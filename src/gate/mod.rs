@@ -4,7 +4,6 @@
 //! and ends. Each core has a worker: a thread with its own runtime and its own sockets (SO_REUSEPORT). A connection
 //! stays with its worker, so nothing on its path is shared but counters.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::server::danger::ClientCertVerifier;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::broker;
 use crate::broker::dial::Brokers;
@@ -353,7 +352,7 @@ impl Loaded {
             logger,
         });
         let (cut, _) = watch::channel(false);
-        let (alive, ended) = mpsc::channel(1);
+        let (ended, alive) = watch::channel(());
         let mut threads = Vec::with_capacity(workers);
         for (number, sockets) in sockets.into_iter().enumerate() {
             threads.push(
@@ -372,6 +371,7 @@ impl Loaded {
                 })?,
             );
         }
+        drop(alive);
         Ok(Running {
             gate,
             ready,
@@ -406,7 +406,7 @@ pub struct Running {
     addresses: Vec<(Arc<str>, SocketAddr)>,
     threads: Vec<JoinHandle<()>>,
     /// Closed when the last worker ends.
-    ended: mpsc::Receiver<Infallible>,
+    ended: watch::Sender<()>,
     cut: watch::Sender<bool>,
 }
 
@@ -445,10 +445,14 @@ impl Running {
         self.cut.send_replace(true);
     }
 
-    /// Waits for the end of a drain. Dropping it half-way loses nothing.
-    pub async fn ended(&mut self) -> Outcome {
-        let _ = self.ended.recv().await;
-        for thread in self.threads.drain(..) {
+    /// Waits until the last worker has ended, which only a drain brings about.
+    pub async fn ended(&self) {
+        self.ended.closed().await;
+    }
+
+    /// Waits for the workers' threads, blocking; tells how the drain went.
+    pub fn join(self) -> Outcome {
+        for thread in self.threads {
             if thread.join().is_err() {
                 self.gate.note_loss();
             }

@@ -1,13 +1,12 @@
 //! One worker: a thread, a runtime, its sockets, the connections that came to them; and how they drain.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -34,7 +33,7 @@ pub(crate) fn spawn(
     sockets: Vec<(TcpListener, Arc<Listener>)>,
     gate: Arc<Gate>,
     cut: watch::Receiver<bool>,
-    alive: mpsc::Sender<Infallible>,
+    alive: watch::Receiver<()>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
