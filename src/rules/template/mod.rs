@@ -88,8 +88,11 @@ impl Template {
     /// # Errors
     /// [`Unrenderable`], when a fact is missing or unfit where a name is wanted.
     pub fn render(&self, facts: &Facts<'_>) -> Result<String, Unrenderable> {
-        let _ = facts;
-        Ok(self.text.clone())
+        Ok(self
+            .text
+            .replace("{device}", facts.device.as_str())
+            .replace("{mode}", facts.mode.word())
+            .replace("{client_id}", facts.client_id))
     }
 }
 

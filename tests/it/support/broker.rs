@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connack::Connack;
 use tidegate::mqtt::connect::Connect;
+use tidegate::mqtt::properties::Properties;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
@@ -118,8 +119,8 @@ impl Broker {
 impl Visit {
     /// Answers with a CONNACK of `code`.
     pub async fn say_connack(&mut self, code: u8) {
-        let bytes = Connack::refusal(self.connect.version, code).encode(self.connect.version);
-        self.say(&bytes).await;
+        let connack = Connack { session_present: false, code, properties: Properties::default() };
+        self.say(&connack.encode(self.connect.version)).await;
     }
 
     pub async fn say(&mut self, bytes: &[u8]) {
