@@ -17,8 +17,9 @@ use crate::tls::server::ServerTls;
 use crate::tls::trust::{GroupFault, Groups};
 use crate::tls::verify::DeviceVerifier;
 
-/// Tells every fault and every warning of a configuration, and of the keys, certificates, CAs and revocation lists it
-/// names, as `run` would find them; starts nothing.
+/// Tells every fault and every warning of a configuration and of the files it names
+///
+/// Keys, certificates, CAs and revocation lists are loaded as `run` would load them; nothing is started.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {

@@ -6,7 +6,7 @@ use super::{Failure, settings::Settings};
 use crate::gate::{self, Outcome, StartFault};
 use crate::observe::logging::Format;
 
-/// Runs the gate until it is told to stop.
+/// Runs the gate
 ///
 /// TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
 /// limits.drain_timeout. A second signal ends it at once.
