@@ -1,1 +1,225 @@
-//! broker/dial
+//! Finding a broker that takes the connection, in time.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Settings;
+use super::address::Address;
+use super::socket::{Socket, prepare};
+
+/// The brokers of a gate, in the order they are tried.
+#[derive(Debug)]
+pub struct Brokers {
+    brokers: Vec<Broker>,
+    dial_timeout: Duration,
+}
+
+/// One broker.
+#[derive(Debug)]
+pub struct Broker {
+    /// Its address as configured: the label in metrics and logs.
+    pub label: Arc<str>,
+    target: Target,
+    up: AtomicBool,
+}
+
+/// Where to dial.
+#[derive(Debug)]
+enum Target {
+    /// An IP address: nothing to look up.
+    Fixed(SocketAddr),
+    /// A name; its addresses are looked up beside the path (threats.md V4) by [`Broker::resolve`].
+    Named {
+        host: String,
+        port: u16,
+        resolved: RwLock<Arc<[SocketAddr]>>,
+    },
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+/// A broker took the connection.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The link to it.
+    pub socket: Socket,
+    /// Which one, in the order of the configuration.
+    pub place: usize,
+}
+
+/// No broker took the connection.
+#[derive(Debug)]
+pub enum NoBroker {
+    /// They refused, or said nothing in time.
+    Away {
+        /// What the last one tried said.
+        last: String,
+    },
+    /// The gate has no file descriptor left.
+    OutOfDescriptors,
+}
+
+impl Brokers {
+    /// The brokers of `settings`; names are not looked up yet.
+    pub fn new(settings: &Settings) -> Self {
+        let brokers = settings.addresses.iter().map(Broker::new).collect();
+        Self {
+            brokers,
+            dial_timeout: settings.dial_timeout,
+        }
+    }
+
+    /// Every broker, in the order of the configuration.
+    pub fn all(&self) -> &[Broker] {
+        &self.brokers
+    }
+
+    /// Connects to the first broker that takes the connection within `dial_timeout`. Those that answered their last
+    /// probe come first. Only the connecting is tried again elsewhere, never a CONNECT (threats.md V5).
+    ///
+    /// `tried` is told of each attempt: which broker, how it went, how long it took. Dropping it half-way drops the
+    /// attempt.
+    ///
+    /// # Errors
+    /// [`NoBroker`] once all were tried or the time is over.
+    pub async fn dial(
+        &self,
+        mut tried: impl FnMut(usize, &'static str, Duration),
+    ) -> Result<Dialled, NoBroker> {
+        let deadline = Instant::now() + self.dial_timeout;
+        let mut order: Vec<usize> = (0..self.brokers.len()).collect();
+        order.sort_by_key(|&place| !self.brokers[place].is_up()); // stable: ties keep the configured order
+        let mut last = String::from("no address is known");
+        for (nth, &place) in order.iter().enumerate() {
+            let began = Instant::now();
+            let left = deadline.saturating_duration_since(began);
+            // A broker that swallows the attempt must leave time for those after it.
+            let share = left / u32::try_from(order.len() - nth).unwrap_or(u32::MAX);
+            let broker = &self.brokers[place];
+            match timeout(share, broker.connect()).await {
+                Ok(Ok(socket)) => {
+                    tried(place, "ok", began.elapsed());
+                    return Ok(Dialled { socket, place });
+                }
+                Ok(Err(fault)) if is_out_of_descriptors(&fault) => {
+                    tried(place, "out_of_descriptors", began.elapsed());
+                    return Err(NoBroker::OutOfDescriptors);
+                }
+                Ok(Err(fault)) => {
+                    tried(place, "refused", began.elapsed());
+                    last = format!("{}: {fault}", broker.label);
+                }
+                Err(_) => {
+                    tried(place, "timeout", began.elapsed());
+                    last = format!("{}: did not answer within {share:?}", broker.label);
+                }
+            }
+        }
+        Err(NoBroker::Away { last })
+    }
+}
+
+impl Broker {
+    fn new(address: &Address) -> Self {
+        let target = match address {
+            Address::Unix(path) => Target::Unix(path.clone()),
+            Address::Tcp { host, port } => match host.parse::<IpAddr>() {
+                Ok(ip) => Target::Fixed(SocketAddr::new(ip, *port)),
+                Err(_) => Target::Named {
+                    host: host.clone(),
+                    port: *port,
+                    resolved: RwLock::new(Arc::from(Vec::new())),
+                },
+            },
+        };
+        Self {
+            label: address.to_string().into(),
+            target,
+            up: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the last probe found it answering.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Notes what a probe found; gives whether that is news.
+    pub fn set_up(&self, up: bool) -> bool {
+        self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    /// Looks its name up, if it has one; on a failure the addresses known before stay.
+    ///
+    /// # Errors
+    /// When the look-up fails or finds nothing.
+    pub async fn resolve(&self) -> io::Result<()> {
+        let Target::Named {
+            host,
+            port,
+            resolved,
+        } = &self.target
+        else {
+            return Ok(());
+        };
+        let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port))
+            .await?
+            .collect();
+        if found.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{host} has no address"),
+            ));
+        }
+        *resolved.write().unwrap_or_else(PoisonError::into_inner) = found.into();
+        Ok(())
+    }
+
+    /// Connects; of a name with several addresses, to the first that takes the connection.
+    ///
+    /// # Errors
+    /// The last address's error. It has no deadline of its own.
+    pub async fn connect(&self) -> io::Result<Socket> {
+        match &self.target {
+            Target::Fixed(address) => tcp(*address).await,
+            Target::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+            Target::Named { host, resolved, .. } => {
+                let known = resolved
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                let mut last =
+                    io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"));
+                for address in known.iter() {
+                    let soon = Instant::now() + Duration::from_secs(1);
+                    match timeout_at(soon, tcp(*address)).await {
+                        Ok(Ok(socket)) => return Ok(socket),
+                        Ok(Err(fault)) => last = fault,
+                        Err(_) => last = io::ErrorKind::TimedOut.into(),
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = TcpStream::connect(address).await?;
+    prepare(&socket)?;
+    Ok(Socket::Tcp(socket))
+}
+
+/// Whether the process or the host has no file descriptor left.
+pub fn is_out_of_descriptors(fault: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = fault.raw_os_error();
+    errno == Some(Errno::MFILE.raw_os_error()) || errno == Some(Errno::NFILE.raw_os_error())
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 pub mod address;
 pub mod dial;
 pub mod health;
+pub mod socket;
 
 use address::Address;
 

@@ -1,10 +1,17 @@
 //! `tidegate run`
 
-use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, settings::Settings};
-use crate::gate::{self, Outcome, StartFault};
-use crate::observe::logging::Format;
+use crate::admin;
+use crate::config::Config;
+use crate::gate::{Loaded, Outcome, StartFault};
+use crate::observe::logging::{self, Logger};
+use crate::observe::ready::Ready;
 
 /// Runs the gate
 ///
@@ -31,36 +38,119 @@ at the end of the window.";
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.settings.load()?;
-        warn(&config.warnings, config.log.format);
-        match gate::run(config.gate, config.admin, config.log) {
-            Ok(Outcome::Drained) => Ok(()),
-            Ok(Outcome::Cut) => Err(Failure {
+        match serve(config)? {
+            Outcome::Drained => Ok(()),
+            Outcome::Cut => Err(Failure {
                 code: 3,
                 sentence: "drained, but connections were cut at the end of the window; a longer limits.drain_timeout gives them more time".into(),
             }),
-            Err(fault @ StartFault::Files(_)) => Err(Failure::asked_wrongly(fault.to_string())),
-            Err(fault @ StartFault::System(_)) => Err(Failure::failed(fault.to_string())),
         }
     }
 }
 
-/// Tells the warnings in the form that the log will have: it is not there yet.
-fn warn(warnings: &[String], format: Format) {
-    let mut err = std::io::stderr().lock();
-    let text = match format {
-        Format::Text => true,
-        Format::Json => false,
-        Format::Auto => err.is_terminal(),
-    };
-    for warning in warnings {
-        let _ = if text {
-            writeln!(err, "tidegate: warning: {warning}")
-        } else {
-            writeln!(
-                err,
-                "{}",
-                serde_json::json!({ "level": "warn", "event": "configuration", "why": warning })
-            )
+/// Starts the gate and what tells of it, and stays until it has drained.
+///
+/// The gate's workers have threads of their own; this thread serves operators, asks the brokers whether they answer,
+/// and hears the signals. Nothing that stalls here stalls a device (threats.md V4).
+fn serve(config: Config) -> Result<Outcome, Failure> {
+    let loaded =
+        Loaded::load(config.gate).map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
+    let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
+    for warning in config.warnings.iter().chain(loaded.warnings()) {
+        tracing::warn!(event = "configuration", "{warning}");
+    }
+    raise_descriptor_limit();
+    let metrics = loaded.metrics();
+    metrics.watch_log(log.losses());
+    let logger = Logger::counted(metrics.clone());
+    let ready = Arc::new(Ready::default());
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|fault| Failure::failed(format!("cannot start: {fault}")))?;
+    runtime.block_on(async {
+        // Before anything listens, so that no signal is lost.
+        let failed = |fault: std::io::Error| Failure::failed(format!("cannot hear signals: {fault}"));
+        let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+        let operators = match &config.admin {
+            Some(admin) => Some(bind_admin(admin.bind).await?),
+            None => None,
         };
+        let running = loaded
+            .start(metrics.clone(), logger, ready.clone())
+            .map_err(|faults| Failure::failed(list(&faults)))?;
+        for (listener, address) in running.addresses() {
+            tracing::info!(event = "listening", listener = %listener, address = %address, "takes devices");
+        }
+        if let Some(address) = operators.as_ref().and_then(|socket| socket.local_addr().ok()) {
+            tracing::info!(event = "listening", listener = "admin", address = %address, "takes operators");
+        }
+        tracing::info!(event = "started", version = env!("CARGO_PKG_VERSION"), "tidegate runs");
+
+        let admin = async {
+            match operators {
+                Some(operators) => admin::serve(operators, metrics, ready).await,
+                None => std::future::pending().await,
+            }
+        };
+        let beside = async { tokio::join!(admin, running.watch_brokers()) };
+        let mut hear = async || {
+            tokio::select! {
+                _ = term.recv() => "TERM",
+                _ = int.recv() => "INT",
+            }
+        };
+        let ended = async {
+            let name = hear().await;
+            tracing::info!(event = "draining", signal = name, "takes no new connections; open ones end one after the other");
+            running.drain();
+            tokio::select! {
+                () = running.ended() => {}
+                name = hear() => {
+                    tracing::warn!(event = "draining", signal = name, "told twice: every connection ends at once");
+                    running.cut();
+                    running.ended().await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = beside => {}
+            () = ended => {}
+        }
+        let outcome = running.join();
+        let why = match outcome {
+            Outcome::Drained => "every connection ended between packets",
+            Outcome::Cut => "connections were cut",
+        };
+        tracing::info!(event = "drained", "{why}");
+        Ok(outcome)
+    })
+}
+
+async fn bind_admin(bind: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(bind).await.map_err(|fault| {
+        Failure::failed(format!(
+            "admin.bind: cannot listen on {bind}: {fault}; stop what listens there, or set another admin.bind"
+        ))
+    })
+}
+
+fn list(faults: &[StartFault]) -> String {
+    let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// Each connection takes two descriptors; the soft limit is often lower than what the system allows.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(fault) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(
+            event = "configuration",
+            "cannot raise the limit of file descriptors: {fault}"
+        );
     }
 }

@@ -1,7 +1,10 @@
 //! The MQTT wire, sans-I/O: bytes in, models out, and back. Knows nothing of tidegate.
 //!
-//! Only what a gate needs: CONNECT whole, CONNACK whole, DISCONNECT of our own, and of every other packet where it
-//! begins and ends ([`framing`]).
+//! Only what a gate needs: CONNECT whole ([`connect`]), CONNACK whole ([`connack`]), a DISCONNECT of our own
+//! ([`disconnect`]), and of every other packet where it begins and ends ([`framing`]).
+//!
+//! A packet is read strictly into a model and written again from the model; bytes are never patched in place. What is
+//! written is canonical: the shortest Remaining Length, and no bit that the version leaves undefined.
 
 pub mod connack;
 pub mod connect;
@@ -11,7 +14,15 @@ pub mod length;
 pub mod properties;
 pub mod text;
 
+#[cfg(test)]
+mod arbitrary;
+mod fields;
+mod malformed;
+
 use std::fmt;
+
+pub use fields::TooLong;
+pub use malformed::{Kind, Malformed};
 
 /// A version of MQTT, oldest first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -1,4 +1,31 @@
 //! Logs: one line per connection, JSON or text, never in the way of a device.
+//!
+//! A line is formatted where it happens and queued; one thread of its own writes it to standard error. The queue is
+//! bounded and never waited for: when nobody reads the log, lines are lost and counted, and devices notice nothing
+//! (threats.md V4). Whatever stands in a line is escaped and cut (V11). docs/logs.md is the promise to operators.
+
+mod connection;
+mod escape;
+mod format;
+mod sink;
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::panic::PanicHookInfo;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tracing::{Level, Subscriber};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::MakeWriter;
+
+pub use connection::{CertificateLine, Event, Line, Logger};
+use escape::Form;
+use format::{Fields, Lines};
+pub use sink::Losses;
+use sink::Sink;
 
 /// `[log]` as the gate obeys it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -6,7 +33,7 @@ pub struct Settings {
     /// The form of a line.
     pub format: Format,
     /// The least level that is written.
-    pub level: tracing::Level,
+    pub level: Level,
 }
 
 /// `log.format`
@@ -19,3 +46,133 @@ pub enum Format {
     /// For machines: one JSON object a line.
     Json,
 }
+
+/// Lines that may wait for the reader of the log. At some 600 bytes each, 2.5 MB.
+const QUEUE: usize = 4096;
+
+/// The longest that the end of the process waits for the reader of the log.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLog {
+    /// A process has one log, for all its threads.
+    #[error("the log was started twice; a process has one")]
+    AlreadyStarted,
+    /// Standard error is closed, or no descriptor is left.
+    #[error("cannot write the log to standard error: {0}")]
+    NoStandardError(#[source] std::io::Error),
+}
+
+/// Starts the log of this process: from here on every line of every thread goes to standard error, and panics too.
+///
+/// # Errors
+/// [`NoLog`], when there is one already or standard error cannot be had.
+pub fn start(settings: &Settings) -> Result<Guard, NoLog> {
+    let stderr = std::io::stderr();
+    let terminal = stderr.is_terminal();
+    // A descriptor of our own: `Stderr` has a lock, which a stuck write would hold against everyone else.
+    let own = stderr.as_fd().try_clone_to_owned();
+    let out = File::from(own.map_err(NoLog::NoStandardError)?);
+    let lines = Lines {
+        form: form(settings.format, terminal),
+        colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        clock: OffsetDateTime::now_utc,
+    };
+    let (writer, guard) = queue(out, lines);
+    tracing::subscriber::set_global_default(subscriber(lines, settings.level, writer))
+        .map_err(|_| NoLog::AlreadyStarted)?;
+    std::panic::set_hook(Box::new(tell_panic));
+    Ok(guard)
+}
+
+fn form(format: Format, terminal: bool) -> Form {
+    match format {
+        Format::Text => Form::Text,
+        Format::Auto if terminal => Form::Text,
+        Format::Auto | Format::Json => Form::Json,
+    }
+}
+
+fn subscriber<W>(lines: Lines, level: Level, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .event_format(lines)
+        .with_writer(writer)
+        .finish()
+}
+
+/// A queue to `out` that nobody ever waits for, and the thread that empties it.
+fn queue(out: impl Write + Send + 'static, lines: Lines) -> (NonBlocking, Guard) {
+    let losses = Losses::default();
+    let tell = move |lost| loss(lines, lost);
+    let (writer, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE)
+        .thread_name("log")
+        .finish(Sink::new(out, losses.clone(), tell));
+    losses.count_queue(writer.error_counter());
+    let guard = Guard {
+        worker: Some(worker),
+        losses,
+    };
+    (writer, guard)
+}
+
+/// The line that tells of lost ones.
+fn loss(lines: Lines, lost: u64) -> String {
+    let mut fields = Fields::new(lines.form);
+    fields.text("event", format_args!("log_lost"));
+    let why = "whoever reads the log did not keep up, or writing failed: lines before this one are missing";
+    fields.text("why", format_args!("{why}"));
+    fields.bare("lost", lost);
+    let mut line = String::new();
+    let _ = lines.write(&mut line, Level::WARN, &fields); // a String takes it
+    line
+}
+
+/// Tells a panic like everything else: in one line, in the form of the log, without waiting for its reader.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let what = panic.payload_as_str().unwrap_or("a panic without words");
+    let at = panic.location().map(tracing::field::display);
+    let backtrace = std::backtrace::Backtrace::capture(); // only when RUST_BACKTRACE asks for it
+    let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
+        .then(|| tracing::field::display(backtrace));
+    tracing::error!(event = "panicked", why = what, at, backtrace);
+}
+
+/// Keeps the log running. When it is dropped, what waits is written, for a second and a half at most.
+#[must_use = "dropping the guard ends the log"]
+pub struct Guard {
+    worker: Option<WorkerGuard>,
+    losses: Losses,
+}
+
+impl Guard {
+    /// How many lines were lost: for [`super::metrics::Metrics::watch_log`].
+    pub fn losses(&self) -> Losses {
+        self.losses.clone()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The worker's own farewell prints to standard output when the queue stays full, which may be the very pipe
+        // that nobody reads. On a thread of its own it can hang there without keeping the process (threats.md V10).
+        let worker = self.worker.take();
+        let (done, wait) = mpsc::channel();
+        let farewell = std::thread::Builder::new().spawn(move || {
+            drop(worker);
+            let _ = done.send(());
+        });
+        if farewell.is_ok() {
+            let _ = wait.recv_timeout(FAREWELL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

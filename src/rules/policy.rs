@@ -1,8 +1,18 @@
 //! The verdict: who calls, what they ask and what the operator allows; admission or refusal out.
+//!
+//! One function for every listener, TLS version and credential (threats.md I2). Pure: the time is an argument.
 
+use std::net::IpAddr;
+
+use crate::mqtt::Version;
+use crate::mqtt::connect::{Connect, Password as MqttPassword};
+use crate::mqtt::properties::{Id, Properties, Property, Value};
+
+use super::device::{DeviceId, Mode};
+use super::identity::{Certificate, Naming};
+use super::reason::Refusal;
 use super::secret::Secret;
-
-use super::template::Template;
+use super::template::{Facts, Template};
 
 /// `[connect]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -37,4 +47,150 @@ pub enum AskedClientId {
     Any,
     /// Only the device's own id, or none.
     Device,
+}
+
+/// What is known of a caller when its CONNECT has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The listener it came to.
+    pub listener: &'a str,
+    /// The mode of its connection.
+    pub mode: Mode,
+    /// Where it calls from.
+    pub ip: IpAddr,
+    /// Who vouched for it: given for, and only for, `mutual-tls`.
+    pub credential: Option<Credential<'a>>,
+}
+
+/// A certificate that was verified, and the trust group that vouched for it (threats.md I7).
+#[derive(Clone, Copy, Debug)]
+pub struct Credential<'a> {
+    /// The device's own certificate.
+    pub certificate: &'a Certificate,
+    /// The name of the trust group.
+    pub trust: &'a str,
+    /// Which field of the certificate names the device, in this group.
+    pub naming: &'a Naming,
+    /// The end of the earliest validity in the chain, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// A device may enter, under this name and with this CONNECT.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Who it is.
+    pub device: DeviceId,
+    /// What the broker is told.
+    pub connect: Connect,
+    /// Whether the device must be told the client id it got: it speaks MQTT 5 and sent none
+    /// (Assigned Client Identifier, MQTT 5.0 §3.1.3.1).
+    pub tell_client_id: bool,
+}
+
+/// Decides whether `caller` may enter with the CONNECT it sent, at `now` (seconds since 1970).
+///
+/// # Errors
+/// The [`Refusal`]; nothing has reached a broker then (threats.md I1).
+pub fn decide(
+    caller: &Caller<'_>,
+    asks: Connect,
+    settings: &ConnectSettings,
+    now: i64,
+) -> Result<Admission, Refusal> {
+    let Some(credential) = caller.credential else {
+        return Err(Refusal::NoToken { mode: caller.mode });
+    };
+    if credential.not_after < now {
+        return Err(Refusal::Certificate {
+            label: "certificate_expired",
+            why: "the certificate, or one of its issuers, ended between the handshake and the CONNECT".into(),
+        });
+    }
+    if asks.properties.get(Id::AuthenticationMethod).is_some() {
+        return Err(Refusal::EnhancedAuthentication);
+    }
+    let device = credential
+        .naming
+        .device(credential.certificate)
+        .map_err(Refusal::Unnamed)?;
+    if settings.asked_client_id == AskedClientId::Device
+        && !asks.client_id.is_empty()
+        && asks.client_id != device.as_str()
+    {
+        return Err(Refusal::ClientIdNotOwn {
+            device,
+            asked: asks.client_id,
+        });
+    }
+    let tell_client_id = asks.version == Version::V5 && asks.client_id.is_empty();
+    let connect = rewrite(caller, &credential, &device, asks, settings)?;
+    Ok(Admission {
+        device,
+        connect,
+        tell_client_id,
+    })
+}
+
+/// The CONNECT that the broker is told: the names are the gate's, everything else is the device's.
+fn rewrite(
+    caller: &Caller<'_>,
+    credential: &Credential<'_>,
+    device: &DeviceId,
+    asks: Connect,
+    settings: &ConnectSettings,
+) -> Result<Connect, Refusal> {
+    let facts = Facts {
+        device,
+        client_id: &asks.client_id,
+        username: asks.username.as_deref(),
+        mode: caller.mode,
+        listener: caller.listener,
+        trust: Some(credential.trust),
+        ip: caller.ip,
+        certificate: Some(credential.certificate),
+    };
+    let render = |template: &Template| template.render(&facts).map_err(Refusal::Unrenderable);
+    let client_id = render(&settings.client_id)?;
+    let username = render(&settings.username)?;
+    let ours = settings
+        .user_properties
+        .iter()
+        .map(|(name, value)| Ok((name.clone(), render(value)?)))
+        .collect::<Result<Vec<_>, Refusal>>()?;
+
+    let password = match &settings.password {
+        Password::None => None,
+        Password::Devices => asks.password,
+        Password::Fixed(secret) => Some(MqttPassword::new(secret.reveal().clone())),
+    };
+    let mut connect = Connect {
+        client_id,
+        username: Some(username),
+        password,
+        ..asks
+    };
+    if connect.version == Version::V5 {
+        assert_ours(&mut connect, ours);
+    }
+    Ok(connect)
+}
+
+/// Puts our user properties into an MQTT 5 CONNECT, after removing those of the same names that the device sent,
+/// in the CONNECT and in its will, in any letter case (threats.md I4).
+fn assert_ours(connect: &mut Connect, ours: Vec<(String, String)>) {
+    let strip = |properties: &mut Properties| {
+        for (name, _) in &ours {
+            properties.remove_user(name);
+        }
+    };
+    strip(&mut connect.properties);
+    if let Some(will) = &mut connect.will {
+        strip(&mut will.properties);
+    }
+    for (name, value) in ours {
+        connect.properties.push(Property {
+            id: Id::UserProperty,
+            value: Value::Pair(name, value),
+        });
+    }
 }

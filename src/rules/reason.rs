@@ -1,1 +1,519 @@
-//! rules/reason
+//! Every way a connection can end: the CONNACK code, the sentence for the log, the word for the dashboard.
+
+use std::time::Duration;
+
+use crate::mqtt::Version;
+use crate::mqtt::connect::Fault;
+use crate::mqtt::{Kind, Malformed};
+
+use super::device::{DeviceId, Mode};
+use super::identity::Unnamed;
+use super::template::Unrenderable;
+
+/// Why a device was turned away before it was linked to a broker.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// It spoke something else than TLS on a TLS listener.
+    #[error("the first byte was {first:#04x}, which starts no TLS handshake{}", hint(*first))]
+    NotTls {
+        /// The first byte that came.
+        first: u8,
+    },
+    /// The handshake was not over in time.
+    #[error(
+        "the TLS handshake was not over within {limit:?}; slow devices need a longer limits.handshake_timeout"
+    )]
+    HandshakeTimeout {
+        /// `limits.handshake_timeout`
+        limit: Duration,
+    },
+    /// It waited for its turn to handshake until its time was over.
+    #[error("{limit:?} went by waiting for a turn: limits.handshakes were under way all the time")]
+    HandshakesFull {
+        /// `limits.handshake_timeout`
+        limit: Duration,
+    },
+    /// It went away before it was admitted.
+    #[error("the device went away {during}")]
+    DeviceGone {
+        /// What was under way: "during the handshake", "before a whole CONNECT" …
+        during: &'static str,
+    },
+    /// A certificate is needed and none was shown.
+    #[error(
+        "the device showed no certificate, and this listener takes mutual-tls only; give the device a certificate, or use mode = \"mixed-tls\""
+    )]
+    NoCertificate,
+    /// Its certificate is not good.
+    #[error("{why}")]
+    Certificate {
+        /// One of [`CERTIFICATE_REASONS`].
+        label: &'static str,
+        /// Which certificate of the chain, which rule, and the way out.
+        why: String,
+    },
+    /// It refused our certificate.
+    #[error(
+        "the device ended the handshake with the TLS alert {alert}: it does not take the server's certificate or parameters; check the CA in the device and the name it dials"
+    )]
+    ServerRefused {
+        /// The alert's name.
+        alert: String,
+    },
+    /// No TLS version, cipher suite, group or signature scheme in common.
+    #[error("device and gate have no TLS parameters in common: {what}")]
+    NothingInCommon {
+        /// Which parameter.
+        what: String,
+    },
+    /// The handshake broke TLS's rules.
+    #[error("the TLS handshake failed: {what}")]
+    TlsFault {
+        /// rustls's word on it.
+        what: String,
+    },
+    /// No whole CONNECT came in time.
+    #[error("no whole CONNECT within {limit:?}, {got} bytes came")]
+    ConnectTimeout {
+        /// `limits.connect_timeout`
+        limit: Duration,
+        /// How many bytes had come.
+        got: usize,
+    },
+    /// What came is no good CONNECT.
+    #[error("{}", .0.malformed)]
+    Connect(Fault),
+    /// An MQTT 5 device asked for enhanced authentication.
+    #[error(
+        "the device asks for enhanced authentication (MQTT 5.0 §4.12), which the gate does not take; let it connect without an Authentication Method"
+    )]
+    EnhancedAuthentication,
+    /// The certificate names no device.
+    #[error("{0}")]
+    Unnamed(Unnamed),
+    /// A device without a certificate, and no token is taken.
+    #[error(
+        "a {mode} device is known by its token, and this gate takes none; connect with a certificate"
+    )]
+    NoToken {
+        /// The mode it came by.
+        mode: Mode,
+    },
+    /// It asked for another client id than its own.
+    #[error(
+        "{device} asked to be {asked:?}, which connect.asked_client_id = \"device\" does not allow; let it ask for its own id or none"
+    )]
+    ClientIdNotOwn {
+        /// Who it is.
+        device: DeviceId,
+        /// Who it asked to be.
+        asked: String,
+    },
+    /// A name for the broker cannot be made from what the device sent.
+    #[error("{0}")]
+    Unrenderable(Unrenderable),
+    /// The rewritten CONNECT does not fit MQTT.
+    #[error("the CONNECT for the broker would not fit: {0}")]
+    RewriteTooLong(String),
+    /// No broker took the connection.
+    #[error("no broker took the connection within {waited:?}: {last}")]
+    BrokerAway {
+        /// How long it was tried.
+        waited: Duration,
+        /// What the last one tried said.
+        last: String,
+    },
+    /// The broker took the CONNECT and said nothing.
+    #[error("the broker sent no CONNACK within {limit:?}")]
+    BrokerSilent {
+        /// `limits.connect_timeout`
+        limit: Duration,
+    },
+    /// The broker went away instead of answering.
+    #[error("the broker closed the connection before its CONNACK: {what}")]
+    BrokerClosed {
+        /// How: end of stream, or the error.
+        what: String,
+    },
+    /// What the broker answered is no CONNACK.
+    #[error("the broker answered something else than a CONNACK: {0}")]
+    BrokerGarbage(Malformed),
+    /// The gate is draining.
+    #[error("the gate is draining; the device should come back to another")]
+    Draining,
+    /// The gate has no descriptor left for the broker's leg.
+    #[error(
+        "the gate is out of file descriptors; raise its limit (LimitNOFILE) or lower limits.connections"
+    )]
+    OutOfDescriptors,
+    /// A fault of ours.
+    #[error("a fault in the gate ended this connection; please report it")]
+    GateFault,
+}
+
+fn hint(first: u8) -> &'static str {
+    match first {
+        0x10 => ": it looks like MQTT without TLS",
+        b'G' | b'P' | b'H' => ": it looks like HTTP",
+        _ => "",
+    }
+}
+
+/// Where a refusal is told: the steps of the path.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// TLS handshake; the device sees an alert or a close.
+    Handshake,
+    /// Reading CONNECT.
+    Connect,
+    /// Identity and verdict.
+    Verdict,
+    /// Finding a broker and its CONNACK.
+    Broker,
+    /// From the CONNACK to the close.
+    Relay,
+}
+
+/// The words of a certificate refused in the handshake.
+pub const CERTIFICATE_REASONS: [&str; 11] = [
+    "certificate_expired",
+    "certificate_not_yet_valid",
+    "certificate_unknown_issuer",
+    "certificate_revoked",
+    "crl_stale",
+    "crl_missing",
+    "certificate_bad_signature",
+    "certificate_malformed",
+    "certificate_wrong_purpose",
+    "certificate_unsupported",
+    "certificate_chain_too_large",
+];
+
+/// Every word of `reason` for a refusal, with the step it belongs to; docs/refusals.md is compared with it.
+pub const REFUSALS: &[(&str, Step)] = &[
+    ("not_tls", Step::Handshake),
+    ("handshake_timeout", Step::Handshake),
+    ("handshakes_full", Step::Handshake),
+    ("device_gone", Step::Handshake),
+    ("no_certificate", Step::Handshake),
+    ("certificate_expired", Step::Handshake),
+    ("certificate_not_yet_valid", Step::Handshake),
+    ("certificate_unknown_issuer", Step::Handshake),
+    ("certificate_revoked", Step::Handshake),
+    ("crl_stale", Step::Handshake),
+    ("crl_missing", Step::Handshake),
+    ("certificate_bad_signature", Step::Handshake),
+    ("certificate_malformed", Step::Handshake),
+    ("certificate_wrong_purpose", Step::Handshake),
+    ("certificate_unsupported", Step::Handshake),
+    ("certificate_chain_too_large", Step::Handshake),
+    ("server_refused", Step::Handshake),
+    ("nothing_in_common", Step::Handshake),
+    ("tls_fault", Step::Handshake),
+    ("connect_timeout", Step::Connect),
+    ("not_connect", Step::Connect),
+    ("connect_malformed", Step::Connect),
+    ("connect_against_protocol", Step::Connect),
+    ("connect_too_large", Step::Connect),
+    ("unsupported_level", Step::Connect),
+    ("client_id_empty", Step::Connect),
+    ("enhanced_authentication", Step::Verdict),
+    ("identity_missing", Step::Verdict),
+    ("identity_repeated", Step::Verdict),
+    ("identity_unreadable", Step::Verdict),
+    ("identity_not_matched", Step::Verdict),
+    ("identity_not_allowed", Step::Verdict),
+    ("no_token", Step::Verdict),
+    ("client_id_not_own", Step::Verdict),
+    ("client_id_not_allowed", Step::Verdict),
+    ("username_not_allowed", Step::Verdict),
+    ("rewrite_too_long", Step::Verdict),
+    ("draining", Step::Verdict),
+    ("broker_away", Step::Broker),
+    ("broker_silent", Step::Broker),
+    ("broker_closed", Step::Broker),
+    ("broker_garbage", Step::Broker),
+    ("out_of_descriptors", Step::Broker),
+    ("gate_fault", Step::Broker),
+];
+
+impl Refusal {
+    /// For the dashboard: one of [`REFUSALS`], never text from the wire.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotTls { .. } => "not_tls",
+            Self::HandshakeTimeout { .. } => "handshake_timeout",
+            Self::HandshakesFull { .. } => "handshakes_full",
+            Self::DeviceGone { .. } => "device_gone",
+            Self::NoCertificate => "no_certificate",
+            Self::Certificate { label, .. } => label,
+            Self::ServerRefused { .. } => "server_refused",
+            Self::NothingInCommon { .. } => "nothing_in_common",
+            Self::TlsFault { .. } => "tls_fault",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::Connect(fault) => match fault.malformed.kind() {
+                Kind::NotConnect => "not_connect",
+                Kind::Malformed => "connect_malformed",
+                Kind::Protocol => "connect_against_protocol",
+                Kind::UnsupportedLevel => "unsupported_level",
+                Kind::TooLarge => "connect_too_large",
+                Kind::EmptyClientId => "client_id_empty",
+            },
+            Self::EnhancedAuthentication => "enhanced_authentication",
+            Self::Unnamed(unnamed) => unnamed.label(),
+            Self::NoToken { .. } => "no_token",
+            Self::ClientIdNotOwn { .. } => "client_id_not_own",
+            Self::Unrenderable(unrenderable) => unrenderable.label(),
+            Self::RewriteTooLong(_) => "rewrite_too_long",
+            Self::BrokerAway { .. } => "broker_away",
+            Self::BrokerSilent { .. } => "broker_silent",
+            Self::BrokerClosed { .. } => "broker_closed",
+            Self::BrokerGarbage(_) => "broker_garbage",
+            Self::Draining => "draining",
+            Self::OutOfDescriptors => "out_of_descriptors",
+            Self::GateFault => "gate_fault",
+        }
+    }
+
+    /// For the device: the CONNACK to send, as its version and code (MQTT 3.1.1 §3.2.2.3, MQTT 5.0 §3.2.2.2).
+    ///
+    /// `version` is that of its CONNECT, if one was understood. `None`: close without a word.
+    pub fn answer(&self, version: Option<Version>) -> Option<(Version, u8)> {
+        let (v3, v5) = match self {
+            Self::Connect(fault) => return fault.answer(),
+            Self::NotTls { .. }
+            | Self::HandshakeTimeout { .. }
+            | Self::HandshakesFull { .. }
+            | Self::DeviceGone { .. }
+            | Self::NoCertificate
+            | Self::Certificate { .. }
+            | Self::ServerRefused { .. }
+            | Self::NothingInCommon { .. }
+            | Self::TlsFault { .. }
+            | Self::ConnectTimeout { .. } => return None,
+            Self::EnhancedAuthentication => (0x05, 0x8c),
+            Self::Unnamed(_) | Self::NoToken { .. } => (0x05, 0x87),
+            Self::ClientIdNotOwn { .. } => (0x02, 0x85),
+            Self::Unrenderable(unrenderable) => match unrenderable.label() {
+                "client_id_not_allowed" => (0x02, 0x85),
+                _ => (0x05, 0x87),
+            },
+            Self::RewriteTooLong(_) => (0x05, 0x95),
+            Self::OutOfDescriptors => (0x03, 0x89),
+            Self::BrokerAway { .. }
+            | Self::BrokerSilent { .. }
+            | Self::BrokerClosed { .. }
+            | Self::BrokerGarbage(_)
+            | Self::Draining
+            | Self::GateFault => (0x03, 0x88),
+        };
+        version.map(|version| (version, if version == Version::V5 { v5 } else { v3 }))
+    }
+}
+
+/// How a connection ended that was linked to a broker.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Ending {
+    /// The broker refused the CONNECT, and the device was told so in the broker's own words.
+    #[error("the broker refused the CONNECT with code {code:#04x}")]
+    BrokerRefused {
+        /// The broker's CONNACK code.
+        code: u8,
+    },
+    /// The device closed first.
+    #[error("the device closed the connection")]
+    DeviceClosed,
+    /// The device was lost.
+    #[error("the device was lost: {what}")]
+    DeviceLost {
+        /// What the socket or TLS said.
+        what: String,
+    },
+    /// The broker closed first.
+    #[error("the broker closed the connection")]
+    BrokerClosed,
+    /// The broker was lost.
+    #[error("the broker was lost: {what}")]
+    BrokerLost {
+        /// What the socket said.
+        what: String,
+    },
+    /// The device sent CONNECT again.
+    #[error("the device sent a second CONNECT [MQTT-3.1.0-2]")]
+    SecondConnect,
+    /// The device sent a packet that it may not send.
+    #[error("the device sent a packet of type {packet}, which a device may not send here")]
+    ForbiddenPacket {
+        /// The packet type, 0 to 15.
+        packet: u8,
+    },
+    /// The device sent a length that is none.
+    #[error("the device sent a Remaining Length of more than four bytes (MQTT 5.0 §1.5.5)")]
+    MalformedPacket,
+    /// The broker sent what no broker may send.
+    #[error("the broker sent what a broker may not send: {what}")]
+    BrokerGarbage {
+        /// What it was.
+        what: String,
+    },
+    /// One side had closed, and the other was silent for too long.
+    #[error("one side had closed, and nothing came from the other for {limit:?}")]
+    HalfOpen {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The gate drained.
+    #[error("the gate drained")]
+    Drained,
+    /// The gate ended it at once.
+    #[error("the gate ended it at once at the end of the drain")]
+    Cut,
+    /// A fault of ours.
+    #[error("a fault in the gate ended this connection; please report it")]
+    GateFault,
+}
+
+/// Every word of `reason` for a connection that was linked; docs/refusals.md is compared with it.
+pub const ENDINGS: &[&str] = &[
+    "broker_refused",
+    "device_closed",
+    "device_lost",
+    "broker_closed",
+    "broker_lost",
+    "second_connect",
+    "forbidden_packet",
+    "malformed_packet",
+    "broker_garbage",
+    "half_open",
+    "drained",
+    "cut",
+    "gate_fault",
+];
+
+impl Ending {
+    /// One of [`ENDINGS`].
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::BrokerRefused { .. } => "broker_refused",
+            Self::DeviceClosed => "device_closed",
+            Self::DeviceLost { .. } => "device_lost",
+            Self::BrokerClosed => "broker_closed",
+            Self::BrokerLost { .. } => "broker_lost",
+            Self::SecondConnect => "second_connect",
+            Self::ForbiddenPacket { .. } => "forbidden_packet",
+            Self::MalformedPacket => "malformed_packet",
+            Self::BrokerGarbage { .. } => "broker_garbage",
+            Self::HalfOpen { .. } => "half_open",
+            Self::Drained => "drained",
+            Self::Cut => "cut",
+            Self::GateFault => "gate_fault",
+        }
+    }
+
+    /// What an MQTT 5 device is told in a DISCONNECT of ours (MQTT 5.0 §3.14.2.1); `None`: nothing.
+    pub fn last_word(&self) -> Option<u8> {
+        match self {
+            Self::SecondConnect | Self::ForbiddenPacket { .. } => Some(0x82), // Protocol Error
+            Self::MalformedPacket => Some(0x81),                              // Malformed Packet
+            Self::Drained => Some(0x8b), // Server shutting down
+            Self::BrokerGarbage { .. } => Some(0x80), // Unspecified error
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of_each() -> Vec<Refusal> {
+        let limit = Duration::from_secs(1);
+        vec![
+            Refusal::NotTls { first: 0x10 },
+            Refusal::HandshakeTimeout { limit },
+            Refusal::HandshakesFull { limit },
+            Refusal::DeviceGone {
+                during: "during the handshake",
+            },
+            Refusal::NoCertificate,
+            Refusal::ServerRefused {
+                alert: String::new(),
+            },
+            Refusal::NothingInCommon {
+                what: String::new(),
+            },
+            Refusal::TlsFault {
+                what: String::new(),
+            },
+            Refusal::ConnectTimeout { limit, got: 0 },
+            Refusal::EnhancedAuthentication,
+            Refusal::NoToken { mode: Mode::Plain },
+            Refusal::ClientIdNotOwn {
+                device: "a".parse().expect("a good name"),
+                asked: String::new(),
+            },
+            Refusal::RewriteTooLong(String::new()),
+            Refusal::BrokerAway {
+                waited: limit,
+                last: String::new(),
+            },
+            Refusal::BrokerSilent { limit },
+            Refusal::BrokerClosed {
+                what: String::new(),
+            },
+            Refusal::Draining,
+            Refusal::OutOfDescriptors,
+            Refusal::GateFault,
+        ]
+    }
+
+    #[test]
+    fn every_word_is_in_the_table_once() {
+        for refusal in one_of_each() {
+            let label = refusal.label();
+            assert_eq!(
+                REFUSALS.iter().filter(|(word, _)| *word == label).count(),
+                1,
+                "{label}"
+            );
+        }
+        for word in CERTIFICATE_REASONS {
+            assert!(REFUSALS.iter().any(|(known, _)| *known == word), "{word}");
+        }
+    }
+
+    /// T3, threats.md §5: the codes that a device may take as final are for policy alone.
+    #[test]
+    fn our_own_trouble_never_reads_as_a_refusal_of_the_device() {
+        let ours = [
+            "broker_away",
+            "broker_silent",
+            "broker_closed",
+            "broker_garbage",
+            "draining",
+            "out_of_descriptors",
+            "gate_fault",
+        ];
+        for refusal in one_of_each() {
+            let Some((_, v3)) = refusal.answer(Some(Version::V311)) else {
+                continue;
+            };
+            let (_, v5) = refusal
+                .answer(Some(Version::V5))
+                .expect("an answer for one version is one for all");
+            if ours.contains(&refusal.label()) {
+                assert_eq!(v3, 0x03, "{refusal}");
+                assert!(matches!(v5, 0x88 | 0x89), "{refusal}");
+            } else {
+                assert_ne!(v3, 0x03, "{refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_version_no_connack_can_be_written() {
+        for refusal in one_of_each() {
+            assert_eq!(refusal.answer(None), None, "{refusal}");
+        }
+    }
+}

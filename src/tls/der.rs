@@ -123,7 +123,7 @@ fn octets_of_bits(content: &[u8]) -> Result<&[u8], Bad> {
 pub(super) struct Signed<'a> {
     /// The content of what is signed.
     pub(super) body: &'a [u8],
-    signed: &'a [u8],
+    covered: &'a [u8],
     /// The content of the AlgorithmIdentifier.
     pub(super) algorithm: &'a [u8],
     signature: &'a [u8],
@@ -147,7 +147,7 @@ impl<'a> Signed<'a> {
         parts.end()?;
         Ok(Self {
             body: signed.content,
-            signed: signed.whole,
+            covered: signed.whole,
             algorithm,
             signature,
         })
@@ -166,7 +166,7 @@ impl<'a> Signed<'a> {
                 && algorithm.public_key_alg_id().as_ref() == kind
             {
                 found = algorithm
-                    .verify_signature(key, self.signed, self.signature)
+                    .verify_signature(key, self.covered, self.signature)
                     .map_err(|_| SignatureFault::Wrong);
                 if found.is_ok() {
                     break;

@@ -44,16 +44,6 @@ impl<'a> Chain<'a> {
         std::iter::once(leaf).chain(self.sent.iter().map(AsRef::as_ref))
     }
 
-    pub(super) fn too_large(&self, what: &str, rule: &str) -> Refused {
-        Refused {
-            error: CertificateError::Other(OtherError(Arc::new(TooLarge))),
-            refusal: CertificateRefusal {
-                reason: "certificate_chain_too_large",
-                why: format!("{what}, and {rule}; let it send its own and the intermediates only"),
-            },
-        }
-    }
-
     pub(super) fn unreadable(&self) -> Refused {
         let why = format!("{} is malformed; {ISSUE_ANEW}", self.called(self.leaf));
         refuse(CertificateError::BadEncoding, "certificate_malformed", why)
@@ -166,7 +156,7 @@ impl<'a> Chain<'a> {
             E::MaximumPathDepthExceeded
             | E::MaximumPathBuildCallsExceeded
             | E::MaximumSignatureChecksExceeded
-            | E::MaximumNameConstraintComparisonsExceeded => self.too_large(
+            | E::MaximumNameConstraintComparisonsExceeded => too_large(
                 "the chain has too many CAs",
                 "a path may have six between device and anchor",
             ),
@@ -210,6 +200,17 @@ impl<'a> Chain<'a> {
             Some((group, _)) => format!("intermediate {subject} of trust group {}", group.name),
             None => format!("the certificate of {subject}"),
         }
+    }
+}
+
+/// A chain that needs more than is spent on a stranger.
+pub(super) fn too_large(what: &str, rule: &str) -> Refused {
+    Refused {
+        error: CertificateError::Other(OtherError(Arc::new(TooLarge))),
+        refusal: CertificateRefusal {
+            reason: "certificate_chain_too_large",
+            why: format!("{what}, and {rule}; let it send its own and the intermediates only"),
+        },
     }
 }
 

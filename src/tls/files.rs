@@ -203,13 +203,12 @@ fn sections<'a>(
                 let what = format!("the {label} that begins at line {begun} has no proper end");
                 return Err(fault(line, &what, "write the file anew"));
             }
-            (Some(_), _) => {}
             (None, _) if text.windows(4).any(|w| w == b"----") || is_base64(text) => {
                 let what = "part of a PEM section without its beginning";
                 return Err(fault(line, what, "write the file anew"));
             }
             (None, _) if !text.is_empty() => text_outside = text_outside.or(Some(line)),
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
     }
     if let Some((label, line, _)) = open {

@@ -98,7 +98,12 @@ impl ServerTls {
         };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
-            .expect("the default provider has suites and groups for both versions");
+            .map_err(|error| {
+                vec![ServerFault {
+                    key: "min_version".into(),
+                    sentence: format!("{error}; choose another"),
+                }]
+            })?;
         let builder = match verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
@@ -319,14 +324,11 @@ impl Shown {
             .map_err(|file| fault("key", file.to_string()))
             .ok();
         let (chain, secret) = (chain?, secret?);
-        let signing = match provider.key_provider.load_private_key(secret) {
-            Ok(signing) => signing,
-            Err(_) => {
-                let way_out = "it holds no key that can be used; give an ECDSA (P-256, P-384, P-521), Ed25519 or RSA \
+        let Ok(signing) = provider.key_provider.load_private_key(secret) else {
+            let way_out = "it holds no key that can be used; give an ECDSA (P-256, P-384, P-521), Ed25519 or RSA \
                      (2048 to 8192 bits) key";
-                fault("key", format!("{}: {way_out}", key.display()));
-                return None;
-            }
+            fault("key", format!("{}: {way_out}", key.display()));
+            return None;
         };
         let leaf = &chain[0];
         let parsed = EndEntityCert::try_from(leaf);

@@ -1,1 +1,412 @@
-//! tls/stream
+//! A TLS connection over a socket that owns no buffer while nothing moves.
+//!
+//! rustls's unbuffered API works on buffers that we lend it. They belong to the thread and are borrowed inside one
+//! `poll`; a connection keeps only what could not move on: the front of a record that is not whole yet, and the
+//! ciphertext that the socket did not take.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::server::ServerConnectionData;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{HandshakeKind, ServerConfig};
+use tokio::net::TcpStream;
+
+use super::witness::{Seen, witness};
+
+/// How much is read from a socket at once, in bytes: four full TLS records.
+pub const READ: usize = 64 * 1024;
+
+/// The most ciphertext held for a record or handshake message that is not whole yet, in bytes.
+///
+/// rustls takes handshake messages up to 64 KiB; what needs more is no TLS.
+const HELD: usize = 96 * 1024;
+
+thread_local! {
+    /// Ciphertext that came, and ciphertext to go. Borrowed inside one poll only.
+    static CIPHERTEXT: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Why a TLS connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// TLS failed; the alert, if any, is under way.
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// What a read gave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Got {
+    /// Bytes were added.
+    Bytes,
+    /// The device has closed its side: by `close_notify`, or by a bare end of stream.
+    End,
+}
+
+/// One TLS connection, server side.
+pub struct TlsStream {
+    socket: TcpStream,
+    tls: UnbufferedServerConnection,
+    /// The front of a record that is not whole yet.
+    held: Vec<u8>,
+    /// Ciphertext that the socket did not take yet, from `sent` on.
+    unsent: Vec<u8>,
+    sent: usize,
+    ended: bool,
+    closed: bool,
+}
+
+impl std::fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TlsStream {
+    /// Takes a fresh socket; the handshake has yet to happen: [`TlsStream::handshake`].
+    ///
+    /// # Errors
+    /// When the configuration is not usable, such as a record size out of range.
+    pub fn new(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let tls = UnbufferedServerConnection::new(config)?;
+        Ok(Self {
+            socket,
+            tls,
+            held: Vec::new(),
+            unsent: Vec::new(),
+            sent: 0,
+            ended: false,
+            closed: false,
+        })
+    }
+
+    /// Does the handshake; `came` is what has been read from the socket so far. Gives what the device sent right
+    /// behind its handshake, decrypted: the front of its CONNECT, mostly.
+    ///
+    /// What is learnt on the way goes into `seen`, also when it fails. Dropping it half-way drops the connection.
+    ///
+    /// # Errors
+    /// [`Lost`]; the alert that rustls wrote has been sent as far as the socket took it.
+    pub async fn handshake(&mut self, mut came: Vec<u8>, seen: &mut Seen) -> Result<Vec<u8>, Lost> {
+        let mut plain = Vec::new();
+        loop {
+            let stepped = witness(seen, || self.process(&mut came, &mut plain));
+            let rest = match stepped {
+                Ok(used) => came.split_off(used),
+                Err(fault) => {
+                    let _ = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
+                    return Err(fault.into());
+                }
+            };
+            std::future::poll_fn(|cx| self.poll_flush(cx)).await?;
+            came = rest;
+            if !self.tls.is_handshaking() {
+                self.held = came;
+                self.held.shrink_to_fit();
+                return Ok(plain);
+            }
+            if self.ended || came.len() > HELD {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            self.read_more(&mut came).await?;
+        }
+    }
+
+    /// Reads once into `came`.
+    async fn read_more(&mut self, came: &mut Vec<u8>) -> io::Result<()> {
+        let start = came.len();
+        loop {
+            self.socket.readable().await?;
+            came.resize(start + 16 * 1024, 0);
+            let got = self.socket.try_read(&mut came[start..]);
+            came.truncate(start + got.as_ref().map_or(0, |n| *n));
+            match got {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(()),
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// The TLS version in use, once known: `1.2` or `1.3`.
+    pub fn version(&self) -> Option<&'static str> {
+        match self.tls.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => Some("1.2"),
+            rustls::ProtocolVersion::TLSv1_3 => Some("1.3"),
+            _ => None,
+        }
+    }
+
+    /// The cipher suite in use, once known, by its IANA name.
+    pub fn cipher(&self) -> Option<&'static str> {
+        self.tls.negotiated_cipher_suite()?.suite().as_str()
+    }
+
+    /// Whether an earlier TLS session was resumed.
+    pub fn resumed(&self) -> bool {
+        self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// The ALPN protocol agreed upon, if any.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls.alpn_protocol()
+    }
+
+    /// Whether the device showed a certificate.
+    pub fn has_certificate(&self) -> bool {
+        self.tls
+            .peer_certificates()
+            .is_some_and(|chain| !chain.is_empty())
+    }
+
+    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes.
+    ///
+    /// # Errors
+    /// [`Lost`]; plaintext that came before the fault is in `plain`.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut Vec<u8>,
+    ) -> Poll<Result<Got, Lost>> {
+        let before = plain.len();
+        loop {
+            if self.ended {
+                return Poll::Ready(Ok(Got::End));
+            }
+            ready!(self.socket.poll_read_ready(cx))?;
+            let outcome = CIPHERTEXT.with_borrow_mut(|(buffer, _)| self.fill(buffer, plain));
+            // Alerts and key updates that the records called for; what the socket does not take now goes later.
+            if let Poll::Ready(Err(fault)) = self.poll_flush(cx) {
+                return Poll::Ready(Err(fault.into()));
+            }
+            match outcome {
+                Ok(()) if plain.len() > before => return Poll::Ready(Ok(Got::Bytes)),
+                Ok(()) => {}
+                Err(Lost::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                Err(fault) => return Poll::Ready(Err(fault)),
+            }
+        }
+    }
+
+    /// One read of the socket into the thread's buffer, behind what was held, and through TLS.
+    fn fill(&mut self, buffer: &mut Vec<u8>, plain: &mut Vec<u8>) -> Result<(), Lost> {
+        let start = self.held.len();
+        if start > HELD {
+            return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+        }
+        if buffer.len() < HELD + READ {
+            buffer.resize(HELD + READ, 0);
+        }
+        let got = self.socket.try_read(&mut buffer[start..start + READ])?;
+        if got == 0 {
+            self.ended = true;
+            return Ok(());
+        }
+        buffer[..start].copy_from_slice(&self.held);
+        let whole = &mut buffer[..start + got];
+        match self.process(whole, plain) {
+            Ok(used) => {
+                self.held.clear();
+                self.held.extend_from_slice(&whole[used..]);
+                if self.held.is_empty() {
+                    self.held = Vec::new(); // an idle connection owns no buffer
+                }
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
+    /// `came` are used up.
+    fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        let mut used = 0;
+        loop {
+            let UnbufferedStatus { mut discard, state } =
+                self.tls.process_tls_records(&mut came[used..]);
+            let state = match state {
+                Ok(state) => state,
+                Err(fault) => {
+                    self.queue_alert(&mut came[used + discard..]);
+                    return Err(fault);
+                }
+            };
+            let mut done = false;
+            match state {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        plain.extend_from_slice(record.payload);
+                    }
+                }
+                ConnectionState::EncodeTlsData(mut record) => {
+                    encode(&mut record, &mut self.unsent)?
+                }
+                // What was encoded waits in `unsent`, in order.
+                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+                ConnectionState::PeerClosed => self.ended = true,
+                ConnectionState::ReadEarlyData(_) => {
+                    return Err(rustls::Error::General(
+                        "early data is off, yet it came".into(),
+                    ));
+                }
+                // BlockedHandshake, WriteTraffic, Closed, and whatever comes later: no more to do with these bytes.
+                _ => done = true,
+            }
+            used += discard;
+            if done {
+                return Ok(used);
+            }
+        }
+    }
+
+    /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
+    fn queue_alert(&mut self, rest: &mut [u8]) {
+        for _ in 0..8 {
+            match self.tls.process_tls_records(rest).state {
+                Ok(ConnectionState::EncodeTlsData(mut record)) => {
+                    if encode(&mut record, &mut self.unsent).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+                _ => return,
+            }
+        }
+    }
+
+    /// Encrypts all of `plain` and sends it; `Ready` once it is taken over, which is all or nothing. What the socket
+    /// does not take stays in `unsent`, and the next write waits for it: that is the backpressure.
+    ///
+    /// # Errors
+    /// When the socket or TLS failed.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<Result<(), Lost>> {
+        ready!(self.poll_flush(cx))?;
+        if plain.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        CIPHERTEXT.with_borrow_mut(|(_, out)| {
+            let length = self.encrypt(plain, out)?;
+            // Records of TLS's own that were written meanwhile go first: records are numbered.
+            let sent = match self
+                .unsent
+                .is_empty()
+                .then(|| self.socket.try_write(&out[..length]))
+            {
+                Some(Ok(sent)) => sent,
+                None => 0,
+                Some(Err(fault)) if fault.kind() == io::ErrorKind::WouldBlock => 0,
+                Some(Err(fault)) => return Err(Lost::Io(fault)),
+            };
+            self.unsent.extend_from_slice(&out[sent..length]);
+            Ok(())
+        })?;
+        // Registers the waker for what is left, if anything is.
+        if let Poll::Ready(Err(fault)) = self.poll_flush(cx) {
+            return Poll::Ready(Err(fault.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts `plain` into `out` from its front; gives the length.
+    fn encrypt(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        self.when_writable(|traffic| {
+            loop {
+                match traffic.encrypt(plain, out) {
+                    Ok(length) => return Ok(length),
+                    Err(EncryptError::InsufficientSize(wants)) => {
+                        out.resize(wants.required_size, 0)
+                    }
+                    Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
+                }
+            }
+        })
+    }
+
+    /// Lets TLS say what it has to say of its own (key updates), then calls `write`.
+    fn when_writable<T>(
+        &mut self,
+        write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, rustls::Error>,
+    ) -> Result<T, rustls::Error> {
+        // What is held is shown again: rustls remembers how far into it it has read.
+        let mut held = std::mem::take(&mut self.held);
+        let settled = self.process(&mut held, &mut Vec::new());
+        let outcome = settled.and_then(|_| match self.tls.process_tls_records(&mut held).state? {
+            ConnectionState::WriteTraffic(mut traffic) => write(&mut traffic),
+            _ => Err(rustls::Error::HandshakeNotComplete),
+        });
+        self.held = held;
+        outcome
+    }
+
+    /// Sends what is left of the ciphertext.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.unsent.len() {
+            ready!(self.socket.poll_write_ready(cx))?;
+            match self.socket.try_write(&self.unsent[self.sent..]) {
+                Ok(n) => self.sent += n,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                Err(fault) => return Poll::Ready(Err(fault)),
+            }
+        }
+        if self.sent > 0 {
+            self.unsent = Vec::new();
+            self.sent = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says `close_notify` and ends our side of the socket; reading goes on.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        if !self.closed {
+            self.closed = true;
+            let mut alert = [0; 64];
+            let length = self.when_writable(|traffic| {
+                traffic
+                    .queue_close_notify(&mut alert)
+                    .map_err(|_| rustls::Error::EncryptError)
+            });
+            self.unsent.extend_from_slice(&alert[..length.unwrap_or(0)]);
+            ready!(self.poll_flush(cx))?;
+        }
+        Poll::Ready(socket2::SockRef::from(&self.socket).shutdown(Shutdown::Write))
+    }
+}
+
+/// Adds one record of the handshake to `unsent`.
+fn encode<Data>(
+    record: &mut rustls::unbuffered::EncodeTlsData<'_, Data>,
+    unsent: &mut Vec<u8>,
+) -> Result<(), rustls::Error> {
+    let start = unsent.len();
+    let wants = match record.encode(&mut []) {
+        Err(EncodeError::InsufficientSize(wants)) => wants.required_size,
+        Ok(_) | Err(EncodeError::AlreadyEncoded) => return Ok(()),
+    };
+    unsent.resize(start + wants, 0);
+    record
+        .encode(&mut unsent[start..])
+        .map(|_| ())
+        .map_err(|fault| rustls::Error::General(fault.to_string()))
+}

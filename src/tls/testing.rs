@@ -1,5 +1,7 @@
 //! For the tests of this room: CAs, certificates and lists made on the spot, and a handshake in memory.
 
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber, SignatureAlgorithm,
+    RevokedCertParams, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -19,6 +21,7 @@ use rustls::{
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
+use super::der;
 use super::trust::{CrlStale, Groups, Settings};
 use super::verify::algorithms;
 use super::witness::{Seen, witness};
@@ -164,6 +167,43 @@ pub(crate) fn root(name: &str) -> Made {
 pub(crate) fn self_signed(params: CertificateParams, key: KeyPair) -> Made {
     let certificate = params.self_signed(&key).unwrap();
     made(&certificate, params, key)
+}
+
+/// An element of DER.
+pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    match u8::try_from(content.len()) {
+        Ok(short @ 0..0x80) => out.push(short),
+        Ok(length) => out.extend([0x81, length]),
+        Err(_) => {
+            out.push(0x82);
+            out.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
+        }
+    }
+    out.extend_from_slice(content);
+    out
+}
+
+/// The content of the AlgorithmIdentifier that the tests' CAs sign with.
+pub(crate) const ECDSA_SHA256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+
+/// What is signed, with the algorithm and `ca`'s signature.
+pub(crate) fn signed(body: &[u8], ca: &KeyPair) -> Vec<u8> {
+    let mut signature = vec![0];
+    signature.extend(ca.sign(body).unwrap());
+    let algorithm = tlv(der::SEQUENCE, ECDSA_SHA256);
+    let signature = tlv(der::BIT_STRING, &signature);
+    tlv(der::SEQUENCE, &[body, &algorithm, &signature].concat())
+}
+
+/// The certificate as version 1 would have it: without a version and without extensions.
+pub(crate) fn version_1(made: &Made, ca: &KeyPair) -> CertificateDer<'static> {
+    let mut parts = der::Reader::new(der::Signed::read(&made.der).unwrap().body);
+    parts.optional(0xa0).unwrap();
+    let six: Vec<u8> = (0..6)
+        .flat_map(|_| parts.any().unwrap().whole.to_vec())
+        .collect();
+    signed(&tlv(der::SEQUENCE, &six), ca).into()
 }
 
 /// A folder of files that goes away with it.

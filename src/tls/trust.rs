@@ -57,7 +57,7 @@ pub struct Group {
 /// The trust groups that count at one listener.
 #[derive(Debug)]
 pub struct Groups {
-    groups: Vec<Arc<Group>>,
+    all: Vec<Arc<Group>>,
     /// By the content of the subject's name: which group, which of its authorities, and the anchor made of it.
     anchors: HashMap<Vec<u8>, Vec<(usize, usize, TrustAnchor<'static>)>>,
     /// By the content of the subject's name: which group, and which of its authorities.
@@ -105,7 +105,7 @@ impl Groups {
     pub fn load(settings: &[&Settings]) -> Result<Self, Vec<GroupFault>> {
         let mut faults = Vec::new();
         let mut loaded = Self {
-            groups: Vec::new(),
+            all: Vec::new(),
             anchors: HashMap::new(),
             intermediates: HashMap::new(),
         };
@@ -121,7 +121,7 @@ impl Groups {
     }
 
     fn add(&mut self, group: Group, faults: &mut Vec<GroupFault>) {
-        let index = self.groups.len();
+        let index = self.all.len();
         for (place, authority) in group.authorities.iter().enumerate() {
             let subject = authority.subject.clone();
             if !authority.is_anchor {
@@ -132,7 +132,7 @@ impl Groups {
             let alike = self.anchors.entry(subject).or_default();
             // Which of the two groups a device belongs to would be a matter of chance (threats.md I7).
             let elsewhere = alike.iter().find(|(other, at, _)| {
-                *other != index && self.groups[*other].authorities[*at].spki == authority.spki
+                *other != index && self.all[*other].authorities[*at].spki == authority.spki
             });
             if let Some((other, ..)) = elsewhere {
                 faults.push(GroupFault {
@@ -140,7 +140,7 @@ impl Groups {
                     sentence: format!(
                         "{:?} is an anchor of trust[{}] too, so its devices would belong to both; keep it in one, or \
                          give the groups to different listeners (listener.trust)",
-                        authority.facts.subject, self.groups[*other].name
+                        authority.facts.subject, self.all[*other].name
                     ),
                 });
             }
@@ -148,12 +148,12 @@ impl Groups {
                 alike.push((index, place, anchor.to_owned()));
             }
         }
-        self.groups.push(Arc::new(group));
+        self.all.push(Arc::new(group));
     }
 
     /// What an operator should look after, `now` in seconds since 1970.
     pub fn warnings(&self, now: i64) -> Vec<String> {
-        self.groups
+        self.all
             .iter()
             .flat_map(|group| group.warnings(now))
             .collect()
@@ -162,7 +162,7 @@ impl Groups {
     /// For each revocation list: the group and its issuer, and its nextUpdate in seconds since 1970.
     pub fn next_updates(&self) -> Vec<(String, i64)> {
         let lists = self
-            .groups
+            .all
             .iter()
             .flat_map(|group| group.lists.iter().map(move |list| (group, list)));
         lists
@@ -188,7 +188,7 @@ impl Groups {
             }
             for (group, _, anchor) in self.anchors.get(name).into_iter().flatten() {
                 candidates.anchors.push(borrow(anchor));
-                candidates.owners.push(&self.groups[*group]);
+                candidates.owners.push(&self.all[*group]);
             }
             for authority in self.intermediates_named(name) {
                 candidates.intermediates.push(&authority.der);
@@ -200,7 +200,7 @@ impl Groups {
 
     fn intermediates_named(&self, subject: &[u8]) -> impl Iterator<Item = &Authority> {
         let places = self.intermediates.get(subject).into_iter().flatten();
-        places.map(|(group, at)| &self.groups[*group].authorities[*at])
+        places.map(|(group, at)| &self.all[*group].authorities[*at])
     }
 
     /// The configured CAs with this name, with their groups: anchors first.
@@ -211,7 +211,7 @@ impl Groups {
             .map(|(group, at, _)| (*group, *at))
             .chain(intermediates.copied())
             .map(|(group, at)| {
-                let group = self.groups[group].as_ref();
+                let group = self.all[group].as_ref();
                 (group, &group.authorities[at])
             })
     }
@@ -256,7 +256,7 @@ impl Group {
                     Err(file) => fault(key, file.to_string()),
                     Ok(certificates) => {
                         for (n, der) in (1..).zip(certificates) {
-                            match Authority::read(der, is_anchor) {
+                            match Authority::read(&der, is_anchor) {
                                 Ok(authority) => group.authorities.push(authority),
                                 Err(why) => fault(key, place(path, "certificate", n, &why)),
                             }
@@ -406,19 +406,18 @@ fn place(path: &Path, what: &str, n: usize, why: &str) -> String {
 
 impl Authority {
     /// Reads a CA's certificate; the error is a sentence with the way out.
-    fn read(der: CertificateDer<'static>, is_anchor: bool) -> Result<Self, String> {
-        let malformed = |_| "it is no well-formed X.509 certificate; replace it".to_owned();
-        let front = Front::read(&der).map_err(|_| malformed(()))?;
-        let parsed = match X509Certificate::from_der(&der) {
-            Ok(([], parsed)) => parsed,
-            _ => return Err(malformed(())),
+    fn read(der: &CertificateDer<'static>, is_anchor: bool) -> Result<Self, String> {
+        let malformed = || "it is no well-formed X.509 certificate; replace it".to_owned();
+        let front = Front::read(der).map_err(|_| malformed())?;
+        let Ok(([], parsed)) = X509Certificate::from_der(der) else {
+            return Err(malformed());
         };
-        let facts = Certificate::read(&der).map_err(|_| malformed(()))?;
+        let facts = Certificate::read(der).map_err(|_| malformed())?;
         let subject = &facts.subject;
         let is_ca = match parsed.basic_constraints() {
             Ok(Some(constraints)) => constraints.value.ca,
             Ok(None) => is_anchor && !front.is_v3, // version 1 has no extensions to say it in
-            Err(_) => return Err(malformed(())),
+            Err(_) => return Err(malformed()),
         };
         if !is_ca {
             return Err(format!(
@@ -426,9 +425,9 @@ impl Authority {
             ));
         }
         let usable = if is_anchor {
-            webpki::anchor_from_trusted_cert(&der).map(drop)
+            webpki::anchor_from_trusted_cert(der).map(drop)
         } else {
-            EndEntityCert::try_from(&der).map(drop)
+            EndEntityCert::try_from(der).map(drop)
         };
         if let Err(error) = usable {
             return Err(format!(
@@ -437,7 +436,7 @@ impl Authority {
         }
         let may_sign_lists = match parsed.key_usage() {
             Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
-            Err(_) => return Err(malformed(())),
+            Err(_) => return Err(malformed()),
         };
         Ok(Self {
             subject: front.subject.to_vec(),

@@ -16,7 +16,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::Standing;
 use super::der::Front;
-use super::diagnose::{Chain, Refused};
+use super::diagnose::{Chain, Refused, too_large};
 use super::trust::{CrlStale, Group, Groups};
 use super::witness;
 use crate::rules::identity::Certificate;
@@ -114,7 +114,7 @@ impl DeviceVerifier {
         issuers.extend(links.iter().map(|(_, front)| front.issuer));
         let candidates = self.groups.candidates(issuers);
         let mut intermediates: Vec<CertificateDer<'_>> = Vec::new();
-        let configured = candidates.intermediates.iter().map(|der| der.as_ref());
+        let configured = candidates.intermediates.iter().map(AsRef::as_ref);
         for der in links.iter().map(|(der, _)| *der).chain(configured) {
             if !intermediates.iter().any(|known| known.as_ref() == der) {
                 intermediates.push(CertificateDer::from(der));
@@ -155,20 +155,26 @@ impl DeviceVerifier {
 
 /// Refuses a chain that would cost too much, before any of it is parsed.
 fn bound(chain: &Chain<'_>) -> Result<(), Refused> {
-    let lengths = || chain.all().map(|der| der.len());
+    let lengths = || chain.all().map(<[u8]>::len);
     let (count, bytes) = (lengths().count(), lengths().sum::<usize>());
     if count > MOST_CERTIFICATES {
         let what = format!("the device sent {count} certificates");
-        return Err(chain.too_large(&what, &format!("at most {MOST_CERTIFICATES} are taken")));
+        return Err(too_large(
+            &what,
+            &format!("at most {MOST_CERTIFICATES} are taken"),
+        ));
     }
     if let Some(at) = lengths().position(|length| length > LARGEST_CERTIFICATE) {
         let what = format!("certificate {} of the chain is too large", at + 1);
         let rule = format!("one may have {LARGEST_CERTIFICATE} bytes");
-        return Err(chain.too_large(&what, &rule));
+        return Err(too_large(&what, &rule));
     }
     if bytes > LARGEST_CHAIN {
         let what = format!("the device sent {bytes} bytes of certificates");
-        return Err(chain.too_large(&what, &format!("at most {LARGEST_CHAIN} are taken")));
+        return Err(too_large(
+            &what,
+            &format!("at most {LARGEST_CHAIN} are taken"),
+        ));
     }
     Ok(())
 }
@@ -189,7 +195,7 @@ fn links<'a>(chain: &Chain<'a>) -> Result<Vec<(&'a [u8], Front<'a>)>, Refused> {
         if *count > MOST_NAMESAKES {
             let what = format!("the device sent {count} different certificates of one CA name");
             let rule = format!("at most {MOST_NAMESAKES} are taken");
-            return Err(chain.too_large(&what, &rule));
+            return Err(too_large(&what, &rule));
         }
         links.push((der, front));
     }

@@ -1,1 +1,5 @@
+//! The promises of the gate, each against the real binary, real sockets and real TLS.
 
+mod arrows;
+mod names;
+mod support;

@@ -1,28 +1,12 @@
-use std::sync::Arc;
+#![allow(clippy::unwrap_used)] // a test that panics has failed
 
-use rcgen::SigningKey;
+use std::sync::Arc;
 
 use super::*;
 use crate::tls::der::Front;
 use crate::tls::testing::*;
 use crate::tls::trust::{GroupFault, Groups};
 use crate::tls::verify::algorithms;
-
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    match u8::try_from(content.len()) {
-        Ok(short @ 0..0x80) => out.push(short),
-        Ok(length) => out.extend([0x81, length]),
-        Err(_) => {
-            out.push(0x82);
-            out.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
-        }
-    }
-    out.extend_from_slice(content);
-    out
-}
-
-const ECDSA_SHA256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
 
 /// A revocation list made by hand: what rcgen would not write.
 struct Raw<'a> {
@@ -75,14 +59,7 @@ impl Raw<'_> {
             body.extend(tlv(0xa0, &tlv(der::SEQUENCE, &self.extensions)));
         }
         let body = tlv(der::SEQUENCE, &body);
-        let mut signature = vec![0];
-        signature.extend(ca.key.sign(&body).unwrap());
-        let parts = [
-            body,
-            tlv(der::SEQUENCE, ECDSA_SHA256),
-            tlv(der::BIT_STRING, &signature),
-        ];
-        tlv(der::SEQUENCE, &parts.concat())
+        signed(&body, &ca.key)
     }
 }
 

@@ -1,9 +1,11 @@
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
 use super::*;
 use crate::tls::testing::*;
 
 #[track_caller]
-fn assert_fault<T>(read: Result<T, FileFault>, words: &[&str]) {
-    let sentence = read.err().expect("a fault").to_string();
+fn assert_fault<T: std::fmt::Debug>(read: Result<T, FileFault>, words: &[&str]) {
+    let sentence = read.expect_err("a fault").to_string();
     for word in words {
         assert!(sentence.contains(word), "{word:?} is not in: {sentence}");
     }
@@ -110,8 +112,7 @@ fn one_key_is_read_and_no_more() {
     assert_fault(read(&encrypted), &["encrypted"]);
     // A fault never shows what is in the file.
     let fault = read(&format!("{pem}{pem}"))
-        .err()
-        .expect("a fault")
+        .expect_err("a fault")
         .to_string();
     assert!(!fault.contains(pem.lines().nth(1).unwrap()));
 }
@@ -123,7 +124,10 @@ fn lists_are_whole() {
     let list = ca.crl(&[]).signed_by(&ca.issuer()).unwrap();
     let der = list.der().to_vec();
     let pem = list.pem().unwrap();
-    assert_eq!(crls(&folder.file("a.crl", &der)).unwrap(), [der.clone()]);
+    assert_eq!(
+        crls(&folder.file("a.crl", &der)).unwrap(),
+        std::slice::from_ref(&der)
+    );
     let twice = crls(&folder.file("a.crl", format!("{pem}{pem}"))).unwrap();
     assert_eq!(twice, [der.clone(), der.clone()]);
     assert_fault(

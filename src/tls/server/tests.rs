@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm};
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
@@ -122,6 +124,9 @@ fn signature_schemes_choose_among_certificates_of_one_name() {
     }
 }
 
+/// What a device offers, and what it is answered.
+type Case = (&'static [&'static [u8]], Option<&'static [u8]>);
+
 #[test]
 fn a_device_with_unknown_alpn_is_served() {
     let (_folder, mut settings) = listener(&ecdsa(&["gate.example.net"]), &[]);
@@ -129,7 +134,7 @@ fn a_device_with_unknown_alpn_is_served() {
     assert!(Arc::ptr_eq(&bare.with_alpn, &bare.without_alpn));
     settings.alpn = vec!["mqtt".into(), "x-amzn-mqtt-ca".into()];
     let tls = loaded(&settings);
-    let cases: [(&[&[u8]], Option<&[u8]>); 4] = [
+    let cases: [Case; 4] = [
         (&[], None),
         (&[b"mqtt"], Some(b"mqtt")),
         (&[b"h2", b"x-amzn-mqtt-ca"], Some(b"x-amzn-mqtt-ca")),
@@ -227,7 +232,7 @@ fn what_runs_out_or_is_out_of_order_is_warned_of() {
     let ca = root("Server CA");
     let sub = ca.sub_ca("Sub");
     let soon = sub.issues(server(&["gate.example.net"]), |s| {
-        s.not_after = now() + days(20)
+        s.not_after = now() + days(20);
     });
     let (folder, mut settings) = listener(&soon, &[]);
     let tls = loaded(&settings);

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
 use super::*;
 use crate::tls::testing::*;
 

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
     IsCa, KeyPair, NameConstraints, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
@@ -292,6 +294,46 @@ fn an_unknown_critical_extension_is_told_by_number() {
         "certificate_unsupported",
         &["1.3.6.1.4.1.99999.1", "critical"],
     );
+}
+
+#[test]
+fn version_1_is_taken_of_an_anchor_and_told_of_a_device() {
+    let root = root("Factory CA");
+    let device = root.device("meter-7");
+    let old = version_1(&device, &root.key);
+    let seen = judged_ders(group(&[&root], &[], &[]), &[old]);
+    let words = ["certificate 1 of the chain, \"CN=meter-7\", is not of version 3"];
+    assert_refused(&seen, "certificate_unsupported", &words);
+    let sub = root.sub_ca("Line 1");
+    let chain = [sub.device("meter-8").der, version_1(&sub, &root.key)];
+    let seen = judged_ders(group(&[&root], &[], &[]), &chain);
+    assert_refused(
+        &seen,
+        "certificate_unsupported",
+        &["certificate 2 of the chain"],
+    );
+
+    let folder = Folder::new();
+    let mut settings = folder.group("fleet", &[], &[], &[]);
+    let pem = one_line_pem(&version_1(&root, &root.key));
+    settings.ca = vec![folder.file("v1.pem", pem)];
+    let seen = judged(Groups::load(&[&settings]).unwrap(), &[&device]);
+    assert_vouched(&seen, "fleet");
+}
+
+/// A certificate as PEM, on one long line as some tools write it.
+fn one_line_pem(der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for bytes in der.chunks(3) {
+        let triple = [0, 1, 2].map(|n| u32::from(bytes.get(n).copied().unwrap_or(0)));
+        let bits = triple[0] << 16 | triple[1] << 8 | triple[2];
+        for n in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * n) & 63) as usize];
+            text.push(if n > bytes.len() { '=' } else { digit.into() });
+        }
+    }
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! A socket without TLS: TCP, or a Unix socket; and what is set on TCP sockets.
+
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream};
+
+/// How much is read at once, in bytes.
+const READ: usize = 64 * 1024;
+
+/// A socket without TLS.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix stream socket.
+    Unix(UnixStream),
+}
+
+/// Calls the same thing on either kind of socket.
+macro_rules! either {
+    ($socket:expr, $s:ident => $call:expr) => {
+        match $socket {
+            Socket::Tcp($s) => $call,
+            Socket::Unix($s) => $call,
+        }
+    };
+}
+
+impl Socket {
+    /// Reads what has come, adding it to `plain`: up to 64 KiB. Gives how many bytes; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_read(&self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(either!(self, s => s.poll_read_ready(cx)))?;
+            plain.reserve(READ);
+            match either!(self, s => s.try_read_buf(plain)) {
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Writes what the socket takes of `plain`; gives how many bytes.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_write(&self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(either!(self, s => s.poll_write_ready(cx)))?;
+            match either!(self, s => s.try_write(plain)) {
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Ends our side; reading goes on.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn close_write(&self) -> io::Result<()> {
+        either!(self, s => SockRef::from(s).shutdown(Shutdown::Write))
+    }
+}
+
+/// A device that sleeps must not be woken often by probes, so they begin late; the broker judges MQTT keep alives.
+const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(300))
+    .with_interval(Duration::from_secs(30))
+    .with_retries(4);
+
+/// How long sent bytes may stay unacknowledged, or a window closed, before the other side counts as dead.
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Sets up one end of a relay: no delay, and the other side's death found (threats.md V7).
+///
+/// # Errors
+/// When the socket is closed already.
+pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEP_ALIVE)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}

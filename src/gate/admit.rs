@@ -1,0 +1,363 @@
+//! CONNECT: `Secured` → `Asking` → `Admitted` → `Linked`.
+
+use std::time::Instant;
+
+use tokio::time::{timeout, timeout_at};
+
+use crate::broker::dial::NoBroker;
+use crate::broker::socket::Socket;
+use crate::mqtt::Version;
+use crate::mqtt::connack::{self, Connack};
+use crate::mqtt::connect::{self, Connect};
+use crate::mqtt::properties::{Id, Property, Value};
+use crate::observe::metrics::OpenGuard;
+use crate::rules::device::DeviceId;
+use crate::rules::policy::{self, Admission, Caller, Credential};
+use crate::rules::reason::{Ending, Refusal};
+use crate::tls::stream::Got;
+
+use super::Gate;
+use super::connection::Facts;
+use super::handshake::Secured;
+use super::wire::{DeviceLink, LINGER_BYTES, linger, read, write_all};
+
+/// How long a refused device has to take in its CONNACK.
+const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// The largest CONNACK taken from a broker, in bytes.
+const LARGEST_CONNACK: usize = 64 * 1024;
+
+/// Sent a well-formed CONNECT.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    secured: Secured,
+    connect: Connect,
+    /// What the device sent behind its CONNECT (threats.md M3).
+    behind: Vec<u8>,
+}
+
+/// May enter, under this name. [`Asking::admit`] is the only maker.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    link: DeviceLink,
+    /// The CONNECT for the broker, encoded.
+    packet: Vec<u8>,
+    version: Version,
+    /// The device's own limit on packets, in bytes (MQTT 5.0 §3.1.2.11.4).
+    most: Option<u32>,
+    /// The client id it is to be told (MQTT 5.0 §3.2.2.3.7).
+    assigned: Option<String>,
+    behind: Vec<u8>,
+    listener: usize,
+}
+
+/// Linked to a broker that took its CONNECT.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    pub(crate) link: DeviceLink,
+    pub(crate) broker: Socket,
+    pub(crate) version: Version,
+    pub(crate) from_device: Vec<u8>,
+    pub(crate) from_broker: Vec<u8>,
+    pub(crate) broker_open: OpenGuard,
+}
+
+/// Why a connection ends before it is linked.
+#[derive(Debug)]
+pub(crate) enum Unlinked {
+    /// The gate refused it.
+    Refused(Refusal),
+    /// The broker did, in its own words.
+    Ended(Ending),
+}
+
+impl Secured {
+    /// Reads a whole CONNECT within `connect_timeout`. A refused device has been told. Dropping it half-way drops
+    /// the connection.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub(crate) async fn read_connect(
+        mut self,
+        gate: &Gate,
+        facts: &mut Facts,
+    ) -> Result<Asking, Refusal> {
+        let cap = gate.limits.connect_bytes as usize;
+        let limit = gate.limits.connect_timeout;
+        let mut came = std::mem::take(&mut self.early);
+        let whole = timeout(limit, async {
+            loop {
+                match connect::measure(&came, cap) {
+                    Ok(Some(length)) => return Ok(length),
+                    Ok(None) => {}
+                    Err(fault) => return Err(Refusal::Connect(fault)),
+                }
+                match read(&mut self.link, &mut came).await {
+                    Ok(Got::Bytes) => {}
+                    Ok(Got::End) | Err(_) => {
+                        return Err(Refusal::DeviceGone {
+                            during: "before a whole CONNECT",
+                        });
+                    }
+                }
+            }
+        });
+        let length = match whole.await {
+            Ok(Ok(length)) => length,
+            Ok(Err(refusal)) => return Err(refuse(self.link, refusal, None, None).await),
+            Err(_) => {
+                let refusal = Refusal::ConnectTimeout {
+                    limit,
+                    got: came.len(),
+                };
+                return Err(refuse(self.link, refusal, None, None).await);
+            }
+        };
+        let behind = came.split_off(length);
+        match Connect::decode(&came) {
+            Ok(connect) => {
+                facts.mqtt_version = Some(connect.version);
+                facts.client_id_asked = Some(connect.client_id.clone());
+                gate.metrics
+                    .listener(self.listener.place)
+                    .connect(connect.version, self.mode);
+                Ok(Asking {
+                    secured: self,
+                    connect,
+                    behind,
+                })
+            }
+            Err(fault) => {
+                facts.mqtt_version = fault.version;
+                Err(refuse(self.link, Refusal::Connect(fault), None, None).await)
+            }
+        }
+    }
+}
+
+impl Asking {
+    /// Asks the rules, and writes the CONNECT that the broker will see. No broker has heard of the device before
+    /// this (threats.md I1). A refused device has been told.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub(crate) async fn admit(
+        self,
+        gate: &Gate,
+        now: i64,
+        facts: &mut Facts,
+    ) -> Result<Admitted, Refusal> {
+        let Self {
+            secured,
+            connect,
+            behind,
+        } = self;
+        let version = connect.version;
+        let most = maximum_packet(&connect);
+        let verdict = if gate.is_draining() {
+            Err(Refusal::Draining)
+        } else {
+            let caller = Caller {
+                listener: &secured.listener.name,
+                mode: secured.mode,
+                ip: secured.address.ip().to_canonical(),
+                credential: secured.vouched.as_ref().map(|vouched| Credential {
+                    certificate: &vouched.certificate,
+                    trust: &vouched.group.name,
+                    naming: &vouched.group.naming,
+                    not_after: vouched.not_after,
+                }),
+            };
+            policy::decide(&caller, connect, &gate.connect, now)
+        };
+        let encoded = verdict.and_then(|admission| match admission.connect.encode() {
+            Ok(packet) => Ok((admission, packet)),
+            Err(too_long) => Err(Refusal::RewriteTooLong(too_long.to_string())),
+        });
+        let (admission, packet) = match encoded {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                if let Refusal::ClientIdNotOwn { device, .. } = &refusal {
+                    facts.device = Some(device.clone());
+                }
+                return Err(refuse(secured.link, refusal, Some(version), most).await);
+            }
+        };
+        let Admission {
+            device,
+            connect,
+            tell_client_id,
+        } = admission;
+        facts.admitted(device, &connect.client_id);
+        Ok(Admitted {
+            link: secured.link,
+            packet,
+            version,
+            most,
+            assigned: tell_client_id.then_some(connect.client_id),
+            behind,
+            listener: secured.listener.place,
+        })
+    }
+}
+
+impl Admitted {
+    /// Dials a broker, sends it the CONNECT, and passes its CONNACK on. Once a byte of the CONNECT is on its way no
+    /// other broker is tried. A refused device has been told that the trouble is ours (0x03 / 0x88). Dropping it
+    /// half-way drops both links.
+    ///
+    /// # Errors
+    /// [`Unlinked`].
+    pub(crate) async fn dial(mut self, gate: &Gate, facts: &mut Facts) -> Result<Linked, Unlinked> {
+        let began = Instant::now();
+        let dialled = gate
+            .brokers
+            .dial(|place, result, took| gate.metrics.broker(place).dial(result, took))
+            .await;
+        let dialled = match dialled {
+            Ok(dialled) => dialled,
+            Err(none) => {
+                let refusal = match none {
+                    NoBroker::Away { last } => Refusal::BrokerAway {
+                        waited: began.elapsed(),
+                        last,
+                    },
+                    NoBroker::OutOfDescriptors => Refusal::OutOfDescriptors,
+                };
+                return Err(self.refused(refusal).await);
+            }
+        };
+        let broker_open = gate.metrics.broker(dialled.place).opened();
+        facts.broker = Some(gate.brokers.all()[dialled.place].label.clone());
+        let mut broker = dialled.socket;
+        let asked = Instant::now();
+        let (connack, from_broker) = match self.ask(&mut broker, gate).await {
+            Ok(answer) => answer,
+            Err(refusal) => return Err(self.refused(refusal).await),
+        };
+        let metrics = gate.metrics.listener(self.listener);
+        metrics.connect_to_connack(asked.elapsed());
+        metrics.connack(connack.code);
+        let code = connack.code;
+        let packet = self.connack_for_device(connack);
+        if let Err(fault) = write_all(&mut self.link, &packet).await {
+            return Err(Unlinked::Ended(Ending::DeviceLost {
+                what: fault.to_string(),
+            }));
+        }
+        if code != 0 {
+            let _ = timeout(LAST_WORD, linger(&mut self.link, LINGER_BYTES)).await;
+            return Err(Unlinked::Ended(Ending::BrokerRefused { code }));
+        }
+        Ok(Linked {
+            link: self.link,
+            broker,
+            version: self.version,
+            from_device: self.behind,
+            from_broker,
+            broker_open,
+        })
+    }
+
+    /// Sends the CONNECT and reads the CONNACK, within `connect_timeout`; gives what came behind it, too.
+    async fn ask(
+        &mut self,
+        broker: &mut Socket,
+        gate: &Gate,
+    ) -> Result<(Connack, Vec<u8>), Refusal> {
+        let limit = gate.limits.connect_timeout;
+        let deadline = tokio::time::Instant::now() + limit;
+        let packet = std::mem::take(&mut self.packet);
+        let answer = timeout_at(deadline, async {
+            let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed {
+                what: what.to_string(),
+            };
+            write_all(broker, &packet)
+                .await
+                .map_err(|fault| closed(&fault))?;
+            let mut came = Vec::new();
+            loop {
+                match connack::measure(&came, LARGEST_CONNACK).map_err(Refusal::BrokerGarbage)? {
+                    Some(length) => {
+                        let behind = came.split_off(length);
+                        let connack =
+                            Connack::decode(&came, self.version).map_err(Refusal::BrokerGarbage)?;
+                        return Ok((connack, behind));
+                    }
+                    None => match read(broker, &mut came).await {
+                        Ok(Got::Bytes) => {}
+                        Ok(Got::End) => return Err(closed(&"end of stream")),
+                        Err(fault) => return Err(closed(&fault)),
+                    },
+                }
+            }
+        });
+        answer.await.unwrap_or(Err(Refusal::BrokerSilent { limit }))
+    }
+
+    /// The broker's CONNACK as the device is to see it: with the client id it got, if it sent none, and without what
+    /// would lead it round the gate (Server Reference, MQTT 5.0 §3.2.2.3.16; threats.md M5).
+    fn connack_for_device(&self, mut connack: Connack) -> Vec<u8> {
+        if self.version == Version::V5 {
+            connack.properties.remove(Id::ServerReference);
+            connack.properties.remove(Id::AssignedClientIdentifier);
+            if let Some(assigned) = &self.assigned
+                && connack.code == 0
+            {
+                let value = Value::Text(assigned.clone());
+                connack.properties.push(Property {
+                    id: Id::AssignedClientIdentifier,
+                    value,
+                });
+            }
+        }
+        let packet = connack.encode(self.version);
+        if self.most.is_none_or(|most| packet.len() <= most as usize) {
+            return packet;
+        }
+        // What may not be sent beyond the device's limit (MQTT 5.0 §3.2.2.3.9, §3.2.2.3.10).
+        connack.properties.remove(Id::ReasonString);
+        connack.properties.remove(Id::UserProperty);
+        connack.encode(self.version)
+    }
+
+    async fn refused(self, refusal: Refusal) -> Unlinked {
+        Unlinked::Refused(refuse(self.link, refusal, Some(self.version), self.most).await)
+    }
+}
+
+/// The device's Maximum Packet Size, if it told one.
+fn maximum_packet(connect: &Connect) -> Option<u32> {
+    match connect.properties.get(Id::MaximumPacketSize)? {
+        Value::Four(most) => Some(*most),
+        _ => None,
+    }
+}
+
+/// Tells the device why it is refused, where MQTT has a word for it that the device takes, and closes; bounded in
+/// time.
+async fn refuse(
+    mut link: DeviceLink,
+    refusal: Refusal,
+    version: Option<Version>,
+    most: Option<u32>,
+) -> Refusal {
+    let _ = timeout(LAST_WORD, async {
+        if let Some((version, code)) = refusal.answer(version) {
+            let packet = Connack::refusal(version, code).encode(version);
+            if most.is_none_or(|most| packet.len() <= most as usize) {
+                let _ = write_all(&mut link, &packet).await;
+            }
+        }
+        linger(&mut link, LINGER_BYTES).await;
+    })
+    .await;
+    refusal
+}
+
+impl Facts {
+    fn admitted(&mut self, device: DeviceId, client_id: &str) {
+        self.device = Some(device);
+        self.client_id_given = Some(client_id.to_owned());
+    }
+}

@@ -1,0 +1,233 @@
+//! The walk of one connection: Accepted → Secured → Asking → Admitted → Linked → Closed; then one log line, one count.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::mqtt::Version;
+use crate::observe::logging::{CertificateLine, Event, Line};
+use crate::rules::device::{DeviceId, Mode};
+use crate::rules::identity::Certificate;
+use crate::rules::reason::{Ending, Refusal};
+
+use super::admit::{Linked, Unlinked};
+use super::control::Roll;
+use super::handshake::Accepted;
+use super::relay::{Closed, Relay, Tally};
+use super::{Gate, now};
+
+/// How long the two sides may take to read what was sent last, after an end of ours.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What is learnt of a connection on its way: the log line, field by field.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) device: Option<DeviceId>,
+    pub(crate) mode: Option<Mode>,
+    pub(crate) tls_version: Option<&'static str>,
+    pub(crate) cipher: Option<&'static str>,
+    pub(crate) resumed: Option<bool>,
+    pub(crate) sni: Option<String>,
+    pub(crate) alpn: Option<String>,
+    pub(crate) trust: Option<Arc<str>>,
+    pub(crate) mqtt_version: Option<Version>,
+    pub(crate) client_id_asked: Option<String>,
+    pub(crate) client_id_given: Option<String>,
+    pub(crate) broker: Option<Arc<str>>,
+    pub(crate) waits_for_turn: bool,
+    certificate: Option<Shown>,
+    to_broker: Option<u64>,
+    to_device: Option<u64>,
+}
+
+/// What the log tells of a certificate.
+#[derive(Debug)]
+struct Shown {
+    subject: Box<str>,
+    issuer: Box<str>,
+    serial: Box<str>,
+    fingerprint: Box<str>,
+}
+
+impl Facts {
+    /// Keeps what the log tells of `certificate`, and no more.
+    pub(crate) fn note_certificate(&mut self, certificate: &Certificate) {
+        self.certificate = Some(Shown {
+            subject: certificate.subject.as_str().into(),
+            issuer: certificate.issuer.as_str().into(),
+            serial: certificate.serial.as_str().into(),
+            fingerprint: certificate.fingerprint.as_str().into(),
+        });
+    }
+}
+
+/// How a connection ended, whichever step it reached.
+#[derive(Debug)]
+enum Outcome {
+    Refused(Refusal),
+    Ended(Ending),
+}
+
+/// Tells of one connection, once, on every way out, a panic included (threats.md V9).
+struct Teller<'a> {
+    gate: &'a Gate,
+    listener: usize,
+    address: SocketAddr,
+    began: Instant,
+    facts: Box<Facts>,
+    told: bool,
+}
+
+impl Teller<'_> {
+    fn tell(&mut self, outcome: &Outcome) {
+        self.told = true;
+        let metrics = self.gate.metrics.listener(self.listener);
+        let lasted = self.began.elapsed();
+        let (event, reason, why) = match outcome {
+            Outcome::Refused(refusal) => {
+                metrics.refused(refusal.label());
+                (Event::Refused, refusal.label(), refusal.to_string())
+            }
+            Outcome::Ended(ending) => (Event::Closed, ending.label(), ending.to_string()),
+        };
+        metrics.closed(lasted);
+        let facts = &*self.facts;
+        self.gate.logger.connection(&Line {
+            event,
+            reason,
+            why: &why,
+            address: self.address,
+            listener: self.gate.listener_name(self.listener),
+            device: facts.device.as_ref(),
+            mode: facts.mode,
+            tls_version: facts.tls_version,
+            cipher: facts.cipher,
+            resumed: facts.resumed,
+            sni: facts.sni.as_deref(),
+            alpn: facts.alpn.as_deref(),
+            certificate: facts.certificate.as_ref().map(|shown| CertificateLine {
+                subject: &shown.subject,
+                issuer: &shown.issuer,
+                serial: &shown.serial,
+                fingerprint: &shown.fingerprint,
+            }),
+            trust: facts.trust.as_deref(),
+            mqtt_version: facts.mqtt_version,
+            client_id_asked: facts.client_id_asked.as_deref(),
+            client_id_given: facts.client_id_given.as_deref(),
+            broker: facts.broker.as_deref(),
+            bytes_to_broker: facts.to_broker,
+            bytes_to_device: facts.to_device,
+            duration: Some(lasted),
+        });
+    }
+}
+
+impl Drop for Teller<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            let outcome = if std::thread::panicking() {
+                Outcome::Refused(Refusal::GateFault)
+            } else {
+                Outcome::Ended(Ending::Cut)
+            };
+            self.tell(&outcome);
+        }
+    }
+}
+
+/// Walks one accepted connection to its end. `permit` is its place among `limits.connections`.
+///
+/// Dropping it half-way closes both sides at once, and tells so.
+pub(crate) async fn walk(
+    accepted: Accepted,
+    gate: Arc<Gate>,
+    roll: Arc<Roll>,
+    permit: OwnedSemaphorePermit,
+) {
+    let mut teller = Teller {
+        gate: &gate,
+        listener: accepted.listener.place,
+        address: accepted.address,
+        began: Instant::now(),
+        facts: Box::default(),
+        told: false,
+    };
+    gate.metrics.listener(teller.listener).accepted();
+    // What the steps before the relay need is in a box of its own, and goes when they are over.
+    let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
+    let outcome = match linked {
+        Ok((linked, mode)) => {
+            let listener = gate.metrics.listener(teller.listener);
+            let open = listener.opened(mode);
+            let seat = roll.sit();
+            let Linked {
+                link,
+                broker,
+                version,
+                from_device,
+                from_broker,
+                broker_open,
+            } = linked;
+            let tally = Tally {
+                metrics: gate.metrics.clone(),
+                listener: teller.listener,
+            };
+            let mut relay = Relay::new(link, broker, version, seat.control.clone(), tally);
+            relay.inject(&from_device, &from_broker);
+            drop((from_device, from_broker));
+            let closed = relay.run().await;
+            drop((open, broker_open));
+            let Closed {
+                to_broker,
+                to_device,
+                lost,
+                ..
+            } = closed;
+            teller.facts.to_broker = Some(to_broker);
+            teller.facts.to_device = Some(to_device);
+            let ending = closed.ending.clone();
+            if lost > 0 && gate.is_draining() {
+                gate.note_loss();
+            }
+            let _ = timeout(LINGER, closed.linger()).await;
+            drop(seat);
+            Outcome::Ended(ending)
+        }
+        Err(Unlinked::Refused(refusal)) => Outcome::Refused(refusal),
+        Err(Unlinked::Ended(ending)) => Outcome::Ended(ending),
+    };
+    teller.tell(&outcome);
+    drop(teller);
+    drop(permit);
+}
+
+/// The steps before the relay. Each consumes the one before, so none can be skipped or reordered.
+async fn link(
+    accepted: Accepted,
+    gate: &Gate,
+    facts: &mut Facts,
+) -> Result<(Linked, Mode), Unlinked> {
+    let secured = accepted
+        .handshake(gate, facts)
+        .await
+        .map_err(Unlinked::Refused)?;
+    let mode = secured.mode;
+    if let Some(vouched) = &secured.vouched {
+        let listener = gate.metrics.listener(secured.listener.place);
+        listener.certificate_remaining(vouched.certificate.not_after - now());
+    }
+    let asking = secured
+        .read_connect(gate, facts)
+        .await
+        .map_err(Unlinked::Refused)?;
+    let admitted = asking
+        .admit(gate, now(), facts)
+        .await
+        .map_err(Unlinked::Refused)?;
+    let linked = admitted.dial(gate, facts).await?;
+    Ok((linked, mode))
+}

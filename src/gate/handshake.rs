@@ -1,0 +1,236 @@
+//! The handshake: `Accepted` → `Secured`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::server::Acceptor;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::broker::socket::Socket;
+use crate::rules::device::Mode;
+use crate::rules::reason::Refusal;
+use crate::tls::server::ServerTls;
+use crate::tls::stream::{Lost, TlsStream};
+use crate::tls::verify::Vouched;
+use crate::tls::witness::Seen;
+
+use super::Gate;
+use super::connection::Facts;
+use super::listener::Listener;
+use super::wire::{DeviceLink, LINGER_BYTES, linger};
+
+/// How long a device that failed its handshake has to take in the alert.
+const ALERT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A socket that was accepted, with all permits it needs.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: TcpStream,
+    pub(crate) address: SocketAddr,
+    pub(crate) listener: Arc<Listener>,
+}
+
+/// A link in one of the three modes; whoever showed a certificate has proved to own it.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    pub(crate) link: DeviceLink,
+    pub(crate) mode: Mode,
+    /// Who vouched for the certificate: given for, and only for, `mutual-tls`.
+    pub(crate) vouched: Option<Vouched>,
+    /// What the device sent right behind the handshake.
+    pub(crate) early: Vec<u8>,
+    pub(crate) address: SocketAddr,
+    pub(crate) listener: Arc<Listener>,
+}
+
+impl Accepted {
+    /// Does the handshake, if the listener offers TLS, within `handshake_timeout`. What is learnt goes to `facts`,
+    /// also when it fails. Dropping it half-way drops the connection.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; the device has been sent its alert.
+    pub(crate) async fn handshake(
+        self,
+        gate: &Gate,
+        facts: &mut Facts,
+    ) -> Result<Secured, Refusal> {
+        let Some(tls) = self.listener.tls.clone() else {
+            facts.mode = Some(Mode::Plain);
+            return Ok(Secured {
+                link: DeviceLink::Plain(Socket::Tcp(self.socket)),
+                mode: Mode::Plain,
+                vouched: None,
+                early: Vec::new(),
+                address: self.address,
+                listener: self.listener,
+            });
+        };
+        let limit = gate.limits.handshake_timeout;
+        let began = Instant::now();
+        let metrics = gate.metrics.listener(self.listener.place);
+        let outcome = match timeout(limit, self.secure(&tls, gate, facts)).await {
+            Ok(outcome) => outcome,
+            Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull { limit }),
+            Err(_) => Err(Refusal::HandshakeTimeout { limit }),
+        };
+        let result = outcome.as_ref().map_or_else(Refusal::label, |_| "ok");
+        let version = facts.tls_version.unwrap_or("none");
+        metrics.handshake(
+            result,
+            version,
+            facts.resumed.unwrap_or(false),
+            outcome.is_ok().then(|| began.elapsed()),
+        );
+        outcome
+    }
+
+    async fn secure(
+        self,
+        tls: &ServerTls,
+        gate: &Gate,
+        facts: &mut Facts,
+    ) -> Result<Secured, Refusal> {
+        let hello = first_record(&self.socket).await?;
+        // Silent sockets hold no turn: it is asked for when there is something to compute.
+        facts.waits_for_turn = true;
+        let _turn = gate.handshakes.acquire().await;
+        facts.waits_for_turn = false;
+        let _counted = gate.metrics.listener(self.listener.place).handshaking();
+
+        // Only where ALPN is configured is a ClientHello read twice.
+        let config = if Arc::ptr_eq(&tls.with_alpn, &tls.without_alpn) {
+            &tls.with_alpn
+        } else {
+            let offered = offered_alpn(&hello);
+            tls.config_for(
+                offered
+                    .as_ref()
+                    .map(|names| names.iter().map(Vec::as_slice)),
+            )
+        };
+        let fault = |fault: rustls::Error| Refusal::TlsFault {
+            what: fault.to_string(),
+        };
+        let mut stream = Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?);
+        let mut seen = Seen::default();
+        let outcome = stream.handshake(hello, &mut seen).await;
+
+        facts.sni = seen.sni.take();
+        facts.tls_version = stream.version();
+        facts.cipher = stream.cipher();
+        facts.alpn = stream
+            .alpn()
+            .map(|name| String::from_utf8_lossy(name).into_owned());
+        if let Some(certificate) = &seen.certificate {
+            facts.note_certificate(certificate);
+        }
+        let early = match outcome {
+            Ok(early) => early,
+            Err(lost) => {
+                let refusal = refusal(lost, &mut seen);
+                let mut link = DeviceLink::Tls(stream);
+                let _ = timeout(ALERT, linger(&mut link, LINGER_BYTES)).await;
+                return Err(refusal);
+            }
+        };
+        facts.resumed = Some(stream.resumed());
+        let vouched = seen.vouched;
+        // A certificate that nobody vouched for never gets here; if it does, that is a fault, not a weaker mode.
+        if stream.has_certificate() != vouched.is_some() {
+            return Err(Refusal::GateFault);
+        }
+        let mode = if let Some(vouched) = &vouched {
+            facts.note_certificate(&vouched.certificate);
+            facts.trust = Some(vouched.group.name.clone());
+            Mode::MutualTls
+        } else {
+            Mode::ServerTls
+        };
+        facts.mode = Some(mode);
+        Ok(Secured {
+            link: DeviceLink::Tls(stream),
+            mode,
+            vouched,
+            early,
+            address: self.address,
+            listener: self.listener,
+        })
+    }
+}
+
+/// Reads until the first TLS record is whole. Nothing is computed for a device before that.
+async fn first_record(socket: &TcpStream) -> Result<Vec<u8>, Refusal> {
+    const GONE: Refusal = Refusal::DeviceGone {
+        during: "before its ClientHello",
+    };
+    let mut came = Vec::new();
+    loop {
+        socket.readable().await.map_err(|_| GONE)?;
+        came.reserve(2048);
+        match socket.try_read_buf(&mut came) {
+            Ok(0) => return Err(GONE),
+            Ok(_) => {}
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return Err(GONE),
+        }
+        // RFC 8446 §5.1: type (22, handshake), version (3, x), length (2 bytes).
+        if came[0] != 22 || came.get(1).is_some_and(|&major| major != 3) {
+            return Err(Refusal::NotTls { first: came[0] });
+        }
+        if let [_, _, _, high, low, rest @ ..] = came.as_slice() {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            if length == 0 || length > 16 * 1024 {
+                return Err(Refusal::NotTls { first: came[0] });
+            }
+            if rest.len() >= length {
+                return Ok(came);
+            }
+        }
+    }
+}
+
+/// The ALPN protocols that a ClientHello offers; `None` when it offers none or is not whole in its first record.
+fn offered_alpn(hello: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut acceptor = Acceptor::default();
+    acceptor.read_tls(&mut &hello[..]).ok()?;
+    let accepted = acceptor.accept().ok()??;
+    let offered = accepted
+        .client_hello()
+        .alpn()?
+        .map(<[u8]>::to_vec)
+        .collect();
+    Some(offered)
+}
+
+/// Why a handshake failed, in words for the one who mends it.
+fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
+    use rustls::Error;
+    if let Some(refused) = seen.refused.take() {
+        return Refusal::Certificate {
+            label: refused.reason,
+            why: refused.why,
+        };
+    }
+    match lost {
+        Lost::Io(_) => Refusal::DeviceGone {
+            during: "during the handshake",
+        },
+        Lost::Tls(Error::NoCertificatesPresented) => Refusal::NoCertificate,
+        Lost::Tls(Error::AlertReceived(alert)) => Refusal::ServerRefused {
+            alert: format!("{alert:?}"),
+        },
+        Lost::Tls(Error::PeerIncompatible(what)) => Refusal::NothingInCommon {
+            what: format!("{what:?}"),
+        },
+        Lost::Tls(Error::InvalidCertificate(what)) => Refusal::Certificate {
+            label: "certificate_bad_signature",
+            why: format!("the device did not prove that it owns its certificate: {what}"),
+        },
+        Lost::Tls(fault) => Refusal::TlsFault {
+            what: fault.to_string(),
+        },
+    }
+}

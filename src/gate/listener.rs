@@ -1,0 +1,132 @@
+//! Accept, count, give each connection its own task at once.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
+
+use crate::broker::dial::is_out_of_descriptors;
+use crate::broker::socket::prepare;
+use crate::tls::server::ServerTls;
+
+use super::Gate;
+use super::connection::walk;
+use super::control::Roll;
+use super::handshake::Accepted;
+
+/// How many connections may wait in the kernel for accept, for each socket; the kernel caps it (`somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// How long accept pauses when no file descriptor is left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One listener, as its connections see it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Its place in the configuration, and in the metrics.
+    pub(crate) place: usize,
+    /// The label in metrics and logs.
+    pub(crate) name: Arc<str>,
+    /// `None` on a plain listener.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+}
+
+/// Binds one address once for each of `workers`, so that the kernel spreads connections over them and each stays with
+/// its worker. Port 0 takes one free port for all.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let mut sockets = Vec::with_capacity(workers);
+    let mut address = address;
+    for _ in 0..workers {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from(socket);
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// Accepts until the gate drains. A full house waits: what comes meanwhile stays in the kernel's queue, but for one
+/// connection a socket, which is not looked at before it has its place (threats.md V1).
+pub(crate) async fn accept(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    gate: Arc<Gate>,
+    roll: Arc<Roll>,
+    mut draining: watch::Receiver<bool>,
+) {
+    let socket = match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(fault) => {
+            tracing::error!(event = "accept_failed", listener = %listener.name, "cannot wait for connections: {fault}");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased; // those who came before the drain are still let in, and told
+            accepted = socket.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                let Some(permit) = place(&gate).await else {
+                    return;
+                };
+                if prepare(&socket).is_err() {
+                    continue; // it is gone already
+                }
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                let accepted = Accepted {
+                    socket,
+                    address,
+                    listener: listener.clone(),
+                };
+                tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
+            }
+            Err(fault) if is_out_of_room(&fault) => {
+                gate.metrics.accept_paused("descriptors");
+                gate.tell_out_of_room(&fault);
+                tokio::time::sleep(PAUSE).await;
+            }
+            // The device went away between its SYN and our accept.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Waits for a place among `limits.connections`; `None` when there will be none any more.
+async fn place(gate: &Gate) -> Option<OwnedSemaphorePermit> {
+    match gate.connections.clone().try_acquire_owned() {
+        Ok(permit) => Some(permit),
+        Err(TryAcquireError::Closed) => None,
+        Err(TryAcquireError::NoPermits) => {
+            gate.metrics.accept_paused("connections");
+            gate.connections.clone().acquire_owned().await.ok()
+        }
+    }
+}
+
+/// Out of descriptors or memory: wait, something will be given back.
+fn is_out_of_room(fault: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = fault.raw_os_error();
+    is_out_of_descriptors(fault)
+        || [Errno::NOBUFS, Errno::NOMEM]
+            .iter()
+            .any(|room| errno == Some(room.raw_os_error()))
+}

@@ -1,0 +1,488 @@
+//! The relay: bytes both ways until both sides have closed.
+//!
+//! It follows packet boundaries by fixed headers alone. A direction reads only when all it read before is written:
+//! a slow reader stops its writer, and memory stays flat (threats.md V7). Plaintext passes through a buffer of the
+//! thread; a connection holds only what could not be written.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::broker::socket::Socket;
+use crate::mqtt::Version;
+use crate::mqtt::disconnect;
+use crate::mqtt::framing::{Framer, From, Stop};
+use crate::mqtt::length::remaining_length;
+use crate::observe::metrics::Metrics;
+use crate::rules::reason::Ending;
+use crate::tls::stream::Got;
+
+use super::control::{Control, Order};
+use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger};
+
+/// How long the second side may be silent once the first has closed.
+pub(crate) const HALF_OPEN: Duration = Duration::from_secs(30);
+
+/// How long an end of ours may take: packets under way are finished, the last word is said.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How often one direction reads before the other connections of the thread get their turn.
+const TURNS: usize = 8;
+
+/// The largest DISCONNECT taken from a broker, in bytes.
+const LARGEST_DISCONNECT: usize = 64 * 1024;
+
+thread_local! {
+    /// Plaintext on its way. Borrowed inside one poll only.
+    static PLAINTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where relayed bytes are counted.
+#[derive(Clone)]
+pub(crate) struct Tally {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) listener: usize,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Way {
+    framer: Framer,
+    /// Read, but not yet written: from `at` on.
+    pending: Vec<u8>,
+    at: usize,
+    /// Nothing more is read.
+    ended: bool,
+    /// The other side was told that nothing more comes, or is lost.
+    closed: bool,
+    /// Said after the last packet.
+    last_word: Option<Vec<u8>>,
+    /// The front of a broker's DISCONNECT, the last packet that it may send.
+    farewell: Option<Vec<u8>>,
+    bytes: u64,
+}
+
+/// What stopped a direction.
+enum Pumped {
+    /// Both its ends are closed.
+    Over,
+    /// Its source closed.
+    SourceEnded,
+    /// A packet that must not pass.
+    Stopped(Stop),
+    /// Its source failed.
+    SourceLost(io::Error),
+    /// Its sink failed.
+    SinkLost(io::Error),
+}
+
+impl Way {
+    fn new(framer: Framer) -> Self {
+        Self {
+            framer,
+            pending: Vec::new(),
+            at: 0,
+            ended: false,
+            closed: false,
+            last_word: None,
+            farewell: None,
+            bytes: 0,
+        }
+    }
+
+    /// Takes bytes that were read before the relay began.
+    fn inject(&mut self, bytes: &[u8]) -> Option<Stop> {
+        let walk = self.framer.walk(bytes);
+        self.pending.extend_from_slice(&bytes[..walk.pass]);
+        self.stop(walk.stop, &bytes[walk.pass..])
+    }
+
+    /// Judges what stopped the walk; a broker's DISCONNECT is no offence, but is read whole before it goes on.
+    fn stop(&mut self, stop: Option<Stop>, rest: &[u8]) -> Option<Stop> {
+        match stop? {
+            Stop::BrokersDisconnect => {
+                self.farewell = Some(rest.to_vec());
+                None
+            }
+            offence => {
+                self.ended = true;
+                Some(offence)
+            }
+        }
+    }
+
+    /// Reads a broker's DISCONNECT to its end and passes it on without what would lead the device round the gate
+    /// (Server Reference, MQTT 5.0 §3.14.2.2.5; threats.md M5).
+    fn poll_farewell(
+        &mut self,
+        source: &mut impl Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Pumped>> {
+        let Some(front) = &mut self.farewell else {
+            return Poll::Ready(None);
+        };
+        let outcome = loop {
+            let length = match remaining_length(&front[1..]) {
+                Ok(Some((length, spelt))) if length <= LARGEST_DISCONNECT => {
+                    Some(1 + spelt + length)
+                }
+                Ok(None) => None,
+                _ => break Some(Pumped::Stopped(Stop::BadLength)),
+            };
+            if let Some(packet) = length.and_then(|length| front.get(..length)) {
+                match disconnect::without_server_reference(packet) {
+                    Ok(packet) => self.pending = packet,
+                    Err(_) => break Some(Pumped::Stopped(Stop::BadLength)),
+                }
+                break Some(Pumped::SourceEnded);
+            }
+            match ready!(source.poll_read(cx, front)) {
+                Ok(Got::Bytes) => {}
+                Ok(Got::End) => break Some(Pumped::SourceEnded),
+                Err(fault) => break Some(Pumped::SourceLost(fault)),
+            }
+        };
+        self.farewell = None;
+        self.ended = true;
+        Poll::Ready(outcome)
+    }
+
+    /// Nothing more will go this way: its sink is gone.
+    fn give_up(&mut self) {
+        self.pending = Vec::new();
+        self.at = 0;
+        self.last_word = None;
+        self.farewell = None;
+        self.ended = true;
+        self.closed = true;
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended && self.closed
+    }
+
+    /// Moves bytes until the source has no more or the sink takes no more. With `to_boundary`, reads only what the
+    /// packet under way still needs.
+    fn pump(
+        &mut self,
+        source: &mut impl Wire,
+        sink: &mut impl Wire,
+        cx: &mut Context<'_>,
+        to_boundary: bool,
+    ) -> Poll<Pumped> {
+        for _ in 0..TURNS {
+            while self.at < self.pending.len() {
+                match ready!(sink.poll_write(cx, &self.pending[self.at..])) {
+                    Ok(n) => {
+                        self.at += n;
+                        self.bytes += n as u64;
+                    }
+                    Err(fault) => return Poll::Ready(Pumped::SinkLost(fault)),
+                }
+            }
+            if self.at > 0 {
+                self.pending = Vec::new();
+                self.at = 0;
+            }
+            if let Some(pumped) = ready!(self.poll_farewell(source, cx)) {
+                return Poll::Ready(pumped);
+            }
+            if to_boundary && self.framer.at_boundary() {
+                self.ended = true;
+            }
+            if self.ended {
+                match self.last_word.take() {
+                    Some(word) if self.framer.at_boundary() => {
+                        self.pending = word;
+                        continue;
+                    }
+                    _ => {}
+                }
+                if !self.closed {
+                    match ready!(sink.poll_close_write(cx)) {
+                        Ok(()) => self.closed = true,
+                        Err(fault) => return Poll::Ready(Pumped::SinkLost(fault)),
+                    }
+                }
+                return Poll::Ready(Pumped::Over);
+            }
+            if let Some(pumped) = ready!(self.turn(source, sink, cx)) {
+                return Poll::Ready(pumped);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One read, and the write of what it gave; what the sink does not take becomes `pending`.
+    fn turn(
+        &mut self,
+        source: &mut impl Wire,
+        sink: &mut impl Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Pumped>> {
+        PLAINTEXT.with_borrow_mut(|plain| {
+            plain.clear();
+            let got = source.poll_read(cx, plain);
+            let walk = self.framer.walk(plain);
+            let mut at = 0;
+            let mut sink_lost = None;
+            while at < walk.pass {
+                match sink.poll_write(cx, &plain[at..walk.pass]) {
+                    Poll::Ready(Ok(n)) => at += n,
+                    Poll::Ready(Err(fault)) => {
+                        sink_lost = Some(fault);
+                        break;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            self.bytes += at as u64;
+            if let Some(fault) = sink_lost {
+                return Poll::Ready(Some(Pumped::SinkLost(fault)));
+            }
+            self.pending.extend_from_slice(&plain[at..walk.pass]);
+            if walk.stop.is_some() {
+                let offence = self.stop(walk.stop, &plain[walk.pass..]);
+                return Poll::Ready(offence.map(Pumped::Stopped));
+            }
+            match ready!(got) {
+                Ok(Got::Bytes) => Poll::Ready(None),
+                Ok(Got::End) => {
+                    self.ended = true;
+                    Poll::Ready(Some(Pumped::SourceEnded))
+                }
+                Err(fault) => {
+                    self.ended = true;
+                    Poll::Ready(Some(Pumped::SourceLost(fault)))
+                }
+            }
+        })
+    }
+}
+
+/// A device and a broker, linked.
+pub(crate) struct Relay {
+    device: DeviceLink,
+    broker: Socket,
+    up: Way,
+    down: Way,
+    version: Version,
+    control: Arc<Control>,
+    tally: Tally,
+    /// The first cause of the end.
+    ending: Option<Ending>,
+    /// We end it: nothing more is read but what packets under way need.
+    farewell: bool,
+    deadline: Option<Pin<Box<Sleep>>>,
+    moved_at_deadline: u64,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) ending: Ending,
+    pub(crate) to_broker: u64,
+    pub(crate) to_device: u64,
+    /// Bytes that had been taken over and could not be delivered.
+    pub(crate) lost: usize,
+    /// The end was ours: bytes that nobody read may be in the sockets.
+    ours: bool,
+    device: DeviceLink,
+    broker: Socket,
+}
+
+impl Relay {
+    /// Links `device` and `broker`.
+    pub(crate) fn new(
+        device: DeviceLink,
+        broker: Socket,
+        version: Version,
+        control: Arc<Control>,
+        tally: Tally,
+    ) -> Self {
+        Self {
+            device,
+            broker,
+            up: Way::new(Framer::new(From::Device, version)),
+            down: Way::new(Framer::new(From::Broker, version)),
+            version,
+            control,
+            tally,
+            ending: None,
+            farewell: false,
+            deadline: None,
+            moved_at_deadline: 0,
+        }
+    }
+
+    /// Takes what was read behind CONNECT and behind CONNACK.
+    pub(crate) fn inject(&mut self, from_device: &[u8], from_broker: &[u8]) {
+        if let Some(stop) = self.down.inject(from_broker) {
+            self.stopped_by_broker(stop);
+        }
+        if let Some(stop) = self.up.inject(from_device) {
+            self.stopped_by_device(stop);
+        }
+    }
+
+    /// Relays until both sides have closed, or an end of ours is over. Dropping it closes both sides at once.
+    pub(crate) async fn run(mut self) -> Closed {
+        let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
+        let lost = self.up.pending.len() - self.up.at + self.down.pending.len() - self.down.at;
+        Closed {
+            ending,
+            to_broker: self.up.bytes,
+            to_device: self.down.bytes,
+            lost,
+            ours: self.farewell,
+            device: self.device,
+            broker: self.broker,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        match self.control.order(cx.waker()) {
+            Order::GoOn => {}
+            Order::Drain if self.farewell => {}
+            Order::Drain => self.end(Ending::Drained),
+            Order::Cut => return Poll::Ready(Ending::Cut),
+        }
+        let (up, down) = (self.up.bytes, self.down.bytes);
+        self.poll_ways(cx);
+        let listener = self.tally.metrics.listener(self.tally.listener);
+        listener.to_broker(self.up.bytes - up);
+        listener.to_device(self.down.bytes - down);
+
+        if self.up.is_over() && self.down.is_over() {
+            return Poll::Ready(self.ending.clone().unwrap_or(Ending::DeviceClosed));
+        }
+        self.poll_deadline(cx)
+    }
+
+    /// Moves both directions as far as they go.
+    fn poll_ways(&mut self, cx: &mut Context<'_>) {
+        while !self.up.is_over() {
+            let pumped = self
+                .up
+                .pump(&mut self.device, &mut self.broker, cx, self.farewell);
+            match pumped {
+                Poll::Pending | Poll::Ready(Pumped::Over) => break,
+                Poll::Ready(Pumped::SourceEnded) => self.note(Ending::DeviceClosed),
+                Poll::Ready(Pumped::Stopped(stop)) => self.stopped_by_device(stop),
+                Poll::Ready(Pumped::SourceLost(fault)) => self.device_lost(&fault),
+                // What the broker said before it went is still read.
+                Poll::Ready(Pumped::SinkLost(fault)) => {
+                    self.note(Ending::BrokerLost {
+                        what: fault.to_string(),
+                    });
+                    self.up.give_up();
+                }
+            }
+        }
+        while !self.down.is_over() {
+            let pumped = self
+                .down
+                .pump(&mut self.broker, &mut self.device, cx, self.farewell);
+            match pumped {
+                Poll::Pending | Poll::Ready(Pumped::Over) => break,
+                Poll::Ready(Pumped::SourceEnded) => self.note(Ending::BrokerClosed),
+                Poll::Ready(Pumped::Stopped(stop)) => self.stopped_by_broker(stop),
+                Poll::Ready(Pumped::SourceLost(fault)) => {
+                    self.note(Ending::BrokerLost {
+                        what: fault.to_string(),
+                    });
+                    self.up.give_up();
+                }
+                Poll::Ready(Pumped::SinkLost(fault)) => self.device_lost(&fault),
+            }
+        }
+    }
+
+    /// Remembers the first cause of the end.
+    fn note(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    /// Begins an end of ours: packets under way are finished, an MQTT 5 device is told why, both sides are closed.
+    fn end(&mut self, ending: Ending) {
+        if self.version == Version::V5
+            && let Some(code) = ending.last_word()
+        {
+            self.down.last_word = Some(disconnect::packet(code));
+        }
+        self.note(ending);
+        self.farewell = true;
+        self.arm(FAREWELL);
+    }
+
+    fn stopped_by_device(&mut self, stop: Stop) {
+        self.end(match stop {
+            Stop::SecondConnect => Ending::SecondConnect,
+            Stop::Forbidden(packet) => Ending::ForbiddenPacket { packet },
+            Stop::BadLength | Stop::BrokersDisconnect => Ending::MalformedPacket,
+        });
+    }
+
+    fn stopped_by_broker(&mut self, stop: Stop) {
+        let what = match stop {
+            Stop::Forbidden(packet) => format!("a packet of type {packet}"),
+            Stop::SecondConnect => "a CONNECT".into(),
+            Stop::BadLength | Stop::BrokersDisconnect => "a malformed packet".into(),
+        };
+        self.end(Ending::BrokerGarbage { what });
+    }
+
+    /// The device is gone; what it sent before goes to the broker still.
+    fn device_lost(&mut self, fault: &io::Error) {
+        self.note(Ending::DeviceLost {
+            what: fault.to_string(),
+        });
+        self.up.ended = true;
+        self.down.give_up();
+    }
+
+    /// Both sides have so long from now.
+    fn arm(&mut self, limit: Duration) {
+        self.moved_at_deadline = self.up.bytes + self.down.bytes;
+        self.deadline = Some(Box::pin(sleep_until(Instant::now() + limit)));
+    }
+
+    /// Once a side has closed or an end of ours has begun, the rest is bounded in time. While both are open there is
+    /// no timer: dead peers are found by the kernel, silent devices by the broker's judgement of their keep alive.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if self.deadline.is_none() && (self.up.ended || self.down.ended) {
+            self.arm(HALF_OPEN);
+        }
+        while let Some(deadline) = &mut self.deadline {
+            ready!(deadline.as_mut().poll(cx));
+            let moved = self.up.bytes + self.down.bytes;
+            if self.farewell || moved == self.moved_at_deadline {
+                let ending = match self.ending.take() {
+                    Some(ending) if self.farewell => ending,
+                    _ => Ending::HalfOpen { limit: HALF_OPEN },
+                };
+                return Poll::Ready(ending);
+            }
+            self.arm(HALF_OPEN);
+        }
+        Poll::Pending
+    }
+}
+
+impl Closed {
+    /// Lets both sides take in what was sent last, then closes them. Bounded: run it under a deadline.
+    pub(crate) async fn linger(mut self) {
+        if self.ours {
+            tokio::join!(
+                linger(&mut self.device, LINGER_BYTES),
+                linger(&mut self.broker, LINGER_BYTES)
+            );
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Either side of a relay, reading and writing plaintext: the device with or without TLS, the broker.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use crate::broker::socket::Socket;
+use crate::tls::stream::{Got, Lost, TlsStream};
+
+/// One side of a relay.
+pub(crate) trait Wire {
+    /// Reads what has come, adding the plaintext to `plain`, 64 KiB or a little more. What came before a fault is
+    /// in `plain`, too.
+    fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<Got>>;
+
+    /// Writes from the front of `plain`; gives how many bytes were taken over.
+    fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Sends what was taken over and ends our side; reading goes on.
+    fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// The link to a device.
+#[derive(Debug)]
+pub(crate) enum DeviceLink {
+    /// Without TLS.
+    Plain(Socket),
+    /// With TLS; boxed, so that a plain link does not pay for it.
+    Tls(Box<TlsStream>),
+}
+
+impl Wire for Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<Got>> {
+        Socket::poll_read(self, cx, plain).map_ok(|n| if n == 0 { Got::End } else { Got::Bytes })
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+        Socket::poll_write(self, cx, plain)
+    }
+
+    fn poll_close_write(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.close_write())
+    }
+}
+
+impl Wire for DeviceLink {
+    fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<Got>> {
+        match self {
+            Self::Plain(socket) => Wire::poll_read(socket, cx, plain),
+            Self::Tls(tls) => tls.poll_read(cx, plain).map_err(into_io),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => Wire::poll_write(socket, cx, plain),
+            Self::Tls(tls) => tls
+                .poll_write(cx, plain)
+                .map_ok(|()| plain.len())
+                .map_err(into_io),
+        }
+    }
+
+    fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Wire::poll_close_write(socket, cx),
+            Self::Tls(tls) => tls.poll_close_write(cx),
+        }
+    }
+}
+
+fn into_io(lost: Lost) -> io::Error {
+    match lost {
+        Lost::Io(fault) => fault,
+        Lost::Tls(fault) => io::Error::other(fault),
+    }
+}
+
+/// Reads once from `wire` onto the end of `bytes`. Dropping it loses nothing.
+pub(crate) async fn read(wire: &mut impl Wire, bytes: &mut Vec<u8>) -> io::Result<Got> {
+    std::future::poll_fn(|cx| wire.poll_read(cx, bytes)).await
+}
+
+/// Writes all of `bytes`. Dropping it half-way leaves the other side with a part.
+pub(crate) async fn write_all(wire: &mut impl Wire, bytes: &[u8]) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes.len() {
+        at += std::future::poll_fn(|cx| wire.poll_write(cx, &bytes[at..])).await?;
+    }
+    Ok(())
+}
+
+/// The most that [`linger`] reads and forgets, in bytes.
+pub(crate) const LINGER_BYTES: usize = 1024 * 1024;
+
+/// Ends our side of `wire`, then reads and forgets what still comes, until the other side ends, too, or `most` bytes
+/// came.
+///
+/// A socket closed with unread bytes in it makes the kernel send a reset, and a reset can overtake our last words:
+/// the device would lose its CONNACK or DISCONNECT. Run it under a deadline; dropping it closes at once.
+pub(crate) async fn linger(wire: &mut impl Wire, most: usize) {
+    if std::future::poll_fn(|cx| wire.poll_close_write(cx))
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let mut scrap = Vec::new();
+    let mut came = 0;
+    while came < most {
+        scrap.clear();
+        match read(wire, &mut scrap).await {
+            Ok(Got::Bytes) => came += scrap.len(),
+            Ok(Got::End) | Err(_) => return,
+        }
+    }
+}

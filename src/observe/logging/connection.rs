@@ -1,0 +1,291 @@
+//! The one line about one connection.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use crate::mqtt::Version;
+use crate::observe::metrics::Metrics;
+use crate::rules::device::{DeviceId, Mode};
+
+/// What became of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A broker answered it, and it is over.
+    Closed,
+    /// The gate turned it away.
+    Refused,
+}
+
+impl Event {
+    /// The word for `event`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What the log tells of a certificate. Borrowed, so that nobody keeps a whole certificate for its log line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CertificateLine<'a> {
+    /// Whose it is.
+    pub subject: &'a str,
+    /// Who says so.
+    pub issuer: &'a str,
+    /// Its serial number, lower-case hex.
+    pub serial: &'a str,
+    /// SHA-256 of its DER, lower-case hex.
+    pub fingerprint: &'a str,
+}
+
+/// The one line about one connection; what is not known is left out (design.md §5).
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// What became of it.
+    pub event: Event,
+    /// Why, in one word of docs/refusals.md.
+    pub reason: &'static str,
+    /// Why, in a sentence.
+    pub why: &'a str,
+    /// Where the device called from.
+    pub address: SocketAddr,
+    /// The listener it called.
+    pub listener: &'a str,
+    /// Who it is.
+    pub device: Option<&'a DeviceId>,
+    /// How it is secured.
+    pub mode: Option<Mode>,
+    /// `1.2` or `1.3`.
+    pub tls_version: Option<&'static str>,
+    /// The cipher suite, by its IANA name.
+    pub cipher: Option<&'static str>,
+    /// Whether the TLS session was resumed.
+    pub resumed: Option<bool>,
+    /// The server name that the device asked for.
+    pub sni: Option<&'a str>,
+    /// The application protocol that was agreed on.
+    pub alpn: Option<&'a str>,
+    /// The certificate that the device showed, also when it was refused.
+    pub certificate: Option<CertificateLine<'a>>,
+    /// The trust group that vouched for it.
+    pub trust: Option<&'a str>,
+    /// The version that its CONNECT spoke.
+    pub mqtt_version: Option<Version>,
+    /// The client id that the device asked for.
+    pub client_id_asked: Option<&'a str>,
+    /// The client id that the broker was told.
+    pub client_id_given: Option<&'a str>,
+    /// The broker it was relayed to.
+    pub broker: Option<&'a str>,
+    /// Bytes that went on to the broker.
+    pub bytes_to_broker: Option<u64>,
+    /// Bytes that went on to the device.
+    pub bytes_to_device: Option<u64>,
+    /// From accept to close.
+    pub duration: Option<Duration>,
+}
+
+impl<'a> Line<'a> {
+    /// A line that knows no more than this yet.
+    pub fn new(
+        event: Event,
+        reason: &'static str,
+        why: &'a str,
+        address: SocketAddr,
+        listener: &'a str,
+    ) -> Self {
+        Self {
+            event,
+            reason,
+            why,
+            address,
+            listener,
+            device: None,
+            mode: None,
+            tls_version: None,
+            cipher: None,
+            resumed: None,
+            sni: None,
+            alpn: None,
+            certificate: None,
+            trust: None,
+            mqtt_version: None,
+            client_id_asked: None,
+            client_id_given: None,
+            broker: None,
+            bytes_to_broker: None,
+            bytes_to_device: None,
+            duration: None,
+        }
+    }
+}
+
+/// Refusals per second: strangers can cause these, so they are few.
+const REFUSED: (u32, u32) = (200, 400);
+/// Closes per second: these are devices of the fleet.
+const CLOSED: (u32, u32) = (2000, 4000);
+
+/// Writes the lines about connections, no faster than a log should grow (threats.md V11).
+///
+/// Cheap to clone; all clones share one limit for each [`Event`]: 200 refusals a second (400 at once) and 2000 closes
+/// (4000 at once). Lines beyond are counted; the next one that is written tells how many in `suppressed`.
+#[derive(Clone)]
+pub struct Logger {
+    limits: Arc<Limits<DefaultClock>>,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Default for Logger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Logger {
+    /// A logger that counts nowhere what it holds back.
+    pub fn new() -> Self {
+        Self {
+            limits: Arc::new(Limits::new(&DefaultClock::default())),
+            metrics: None,
+        }
+    }
+
+    /// A logger that counts what it holds back as `tidegate_log_lines_suppressed_total`.
+    pub fn counted(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics: Some(metrics),
+            ..Self::new()
+        }
+    }
+
+    /// Writes the line of one connection, at level `info`, or counts it as suppressed. Never blocks.
+    pub fn connection(&self, line: &Line<'_>) {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        match self.limits.of(line.event).pass() {
+            Some(suppressed) => write(line, suppressed),
+            None => {
+                if let Some(metrics) = &self.metrics {
+                    metrics.suppressed(1);
+                }
+            }
+        }
+    }
+}
+
+/// The keys and their order are a promise: design.md §5, docs/logs.md.
+fn write(line: &Line<'_>, suppressed: u64) {
+    tracing::info!(
+        event = line.event.word(),
+        reason = line.reason,
+        why = line.why,
+        address = %line.address,
+        listener = line.listener,
+        device = line.device.map(DeviceId::as_str),
+        mode = line.mode.map(Mode::word),
+        tls_version = line.tls_version,
+        cipher = line.cipher,
+        resumed = line.resumed,
+        sni = line.sni,
+        alpn = line.alpn,
+        certificate_subject = line.certificate.map(|c| c.subject),
+        certificate_issuer = line.certificate.map(|c| c.issuer),
+        certificate_serial = line.certificate.map(|c| c.serial),
+        certificate_fingerprint = line.certificate.map(|c| c.fingerprint),
+        trust = line.trust,
+        mqtt_version = line.mqtt_version.map(Version::word),
+        client_id_asked = line.client_id_asked,
+        client_id_given = line.client_id_given,
+        broker = line.broker,
+        bytes_to_broker = line.bytes_to_broker,
+        bytes_to_device = line.bytes_to_device,
+        duration_ms = line.duration.map(whole_milliseconds),
+        suppressed = (suppressed > 0).then_some(suppressed),
+    );
+}
+
+fn whole_milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Limits<C: Clock> {
+    refused: Limit<C>,
+    closed: Limit<C>,
+}
+
+impl<C: Clock + Clone> Limits<C> {
+    fn new(clock: &C) -> Self {
+        Self {
+            refused: Limit::new(REFUSED, clock),
+            closed: Limit::new(CLOSED, clock),
+        }
+    }
+
+    fn of(&self, event: Event) -> &Limit<C> {
+        match event {
+            Event::Refused => &self.refused,
+            Event::Closed => &self.closed,
+        }
+    }
+}
+
+/// One rate, and what it held back.
+struct Limit<C: Clock> {
+    rate: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+    suppressed: AtomicU64,
+}
+
+impl<C: Clock + Clone> Limit<C> {
+    fn new((per_second, at_once): (u32, u32), clock: &C) -> Self {
+        let whole = |n| NonZeroU32::new(n).expect("the constants above are not zero");
+        let quota = Quota::per_second(whole(per_second)).allow_burst(whole(at_once));
+        Self {
+            rate: RateLimiter::direct_with_clock(quota, clock.clone()),
+            suppressed: AtomicU64::new(0),
+        }
+    }
+
+    /// How many lines were held back since the last one, when this one may be written.
+    fn pass(&self) -> Option<u64> {
+        if self.rate.check().is_ok() {
+            Some(self.suppressed.swap(0, Ordering::Relaxed))
+        } else {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    /// V11: a flood of refusals writes a bounded number of lines, none is forgotten, and closes keep theirs.
+    #[test]
+    fn a_flood_is_held_back_and_counted() {
+        let clock = FakeRelativeClock::default();
+        let limits = Limits::new(&clock);
+        let refused = limits.of(Event::Refused);
+
+        let written = (0..10_000).filter(|_| refused.pass().is_some()).count();
+        assert_eq!(written, 400);
+        assert_eq!(limits.of(Event::Closed).pass(), Some(0));
+
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(refused.pass(), Some(9_600), "the next line tells the rest");
+        let written = (0..10_000).filter(|_| refused.pass().is_some()).count();
+        assert_eq!(written, 199);
+    }
+}

@@ -1,0 +1,439 @@
+//! A gate: the real binary, with a configuration of the test's own.
+
+use std::collections::HashMap;
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustls::SupportedProtocolVersion;
+use serde_json::Value;
+use tempfile::TempDir;
+use tidegate::pki::{Authority, Issued, Order};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::broker::Broker;
+use super::device::{BOTH, Device};
+use super::{soon, until};
+
+/// A running gate, its CA, and its folder; it ends with the test.
+pub struct Gate {
+    child: Child,
+    pub folder: TempDir,
+    pub authority: Authority,
+    /// Listener name → address.
+    pub addresses: HashMap<String, SocketAddr>,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    broker: Option<Broker>,
+}
+
+/// What a test changes in the configuration.
+pub struct Plan {
+    pub authority: Authority,
+    /// `[[listener]]` and `[[trust]]`: everything before `[broker]`; absent: one mutual-tls listener, one group.
+    pub listeners: Option<String>,
+    /// Lines of `[[trust]]` behind `name` and `ca`.
+    pub trust: String,
+    /// Further sections.
+    pub more: String,
+    /// Lines of `[broker]` behind `addresses`.
+    pub broker: String,
+    /// The broker's addresses; absent: the recording broker.
+    pub addresses: Option<String>,
+    /// Files to put into the folder.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// The lines of `[limits]`.
+    pub limits: String,
+    /// Where the log goes; absent: to the test.
+    pub log_to: Option<Stdio>,
+    /// A command that the gate is started under, such as `prlimit --nofile=64`.
+    pub under: Vec<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            authority: Authority::new("Test CA").expect("a CA"),
+            listeners: None,
+            trust: String::new(),
+            more: String::new(),
+            broker: String::new(),
+            addresses: None,
+            files: Vec::new(),
+            limits: String::new(),
+            log_to: None,
+            under: Vec::new(),
+        }
+    }
+}
+
+/// One mutual-tls listener called `devices`.
+pub const MUTUAL: &str = r#"
+[[listener]]
+name = "devices"
+bind = "127.0.0.1:0"
+mode = "mutual-tls"
+[listener.tls]
+certificate = "server.pem"
+key = "server.key"
+"#;
+
+impl Gate {
+    /// A gate with one mutual-tls listener in front of a recording broker.
+    pub async fn start() -> Self {
+        Self::plan(Plan::default()).await
+    }
+
+    /// A gate as planned, started and listening.
+    pub async fn plan(mut plan: Plan) -> Self {
+        let log_to = plan.log_to.take();
+        let (folder, broker) = lay_out(&plan).await;
+        let authority = plan.authority;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let quiet = log_to.is_some();
+        let mut command = match plan.under.as_slice() {
+            [] => Command::new(env!("CARGO_BIN_EXE_tidegate")),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(env!("CARGO_BIN_EXE_tidegate"));
+                command
+            }
+        };
+        let mut child = command
+            .arg("run")
+            .arg("--config")
+            .arg(folder.path().join("tidegate.toml"))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_to.unwrap_or_else(Stdio::piped))
+            .spawn()
+            .expect("the gate starts");
+        if let Some(pipe) = child.stderr.take() {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                for line in std::io::BufReader::new(pipe).lines().map_while(Result::ok) {
+                    log.lock().expect("no panic while held").push(line);
+                }
+            });
+        }
+        let mut gate = Self {
+            addresses: HashMap::new(),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            folder,
+            authority,
+            log,
+            broker,
+            child,
+        };
+        if quiet {
+            return gate;
+        }
+        gate.admin = gate.address_of("admin").await;
+        let names: Vec<String> = gate.listener_names();
+        for name in names {
+            let address = gate.address_of(&name).await;
+            gate.addresses.insert(name, address);
+        }
+        gate
+    }
+
+    fn listener_names(&self) -> Vec<String> {
+        let text =
+            std::fs::read_to_string(self.folder.path().join("tidegate.toml")).expect("its file");
+        let config: toml::Table = text.parse().expect("TOML");
+        let listeners = config["listener"].as_array().expect("listeners");
+        listeners
+            .iter()
+            .map(|l| l["name"].as_str().expect("a name").to_owned())
+            .collect()
+    }
+
+    async fn address_of(&mut self, listener: &str) -> SocketAddr {
+        let found = async || {
+            self.lines("listening")
+                .iter()
+                .find(|line| line["listener"] == listener)
+                .map(|line| {
+                    line["address"]
+                        .as_str()
+                        .expect("text")
+                        .parse()
+                        .expect("ip:port")
+                })
+        };
+        match tokio::time::timeout(super::PATIENCE, until("the gate to listen", found)).await {
+            Ok(address) => address,
+            Err(_) => panic!(
+                "no listener {listener}; the gate said:\n{}",
+                self.log_text()
+            ),
+        }
+    }
+
+    /// The recording broker.
+    pub fn broker(&self) -> &Broker {
+        self.broker
+            .as_ref()
+            .expect("this gate has a recording broker")
+    }
+
+    /// Takes the recording broker away from the gate's keeping: to stop it.
+    pub fn take_broker(&mut self) -> Broker {
+        self.broker
+            .take()
+            .expect("this gate has a recording broker")
+    }
+
+    /// The only listener's address, or that of `devices`.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses["devices"]
+    }
+
+    /// A device of that name, with a certificate of the gate's CA.
+    pub fn device(&self, name: &str) -> Device {
+        self.device_over(name, BOTH)
+    }
+
+    /// The same, over the TLS versions given.
+    pub fn device_over(
+        &self,
+        name: &str,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Device {
+        let issued = self
+            .authority
+            .device(&name.parse().expect("a device id"))
+            .expect("issued");
+        self.device_with(&issued, versions)
+    }
+
+    /// A device with this certificate.
+    pub fn device_with(
+        &self,
+        issued: &Issued,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Device {
+        Device::issued(
+            self.address(),
+            self.authority.certificate(),
+            issued,
+            versions,
+        )
+    }
+
+    /// A device whose certificate was ordered so.
+    pub fn device_ordered(&self, order: Order) -> Device {
+        self.device_with(&self.authority.issue(order).expect("issued"), BOTH)
+    }
+
+    /// A device without a certificate.
+    pub fn stranger(&self) -> Device {
+        Device::new(self.address(), self.authority.certificate(), None, BOTH)
+    }
+
+    /// The path of a file in the gate's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Log lines of one event so far, as JSON.
+    pub fn lines(&self, event: &str) -> Vec<Value> {
+        let log = self.log.lock().expect("no panic while held");
+        let lines = log
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["event"] == event).collect()
+    }
+
+    /// Everything logged so far.
+    pub fn log_text(&self) -> String {
+        self.log.lock().expect("no panic while held").join("\n")
+    }
+
+    /// The first log line of that event that `wanted` likes.
+    pub async fn line(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("a log line {event}"), async || {
+            self.lines(event).into_iter().find(|line| wanted(line))
+        })
+        .await
+    }
+
+    /// The next refusal that is told: its log line.
+    pub async fn refusal(&self, reason: &str) -> Value {
+        self.line("refused", |line| line["reason"] == reason).await
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        http_get(self.admin, "/metrics").await.1
+    }
+
+    /// The sum over all series of `family` whose labels hold every `name="value"` of `labels`.
+    pub async fn metric(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
+        let wanted: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .collect();
+        let text = self.metrics().await;
+        let series = text.lines().filter(|line| {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            name == family && wanted.iter().all(|label| line.contains(label.as_str()))
+        });
+        series
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits until the metric is `wanted`.
+    pub async fn metric_becomes(&self, family: &str, labels: &[(&str, &str)], wanted: f64) {
+        let what = format!("{family} {labels:?} to become {wanted}");
+        until(&what, async || {
+            ((self.metric(family, labels).await - wanted).abs() < f64::EPSILON).then_some(())
+        })
+        .await;
+    }
+
+    /// Status and body of an admin path.
+    pub async fn admin_get(&self, path: &str) -> (u16, String) {
+        http_get(self.admin, path).await
+    }
+
+    /// Sends the gate a signal: `TERM`, `INT` …
+    pub fn signal(&self, name: &str) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        let signal = match name {
+            "TERM" => rustix::process::Signal::TERM,
+            "INT" => rustix::process::Signal::INT,
+            "STOP" => rustix::process::Signal::STOP,
+            "CONT" => rustix::process::Signal::CONT,
+            other => panic!("no signal {other}"),
+        };
+        rustix::process::kill_process(pid, signal).expect("the gate is there");
+    }
+
+    /// Waits for its end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        until("the gate to end", async || {
+            self.child.try_wait().expect("a child")
+        })
+        .await
+    }
+
+    /// A field of `/proc/PID/status`, in its own unit (kB for memory).
+    pub fn proc_status(&self, field: &str) -> u64 {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it lives");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{field}:")))
+            .expect("a field");
+        line.split_whitespace()
+            .nth(1)
+            .expect("a value")
+            .parse()
+            .expect("a number")
+    }
+
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("it lives")
+            .count()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the gate said:\n{}", self.log_text());
+        }
+    }
+}
+
+/// Writes the files of a plan into a folder of its own.
+pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = plan
+        .authority
+        .server(&["localhost", "127.0.0.1"])
+        .expect("issued");
+    let put = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).expect("written")
+    };
+    put("ca.pem", plan.authority.certificate_pem().as_bytes());
+    put("server.pem", server.chain_pem().as_bytes());
+    put("server.key", server.key_pem().as_bytes());
+    for (name, bytes) in &plan.files {
+        put(name, bytes);
+    }
+    let (addresses, broker) = match &plan.addresses {
+        Some(addresses) => (addresses.clone(), None),
+        None => {
+            let broker = Broker::start().await;
+            (format!("[\"mqtt://{}\"]", broker.address), Some(broker))
+        }
+    };
+    let listeners = plan.listeners.clone().unwrap_or_else(|| {
+        format!(
+            "{MUTUAL}\n[[trust]]\nname = \"fleet\"\nca = [\"ca.pem\"]\n{}\n",
+            plan.trust
+        )
+    });
+    let config = format!(
+        "{listeners}\n[broker]\naddresses = {addresses}\n{}\n[limits]\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{}\n",
+        plan.broker, plan.limits, plan.more
+    );
+    put("tidegate.toml", config.as_bytes());
+    (folder, broker)
+}
+
+/// Runs the binary to its end: exit code, stdout, stderr.
+pub fn tidegate(arguments: &[&str], folder: &Path) -> (i32, String, String) {
+    let run = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (
+        run.status.code().expect("an exit code"),
+        text(run.stdout),
+        text(run.stderr),
+    )
+}
+
+/// A GET by hand: status and body.
+pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    soon("an HTTP answer", async {
+        let mut socket = TcpStream::connect(address)
+            .await
+            .expect("the admin listener");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .expect("a status")
+            .parse()
+            .expect("a number");
+        (status, body.to_owned())
+    })
+    .await
+}
