@@ -99,7 +99,9 @@ fn a_misspelt_variable_is_told_and_a_service_link_of_kubernetes_is_not() {
     let no_number = Operator::writes(GOOD).sets("TIDEGATE_LIMITS__CONNECTIONS", "many");
     assert_eq!(
         no_number.is_told(),
-        ["limits.connections (environment variable TIDEGATE_LIMITS__CONNECTIONS): \"many\" is no whole number; leave it out to get 100000"]
+        [
+            "limits.connections (environment variable TIDEGATE_LIMITS__CONNECTIONS): \"many\" is no whole number; leave it out to get 100000"
+        ]
     );
     for link in [
         "SERVICE_HOST",
