@@ -8,6 +8,10 @@ use std::fmt;
 use super::device::{Alphabet, DeviceId};
 
 mod certificate;
+#[cfg(test)]
+mod crafted;
+mod der;
+mod name;
 mod pattern;
 
 pub use certificate::{Certificate, Unreadable};
@@ -161,4 +165,165 @@ impl Unnamed {
 /// The start of a value, short enough for a sentence.
 fn shown(value: &str) -> String {
     value.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::crafted::{Parts, attribute, common_name, name, rdn, san, tlv};
+    use super::*;
+
+    fn naming(field: Field, pattern: Option<&str>) -> Naming {
+        Naming {
+            field,
+            pattern: pattern.map(|text| Pattern::parse(text).expect("a good pattern")),
+            alphabet: Alphabet::default(),
+        }
+    }
+
+    fn named(value: &str) -> Certificate {
+        let parts = Parts {
+            subject: common_name(value),
+            ..Parts::default()
+        };
+        Certificate::read(&parts.der()).expect("a good certificate")
+    }
+
+    #[test]
+    fn words_and_fields_are_one_to_one() {
+        for (field, word) in Field::ALL.into_iter().zip(Field::WORDS) {
+            assert_eq!(field.word(), word);
+            assert_eq!(Field::from_word(word), Some(field));
+            assert_eq!(field.to_string(), word);
+        }
+        assert_eq!(Field::from_word("cn"), None);
+        assert_eq!(Field::from_word("Subject.CN"), None);
+    }
+
+    #[test]
+    fn each_field_can_name_the_device() {
+        let text = |oid: &[u8], value: &[u8]| rdn(&[attribute(oid, 0x0c, value)]);
+        let der = Parts {
+            subject: name(&[
+                text(&[0x55, 4, 3], b"by-cn"),
+                text(&[0x55, 4, 11], b"by-ou"),
+                text(&[0x55, 4, 5], b"by-number"),
+            ]),
+            extensions: vec![san(&[
+                tlv(0x86, &[b"urn:device:by-uri"]),
+                tlv(0x82, &[b"by-dns.example.net"]),
+                tlv(0x81, &[b"by-email@example.net"]),
+            ])],
+            ..Parts::default()
+        }
+        .der();
+        let certificate = Certificate::read(&der).expect("a good certificate");
+        let device = |field, pattern| {
+            naming(field, pattern)
+                .device(&certificate)
+                .map(|device| device.to_string())
+        };
+
+        assert_eq!(device(Field::SubjectCn, None).unwrap(), "by-cn");
+        assert_eq!(device(Field::SubjectOu, None).unwrap(), "by-ou");
+        assert_eq!(
+            device(Field::SubjectSerialNumber, None).unwrap(),
+            "by-number"
+        );
+        let uri = device(Field::SanUri, Some("urn:device:(?<device>.+)"));
+        assert_eq!(uri.unwrap(), "by-uri");
+        assert_eq!(device(Field::SanDns, None).unwrap(), "by-dns.example.net");
+        let email = device(Field::SanEmail, Some("(?P<device>[^@]+)@.*"));
+        assert_eq!(email.unwrap(), "by-email");
+        assert_eq!(device(Field::Serial, None).unwrap(), "ab01");
+        assert_eq!(
+            device(Field::Fingerprint, None).unwrap(),
+            certificate.fingerprint
+        );
+    }
+
+    /// threats.md I6: no fall-back to another field.
+    #[test]
+    fn a_missing_field_names_nobody_whatever_else_is_there() {
+        let refused = naming(Field::SanUri, None).device(&named("meter-7"));
+        assert_eq!(refused, Err(Unnamed::Missing(Field::SanUri)));
+        assert_eq!(refused.unwrap_err().label(), "identity_missing");
+    }
+
+    /// threats.md I5: refuse rather than repair; what a broker could read as a topic is no name (CVE-2017-7650).
+    #[test]
+    fn a_name_outside_the_alphabet_is_refused() {
+        let over_long = "x".repeat(129);
+        for name in [
+            "",
+            "+",
+            "#",
+            "a/b",
+            "$SYS",
+            "meter 7",
+            " meter-7",
+            "meter-7 ",
+            "zähler",
+            "meter\u{200b}7",
+            &over_long,
+        ] {
+            let refused = naming(Field::SubjectCn, None)
+                .device(&named(name))
+                .unwrap_err();
+            assert_eq!(refused.label(), "identity_not_allowed", "{name:?}");
+        }
+        let colon = Naming {
+            alphabet: Alphabet::with_extra(":").unwrap(),
+            ..naming(Field::SubjectCn, None)
+        };
+        assert_eq!(colon.device(&named("urn:a")).unwrap().as_str(), "urn:a");
+    }
+
+    /// threats.md I5: what the pattern does not describe is no name, and it describes the whole value.
+    #[test]
+    fn a_pattern_matches_the_whole_value_or_nothing() {
+        let naming = naming(Field::SubjectCn, Some("(?<device>meter-[0-9]+)"));
+        assert_eq!(
+            naming.device(&named("meter-7")).unwrap().as_str(),
+            "meter-7"
+        );
+        for value in ["xmeter-7", "meter-7x", "meter-7 meter-8", "meter-", ""] {
+            let refused = naming.device(&named(value)).unwrap_err();
+            assert_eq!(refused, Unnamed::NotMatched(Field::SubjectCn, value.into()));
+        }
+    }
+
+    /// What a device wrote into its certificate is shown escaped and cut: it cannot forge a log line.
+    #[test]
+    fn a_refusal_shows_the_value_escaped_and_cut() {
+        let refused = naming(Field::SubjectCn, None)
+            .device(&named(&"\"é/".repeat(200)))
+            .unwrap_err();
+        let sentence = refused.to_string();
+        assert!(
+            sentence.contains(r#"subject.cn of the certificate names the device "\"é/"#),
+            "{sentence}"
+        );
+        assert!(sentence.len() < 500, "{sentence}");
+    }
+
+    #[test]
+    fn every_refusal_has_a_word_and_a_way_out() {
+        let field = Field::SanUri;
+        for (unnamed, label) in [
+            (Unnamed::Missing(field), "identity_missing"),
+            (Unnamed::Repeated(field), "identity_repeated"),
+            (Unnamed::Unreadable(field), "identity_unreadable"),
+            (
+                Unnamed::NotMatched(field, "x".into()),
+                "identity_not_matched",
+            ),
+            (
+                Unnamed::NotAllowed(field, "x".into()),
+                "identity_not_allowed",
+            ),
+        ] {
+            assert_eq!(unnamed.label(), label);
+            assert!(unnamed.to_string().contains("san.uri"), "{unnamed}");
+        }
+    }
 }

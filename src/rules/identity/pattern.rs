@@ -77,3 +77,50 @@ impl fmt::Debug for Pattern {
         f.debug_tuple("Pattern").field(&self.text).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_picks_the_device() {
+        let pattern = Pattern::parse("^(?:urn:device:)?(?<device>.+)$").unwrap();
+        assert_eq!(pattern.device("urn:device:meter-7"), Some("meter-7"));
+        assert_eq!(pattern.device("meter-7"), Some("meter-7"));
+        assert_eq!(pattern.device(""), None);
+        assert_eq!(pattern.to_string(), "^(?:urn:device:)?(?<device>.+)$");
+    }
+
+    /// threats.md I5: alternatives and line modes do not loosen the anchors.
+    #[test]
+    fn a_pattern_is_anchored_however_it_is_written() {
+        let either = Pattern::parse("(?<device>a)|b(?<x>c)").unwrap();
+        assert_eq!(either.device("a"), Some("a"));
+        assert_eq!(either.device("ax"), None);
+        assert_eq!(either.device("bc"), None, "the group took no part");
+        let prefix = Pattern::parse("(?<device>a|ab)").unwrap();
+        assert_eq!(prefix.device("ab"), Some("ab"));
+        let lines = Pattern::parse("(?m)^(?<device>[a-z]+)$").unwrap();
+        assert_eq!(lines.device("a\nb"), None);
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_work_says_why() {
+        for (text, expected) in [
+            ("(?<device>", "is not a regular expression"),
+            ("(?<device>a))(b", "is not a regular expression"),
+            ("a)|(?<device>b", "is not a regular expression"),
+            ("(?x)(?<device>a) # no end", "is not a regular expression"),
+            (
+                "(?<device>a){1000}{1000}{1000}",
+                "is not a regular expression",
+            ),
+            ("meter-[0-9]+", "has no group named `device`"),
+            ("(?<Device>.+)", "has no group named `device`"),
+            ("", "has no group named `device`"),
+        ] {
+            let why = Pattern::parse(text).unwrap_err().to_string();
+            assert!(why.contains(expected), "{text:?}: {why}");
+        }
+    }
+}
