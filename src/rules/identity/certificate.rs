@@ -101,7 +101,7 @@ impl Certificate {
             tbs.take_if(tag).map_err(part("a unique identifier"))?;
         }
         let extensions = tbs.take_if(0xa3).map_err(part("the extensions"))?;
-        tbs.end().map_err(part("the end"))?;
+        tbs.end().map_err(part("what follows the extensions"))?;
 
         let subject = Name::read(subject.body);
         let mut named = Named::default();
