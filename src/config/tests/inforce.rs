@@ -38,7 +38,7 @@ client_id = "{listener}/{device}"
 username = "{device}"
 password = "{password}"
 asked_client_id = "device"
-user_properties = { "x-mode" = "{mode}", b = "{{\u0007\\" }
+user_properties = { "x-mode" = "{mode}", b = "{{é\\" }
 extra_characters = ":@"
 [broker]
 addresses = ["mqtt://10.0.0.1:1884", "unix:///run/b.sock"]
