@@ -9,8 +9,10 @@ mod gate;
 mod show;
 
 use std::io;
+use std::panic;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidegate::pki::{Authority, Issued, folder};
@@ -26,6 +28,7 @@ type Anything = Box<dyn std::error::Error + Send + Sync>;
 
 /// Whatever takes longer than this on one machine will not happen at all.
 const PATIENCE: Duration = Duration::from_secs(10);
+static PANICKED: AtomicBool = AtomicBool::new(false);
 const METER: &str = "meter-7";
 const DISPLAY: &str = "display-1";
 const TOPIC: &str = "devices/meter-7/temperature";
@@ -40,7 +43,17 @@ async fn main() -> ExitCode {
         }
         once = true;
     }
+    // The gate outlives a panic, which ends one connection. In a demonstration there must be none.
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |why| {
+        PANICKED.store(true, Ordering::Relaxed);
+        report(why);
+    }));
     match quickstart(once).await {
+        Ok(()) if PANICKED.load(Ordering::Relaxed) => {
+            eprintln!("quickstart: a part of it panicked, see above; please report it");
+            ExitCode::FAILURE
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("quickstart: {why}");
