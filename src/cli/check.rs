@@ -17,8 +17,9 @@ use crate::tls::server::ServerTls;
 use crate::tls::trust::{GroupFault, Groups};
 use crate::tls::verify::DeviceVerifier;
 
-/// Tells every fault and every warning of a configuration, and of the keys, certificates, CAs and revocation lists it
-/// names, as `run` would find them; starts nothing.
+/// Tells every fault and every warning of a configuration and of the files it names
+///
+/// Keys, certificates, CAs and revocation lists are loaded as `run` would load them; nothing is started.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -242,6 +243,10 @@ fn count(n: usize, what: &str) -> String {
 }
 
 /// Seconds since 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the border: from here on `now` is an argument"
+)]
 fn now() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -278,5 +283,33 @@ mod tests {
         assert_eq!(json["ok"], false);
         assert_eq!(json["faults"][1]["key"], "listener[0].mode");
         assert_eq!(json["faults"][1]["written"], "--mode");
+    }
+
+    #[test]
+    fn files_are_judged_beside_faults_of_other_parts() {
+        let flags = Flags {
+            listen: vec!["127.0.0.1:0".into()],
+            mode: Some("server-tls".into()),
+            certificate: Some("/nowhere/s.pem".into()),
+            key: Some("/nowhere/s.key".into()),
+            broker: vec!["mqtts://broker".into()],
+            ..Flags::default()
+        };
+        let report = Report::of(&Source {
+            flags,
+            ..Source::default()
+        });
+        let keys: Vec<&str> = report.faults.iter().map(|f| f.key.as_str()).collect();
+        assert!(keys.contains(&"broker.addresses[0]"), "{keys:?}");
+        assert!(
+            keys.iter()
+                .any(|key| key.starts_with("listener[default].tls.")),
+            "{keys:?}"
+        );
+        assert!(
+            report.warnings[0].contains("knows no tokens"),
+            "{:?}",
+            report.warnings
+        );
     }
 }

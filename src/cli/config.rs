@@ -2,9 +2,9 @@
 
 use super::{Failure, say, settings::Settings};
 
-/// Prints the configuration in force: file, environment, flags and defaults, as TOML that can be used as a file.
+/// Prints the configuration in force: file, environment, flags and defaults
 ///
-/// It holds no secrets: those stand in files of their own, whose paths are printed.
+/// What it prints can be used as a file. It holds no secrets: those stand in files of their own, whose paths are printed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Failure, say, settings};
 use crate::config::{self, Source};
 
-/// Asks a running gate whether it is ready (GET /readyz), for health checks of containers.
+/// Asks a running gate whether it is ready, for health checks of containers
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -42,6 +42,7 @@ impl Args {
                         humantime::format_duration(self.timeout)
                     )
                 }
+                io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
                 _ => error.to_string(),
             };
             Failure::failed(format!(

@@ -16,7 +16,7 @@ mod settings;
 
 /// A TLS gate in front of your MQTT broker: it finds out which device is calling and tells the broker.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "tidegate", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,13 +34,9 @@ Exit codes: 0 done or drained; 1 it failed; 2 asked wrongly (usage, configuratio
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the gate
     Run(run::Args),
-    /// Tells every fault and every warning of a configuration and of the files it names
     Check(check::Args),
-    /// Prints the configuration in force, defaults included
     Config(config::Args),
-    /// Asks a running gate whether it is ready
     Healthcheck(healthcheck::Args),
     /// A private CA for trials and small fleets
     #[command(subcommand)]

@@ -13,7 +13,7 @@ use crate::gate::{Loaded, Outcome, StartFault};
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
 
-/// Runs the gate until it is told to stop.
+/// Runs the gate
 ///
 /// TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
 /// limits.drain_timeout. A second signal ends it at once.

@@ -292,12 +292,14 @@ fn check_addresses(this: &Draft<'_>, before: &[Draft<'_>]) -> bool {
             .flat_map(|other| other.bind.iter().map(move |bind| (other, bind)));
         let twin = own
             .chain(others)
-            .find(|(_, (_, other))| same(*address, *other));
-        if let Some((other, (other_key, _))) = twin {
-            let what = format!(
-                "{address} is the address of {} too",
-                other.section.name_of(other_key)
-            );
+            .find(|(_, (_, other))| overlap(*address, *other));
+        if let Some((other, (other_key, taken))) = twin {
+            let taker = other.section.name_of(other_key);
+            let what = if address == taken {
+                format!("{address} is the address of {taker} too")
+            } else {
+                format!("{address} overlaps with {taken} of {taker}")
+            };
             this.section.fault(
                 key,
                 what,
@@ -309,8 +311,14 @@ fn check_addresses(this: &Draft<'_>, before: &[Draft<'_>]) -> bool {
     faulty
 }
 
-fn same(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() != 0 && a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+/// Whether a connection to one could be meant for the other: `0.0.0.0` is every IPv4 address of this host, `[::]` every IPv6
+/// one. A listener for all and another for one address would take each other's devices, with other rules.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let every = one.is_unspecified() || other.is_unspecified();
+    a.port() != 0
+        && a.port() == b.port()
+        && (one == other || every && one.is_ipv4() == other.is_ipv4())
 }
 
 fn check_trust(this: &mut Draft<'_>, groups: &[Group]) -> bool {
@@ -389,8 +397,8 @@ impl Draft<'_> {
         })
     }
 
-    /// Whether it listens at this very address and port.
+    /// Whether it listens where `address` would.
     pub(super) fn listens_at(&self, address: SocketAddr) -> bool {
-        self.bind.iter().any(|(_, own)| same(*own, address))
+        self.bind.iter().any(|(_, own)| overlap(*own, address))
     }
 }

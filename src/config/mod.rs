@@ -173,7 +173,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         let way_out = if has_file {
             "write a [[listener]] with bind, mode and [listener.tls]"
         } else {
-            "name a file by --config FILE, or use flags alone: --listen 0.0.0.0:8883 …"
+            "write ./tidegate.toml, name a file by --config FILE, or use flags alone: --listen 0.0.0.0:8883 …"
         };
         whole.fault(
             "listener",

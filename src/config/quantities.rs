@@ -26,9 +26,15 @@ impl Section<'_> {
         let Some(node) = self.take(key) else {
             return Got::Absent;
         };
-        let found = match (&node.value, node.loose()) {
+        let found = match (&node.value, node.loose().map(digits)) {
             (Value::Integer(number), _) => *number,
-            (_, Some(text)) => digits(text),
+            (_, Some(number @ Some(_))) => number,
+            (Value::Text(text), Some(None)) => {
+                let what = format!("{} is no whole number", quoted(text));
+                let way_out = format!("leave it out to get {}", bounds.default);
+                self.fault_at(key, node.origin.clone(), what, way_out);
+                return Got::Faulty;
+            }
             _ => {
                 let example = format!("{key} = {}", bounds.default);
                 return self.wrong_kind(key, &node, "a whole number", &example);
@@ -60,7 +66,7 @@ impl Section<'_> {
         self.within(key, &node, found, bounds, write_size)
     }
 
-    /// Judges a number; `None`: it does not fit into 64 bits, or is no number at all.
+    /// Judges a number; `None`: it does not fit into 64 bits.
     fn within(
         &self,
         key: &str,

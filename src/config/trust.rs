@@ -77,7 +77,7 @@ fn read_one<'n>(mut section: Section<'n>, alphabet: &Alphabet) -> Group<'n> {
         Pattern::parse(text).map_err(|bad| (bad.to_string(), String::new()))
     });
     section.finish();
-    if crl.is_empty() && section.wrote("crl_stale") {
+    if crl.is_empty() && crl_stale == CrlStale::Use {
         section.warn("crl_stale", "has no effect without crl");
     }
     let naming = Naming {

@@ -48,6 +48,9 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?; // `[::]` beside `0.0.0.0` must not depend on the host's settings
+        }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;

@@ -359,11 +359,13 @@ impl Properties {
         first
     }
 
-    /// Removes every User Property of that name, compared byte for byte; tells how many there were.
+    /// Removes every User Property of that name, in any ASCII letter case; tells how many there were.
+    ///
+    /// MQTT compares names byte for byte, but a reader behind the broker may not: HTTP bridges, for one, do not.
     pub fn remove_user(&mut self, name: &str) -> usize {
         let before = self.0.len();
         self.0
-            .retain(|property| !matches!(&property.value, Value::Pair(found, _) if found == name));
+            .retain(|property| !matches!(&property.value, Value::Pair(found, _) if found.eq_ignore_ascii_case(name)));
         before - self.0.len()
     }
 

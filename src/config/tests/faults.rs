@@ -141,6 +141,12 @@ fn no_two_listeners_share_a_name_or_an_address() {
         ]
     );
     assert_eq!(
+        Operator::writes(&two("\"127.0.0.1:8883\"")).is_told(),
+        [
+            "listener[b].bind: 127.0.0.1:8883 overlaps with 0.0.0.0:8883 of listener[a].bind; give each its own address or port (port 0 takes a free one)"
+        ]
+    );
+    assert_eq!(
         Operator::writes(&two("[\"0.0.0.0:0\", \"0.0.0.0:0\"]")).is_told(),
         [""; 0]
     );

@@ -92,6 +92,17 @@ fn a_misspelt_variable_is_told_and_a_service_link_of_kubernetes_is_not() {
             "listener.3.bind (environment variable TIDEGATE_LISTENER__3__BIND): leaves a gap in a list of 1; count from 0; the next position is 1"
         ]
     );
+    assert_eq!(
+        told("TIDEGATE_LOG__LEVEL")[0].split(':').next(),
+        Some("log.level (environment variable TIDEGATE_LOG__LEVEL)")
+    );
+    let no_number = Operator::writes(GOOD).sets("TIDEGATE_LIMITS__CONNECTIONS", "many");
+    assert_eq!(
+        no_number.is_told(),
+        [
+            "limits.connections (environment variable TIDEGATE_LIMITS__CONNECTIONS): \"many\" is no whole number; leave it out to get 100000"
+        ]
+    );
     for link in [
         "SERVICE_HOST",
         "SERVICE_PORT",

@@ -119,7 +119,11 @@ impl Broker {
 impl Visit {
     /// Answers with a CONNACK of `code`.
     pub async fn say_connack(&mut self, code: u8) {
-        let connack = Connack { session_present: false, code, properties: Properties::default() };
+        let connack = Connack {
+            session_present: false,
+            code,
+            properties: Properties::default(),
+        };
         self.say(&connack.encode(self.connect.version)).await;
     }
 
