@@ -64,6 +64,8 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
+    /// TLS has failed: what comes now is thrown away, since rustls must not be shown anything again.
+    failed: bool,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -89,6 +91,7 @@ impl TlsStream {
             sent: 0,
             ended: false,
             closed: false,
+            failed: false,
         })
     }
 
@@ -233,6 +236,19 @@ impl TlsStream {
     /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
     /// `came` are used up.
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        if self.failed {
+            return Ok(came.len());
+        }
+        let outcome = self.process_records(came, plain);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    fn process_records(
+        &mut self,
+        came: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } =
@@ -276,7 +292,7 @@ impl TlsStream {
 
     /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
     fn queue_alert(&mut self, rest: &mut [u8]) {
-        for _ in 0..8 {
+        while self.tls.wants_write() {
             match self.tls.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
                     if encode(&mut record, &mut self.unsent).is_err() {
@@ -342,6 +358,9 @@ impl TlsStream {
         &mut self,
         write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, rustls::Error>,
     ) -> Result<T, rustls::Error> {
+        if self.failed {
+            return Err(rustls::Error::HandshakeNotComplete);
+        }
         // What is held is shown again: rustls remembers how far into it it has read.
         let mut held = std::mem::take(&mut self.held);
         let settled = self.process(&mut held, &mut Vec::new());
@@ -379,7 +398,7 @@ impl TlsStream {
     /// When the socket failed.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        if !self.closed {
+        if !self.closed && !self.failed {
             self.closed = true;
             let mut alert = [0; 64];
             let length = self.when_writable(|traffic| {
