@@ -71,12 +71,12 @@ impl Socket {
 
 /// A device that sleeps must not be woken often by probes, so they begin late; the broker judges MQTT keep alives.
 const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(300))
+    .with_time(Duration::from_mins(5))
     .with_interval(Duration::from_secs(30))
     .with_retries(4);
 
 /// How long sent bytes may stay unacknowledged, or a window closed, before the other side counts as dead.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
+const USER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Sets up one end of a relay: no delay, and the other side's death found (threats.md V7).
 ///

@@ -1,7 +1,7 @@
 //! From settings to a running gate: read the files they name, bind, begin.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 
@@ -181,42 +181,11 @@ impl Loaded {
             ..
         } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<(std::net::TcpListener, Arc<Listener>)>> =
-            (0..workers).map(|_| Vec::new()).collect();
-        let mut faults = Vec::new();
-        for (place, (wanted, loaded)) in settings.listeners.iter().zip(&listeners).enumerate() {
-            let listener = Arc::new(Listener {
-                place,
-                name: wanted.name.clone(),
-                tls: loaded.tls.clone(),
-            });
-            if let Some(tls) = &loaded.tls {
-                for (name, not_after) in tls.certificates() {
-                    metrics.listener(place).server_certificate(&name, not_after);
-                }
+        let Bound { addresses, sockets } = bind_all(&settings, &listeners, workers)?;
+        for (place, listener) in listeners.iter().enumerate() {
+            for (name, not_after) in listener.tls.iter().flat_map(|tls| tls.certificates()) {
+                metrics.listener(place).server_certificate(&name, not_after);
             }
-            for &address in &wanted.bind {
-                match listener::bind(address, workers) {
-                    Ok(bound) => {
-                        let address = bound
-                            .first()
-                            .and_then(|socket| socket.local_addr().ok())
-                            .unwrap_or(address);
-                        addresses.push((wanted.name.clone(), address));
-                        for (worker, socket) in bound.into_iter().enumerate() {
-                            sockets[worker].push((socket, listener.clone()));
-                        }
-                    }
-                    Err(fault) => faults.push(StartFault {
-                        key: format!("listener[{}].bind", wanted.name),
-                        sentence: bind_fault(address, &fault),
-                    }),
-                }
-            }
-        }
-        if !faults.is_empty() {
-            return Err(faults);
         }
         for group in listeners
             .iter()
@@ -277,6 +246,53 @@ impl Loaded {
             ended,
             cut,
         })
+    }
+}
+
+/// Every listener's sockets.
+struct Bound {
+    /// Listener name and address, with the port that was taken for port 0.
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    /// For each worker, its sockets.
+    sockets: Vec<Vec<(TcpListener, Arc<Listener>)>>,
+}
+
+/// Binds every address of every listener, once for each worker; tells every address that cannot be bound.
+fn bind_all(
+    settings: &Settings,
+    listeners: &[LoadedListener],
+    workers: usize,
+) -> Result<Bound, Vec<StartFault>> {
+    let mut addresses = Vec::new();
+    let mut sockets: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+    let mut faults = Vec::new();
+    for (place, (wanted, loaded)) in settings.listeners.iter().zip(listeners).enumerate() {
+        let name = &wanted.name;
+        let listener = Arc::new(Listener {
+            place,
+            name: name.clone(),
+            tls: loaded.tls.clone(),
+        });
+        for &address in &wanted.bind {
+            match listener::bind(address, workers) {
+                Ok(bound) => {
+                    let taken = bound.first().and_then(|socket| socket.local_addr().ok());
+                    addresses.push((name.clone(), taken.unwrap_or(address)));
+                    for (worker, socket) in bound.into_iter().enumerate() {
+                        sockets[worker].push((socket, listener.clone()));
+                    }
+                }
+                Err(fault) => faults.push(StartFault {
+                    key: format!("listener[{name}].bind"),
+                    sentence: bind_fault(address, &fault),
+                }),
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(Bound { addresses, sockets })
+    } else {
+        Err(faults)
     }
 }
 

@@ -94,7 +94,7 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     tokio::time::timeout_at(last, async {
         // Whoever is not admitted by now is told to come back when it asks, or says nothing at all.
         let asked = Instant::now() + STILL_ASKING;
-        while !all_gone(gate) && !(roll.seated().is_empty() && Instant::now() > asked) {
+        while !(all_gone(gate) || roll.seated().is_empty() && Instant::now() > asked) {
             // Those admitted while the drain began.
             give(&roll.seated(), Order::Drain);
             sleep(Duration::from_millis(20)).await;

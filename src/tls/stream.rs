@@ -270,7 +270,7 @@ impl TlsStream {
                     }
                 }
                 ConnectionState::EncodeTlsData(mut record) => {
-                    encode(&mut record, &mut self.unsent)?
+                    encode(&mut record, &mut self.unsent)?;
                 }
                 // What was encoded waits in `unsent`, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
@@ -345,7 +345,7 @@ impl TlsStream {
                 match traffic.encrypt(plain, out) {
                     Ok(length) => return Ok(length),
                     Err(EncryptError::InsufficientSize(wants)) => {
-                        out.resize(wants.required_size, 0)
+                        out.resize(wants.required_size, 0);
                     }
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
