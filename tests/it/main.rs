@@ -3,4 +3,5 @@
 mod arrows;
 mod mosquitto;
 mod names;
+mod paho;
 mod support;
