@@ -3,5 +3,6 @@
 mod arrows;
 mod mosquitto;
 mod names;
+mod openssl;
 mod paho;
 mod support;
