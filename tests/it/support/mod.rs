@@ -13,6 +13,7 @@
 pub mod broker;
 pub mod device;
 pub mod gate;
+pub mod mosquitto;
 pub mod wire;
 
 use std::time::Duration;
