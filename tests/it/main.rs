@@ -1,5 +1,6 @@
 //! The promises of the gate, each against the real binary, real sockets and real TLS.
 
 mod arrows;
+mod connect;
 mod names;
 mod support;
