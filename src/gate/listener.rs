@@ -54,6 +54,7 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        prepare(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);
@@ -90,9 +91,6 @@ pub(crate) async fn accept(
                 let Some(permit) = place(&gate).await else {
                     return;
                 };
-                if prepare(&socket).is_err() {
-                    continue; // it is gone already
-                }
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let accepted = Accepted {
                     socket,

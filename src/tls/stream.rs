@@ -23,6 +23,9 @@ use super::witness::{Seen, witness};
 /// How much is read from a socket at once, in bytes: four full TLS records.
 pub const READ: usize = 64 * 1024;
 
+/// How much is read at once during a handshake, in bytes: most flights of a device fit.
+const FLIGHT: usize = 4 * 1024;
+
 /// The most ciphertext held for a record or handshake message that is not whole yet, in bytes.
 ///
 /// rustls takes handshake messages up to 64 KiB; what needs more is no TLS.
@@ -64,6 +67,8 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
+    /// TLS has failed: what comes now is thrown away, since rustls must not be shown anything again.
+    failed: bool,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -89,6 +94,7 @@ impl TlsStream {
             sent: 0,
             ended: false,
             closed: false,
+            failed: false,
         })
     }
 
@@ -129,7 +135,7 @@ impl TlsStream {
         let start = came.len();
         loop {
             self.socket.readable().await?;
-            came.resize(start + 16 * 1024, 0);
+            came.resize(start + FLIGHT, 0);
             let got = self.socket.try_read(&mut came[start..]);
             came.truncate(start + got.as_ref().map_or(0, |n| *n));
             match got {
@@ -233,6 +239,19 @@ impl TlsStream {
     /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
     /// `came` are used up.
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        if self.failed {
+            return Ok(came.len());
+        }
+        let outcome = self.process_records(came, plain);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    fn process_records(
+        &mut self,
+        came: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } =
@@ -254,7 +273,7 @@ impl TlsStream {
                     }
                 }
                 ConnectionState::EncodeTlsData(mut record) => {
-                    encode(&mut record, &mut self.unsent)?
+                    encode(&mut record, &mut self.unsent)?;
                 }
                 // What was encoded waits in `unsent`, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
@@ -276,7 +295,7 @@ impl TlsStream {
 
     /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
     fn queue_alert(&mut self, rest: &mut [u8]) {
-        for _ in 0..8 {
+        while self.tls.wants_write() {
             match self.tls.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
                     if encode(&mut record, &mut self.unsent).is_err() {
@@ -329,7 +348,7 @@ impl TlsStream {
                 match traffic.encrypt(plain, out) {
                     Ok(length) => return Ok(length),
                     Err(EncryptError::InsufficientSize(wants)) => {
-                        out.resize(wants.required_size, 0)
+                        out.resize(wants.required_size, 0);
                     }
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
@@ -342,6 +361,9 @@ impl TlsStream {
         &mut self,
         write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, rustls::Error>,
     ) -> Result<T, rustls::Error> {
+        if self.failed {
+            return Err(rustls::Error::HandshakeNotComplete);
+        }
         // What is held is shown again: rustls remembers how far into it it has read.
         let mut held = std::mem::take(&mut self.held);
         let settled = self.process(&mut held, &mut Vec::new());
@@ -379,7 +401,7 @@ impl TlsStream {
     /// When the socket failed.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        if !self.closed {
+        if !self.closed && !self.failed {
             self.closed = true;
             let mut alert = [0; 64];
             let length = self.when_writable(|traffic| {
