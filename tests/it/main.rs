@@ -2,6 +2,8 @@
 
 mod arrows;
 mod connect;
+mod docs;
+mod front;
 mod mosquitto;
 mod names;
 mod openssl;
