@@ -64,6 +64,8 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
+    /// TLS failed: rustls may not be asked again, as it remembers places in bytes that are gone.
+    failed: bool,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -89,6 +91,7 @@ impl TlsStream {
             sent: 0,
             ended: false,
             closed: false,
+            failed: false,
         })
     }
 
@@ -172,7 +175,8 @@ impl TlsStream {
             .is_some_and(|chain| !chain.is_empty())
     }
 
-    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes.
+    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes. After TLS failed, what comes is
+    /// forgotten, and only the end of the stream is told.
     ///
     /// # Errors
     /// [`Lost`]; plaintext that came before the fault is in `plain`.
@@ -215,6 +219,9 @@ impl TlsStream {
             self.ended = true;
             return Ok(());
         }
+        if self.failed {
+            return Ok(()); // read and forgotten: nobody is left to understand it
+        }
         buffer[..start].copy_from_slice(&self.held);
         let whole = &mut buffer[..start + got];
         match self.process(whole, plain) {
@@ -233,6 +240,16 @@ impl TlsStream {
     /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
     /// `came` are used up.
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        let used = self.process_records(came, plain);
+        self.failed |= used.is_err();
+        used
+    }
+
+    fn process_records(
+        &mut self,
+        came: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } =
@@ -342,6 +359,9 @@ impl TlsStream {
         &mut self,
         write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, rustls::Error>,
     ) -> Result<T, rustls::Error> {
+        if self.failed {
+            return Err(rustls::Error::HandshakeNotComplete);
+        }
         // What is held is shown again: rustls remembers how far into it it has read.
         let mut held = std::mem::take(&mut self.held);
         let settled = self.process(&mut held, &mut Vec::new());
@@ -379,7 +399,8 @@ impl TlsStream {
     /// When the socket failed.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        if !self.closed {
+        // A fatal alert was the last word, if TLS failed (RFC 8446 §6.2).
+        if !self.closed && !self.failed {
             self.closed = true;
             let mut alert = [0; 64];
             let length = self.when_writable(|traffic| {
