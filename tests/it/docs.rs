@@ -139,7 +139,7 @@ fn every_command_in_the_pages_can_be_typed() {
                     );
                 }
                 ["cargo", "run", "--release", "--example", example] => {
-                    let path = format!("examples/{example}.rs");
+                    let path = format!("examples/{example}/main.rs");
                     assert!(root().join(path).exists(), "{name}: no example {example}");
                 }
                 ["mosquitto_pub" | "mosquitto_sub", ..] => {} // run by the test of the front
