@@ -139,7 +139,7 @@ fn every_command_in_the_pages_can_be_typed() {
                     );
                 }
                 ["cargo", "run", "--release", "--example", example] => {
-                    let path = format!("examples/{example}.rs");
+                    let path = format!("examples/{example}/main.rs");
                     assert!(root().join(path).exists(), "{name}: no example {example}");
                 }
                 ["mosquitto_pub" | "mosquitto_sub", ..] => {} // run by the test of the front
@@ -174,7 +174,9 @@ fn every_configuration_in_the_pages_is_good() {
                 ("[broker]", "addresses = \"mqtt://127.0.0.1\""),
             ] {
                 if !block.contains(section) {
-                    file += &format!("\n{section}\n{least}\n");
+                    for more in ["\n", section, "\n", least, "\n"] {
+                        file += more;
+                    }
                 }
             }
             is_good(name, &file);
@@ -346,6 +348,7 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         },
         "client_id_not_allowed" => Refusal::Unrenderable(Unrenderable::ClientId),
         "username_not_allowed" => Refusal::Unrenderable(Unrenderable::Username),
+        "text_too_long" => Refusal::Unrenderable(Unrenderable::TooLong(text())),
         "rewrite_too_long" => Refusal::RewriteTooLong(text()),
         "draining" => Refusal::Draining,
         "broker_away" => Refusal::BrokerAway {
