@@ -67,7 +67,7 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
-    /// TLS has failed: what comes now is thrown away, since rustls must not be shown anything again.
+    /// TLS failed: rustls may not be asked again, as it remembers places in bytes that are gone.
     failed: bool,
 }
 
@@ -178,7 +178,8 @@ impl TlsStream {
             .is_some_and(|chain| !chain.is_empty())
     }
 
-    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes.
+    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes. After TLS failed, what comes is
+    /// forgotten, and only the end of the stream is told.
     ///
     /// # Errors
     /// [`Lost`]; plaintext that came before the fault is in `plain`.
@@ -221,6 +222,9 @@ impl TlsStream {
             self.ended = true;
             return Ok(());
         }
+        if self.failed {
+            return Ok(()); // read and forgotten: nobody is left to understand it
+        }
         buffer[..start].copy_from_slice(&self.held);
         let whole = &mut buffer[..start + got];
         match self.process(whole, plain) {
@@ -239,12 +243,9 @@ impl TlsStream {
     /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
     /// `came` are used up.
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
-        if self.failed {
-            return Ok(came.len());
-        }
-        let outcome = self.process_records(came, plain);
-        self.failed = outcome.is_err();
-        outcome
+        let used = self.process_records(came, plain);
+        self.failed |= used.is_err();
+        used
     }
 
     fn process_records(
@@ -401,6 +402,7 @@ impl TlsStream {
     /// When the socket failed.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
+        // A fatal alert was the last word, if TLS failed (RFC 8446 §6.2).
         if !self.closed && !self.failed {
             self.closed = true;
             let mut alert = [0; 64];

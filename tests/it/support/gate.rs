@@ -437,3 +437,20 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     })
     .await
 }
+
+/// A `[[listener]]` with TLS on a loopback port; `trust` as in TOML, empty: every group; `tls`: further lines.
+pub fn listener(name: &str, mode: &str, trust: &str, tls: &str) -> String {
+    let trust = match trust {
+        "" => String::new(),
+        groups => format!("trust = {groups}\n"),
+    };
+    format!(
+        "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\nmode = \"{mode}\"\n{trust}\
+         [listener.tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n{tls}\n"
+    )
+}
+
+/// A `[[trust]]` with the CAs of the file `ca`; `more`: further lines.
+pub fn group(name: &str, ca: &str, more: &str) -> String {
+    format!("[[trust]]\nname = \"{name}\"\nca = [\"{ca}\"]\n{more}\n")
+}
