@@ -174,7 +174,9 @@ fn every_configuration_in_the_pages_is_good() {
                 ("[broker]", "addresses = \"mqtt://127.0.0.1\""),
             ] {
                 if !block.contains(section) {
-                    file += &format!("\n{section}\n{least}\n");
+                    for more in ["\n", section, "\n", least, "\n"] {
+                        file += more;
+                    }
                 }
             }
             is_good(name, &file);
@@ -346,6 +348,7 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         },
         "client_id_not_allowed" => Refusal::Unrenderable(Unrenderable::ClientId),
         "username_not_allowed" => Refusal::Unrenderable(Unrenderable::Username),
+        "text_too_long" => Refusal::Unrenderable(Unrenderable::TooLong(text())),
         "rewrite_too_long" => Refusal::RewriteTooLong(text()),
         "draining" => Refusal::Draining,
         "broker_away" => Refusal::BrokerAway {
