@@ -3,11 +3,15 @@
 mod arrows;
 mod broker_faults;
 mod certificates;
+mod commands;
 mod connect;
 mod docs;
+mod drain;
 mod front;
+mod limits;
 mod mosquitto;
 mod names;
 mod openssl;
+mod operators;
 mod paho;
 mod support;
