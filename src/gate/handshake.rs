@@ -118,9 +118,9 @@ impl Accepted {
         }
         // Silent sockets hold no turn: it is asked for when there is something to compute.
         facts.waits_for_turn = true;
-        let _turn = gate.handshakes.acquire().await;
+        let turn = gate.handshakes.acquire().await;
         facts.waits_for_turn = false;
-        let _counted = gate.metrics.listener(self.listener.place).handshaking();
+        let counted = gate.metrics.listener(self.listener.place).handshaking();
 
         // Only where ALPN is configured is a ClientHello read twice.
         let config = if Arc::ptr_eq(&tls.with_alpn, &tls.without_alpn) {
@@ -139,6 +139,8 @@ impl Accepted {
         let mut stream = Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?);
         let mut seen = Seen::default();
         let outcome = stream.handshake(hello, &mut seen).await;
+        // Whoever failed and takes its time to hear it keeps nobody from computing.
+        drop((turn, counted));
 
         facts.sni = seen.sni.take();
         facts.tls_version = stream.version();

@@ -28,6 +28,16 @@ pub(crate) enum DeviceLink {
     Tls(Box<TlsStream>),
 }
 
+impl DeviceLink {
+    /// Bytes that were taken over and that the socket has not taken yet.
+    pub(crate) fn unsent(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Tls(tls) => tls.unsent(),
+        }
+    }
+}
+
 impl Wire for Socket {
     fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<Got>> {
         Socket::poll_read(self, cx, plain).map_ok(|n| if n == 0 { Got::End } else { Got::Bytes })

@@ -107,18 +107,15 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
 
 /// Ends what is left at once.
 async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
-    let left = roll.seated();
-    if !left.is_empty() {
-        gate.note_loss();
-    }
-    give(&left, Order::Cut);
-    drop(left);
-    let _ = timeout(Duration::from_secs(1), async {
+    give(&roll.seated(), Order::Cut);
+    let gone = timeout(Duration::from_secs(1), async {
         while !roll.seated().is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
-    })
-    .await;
+    });
+    if gone.await.is_err() {
+        gate.note_loss();
+    }
 }
 
 fn all_gone(gate: &Gate) -> bool {

@@ -376,6 +376,11 @@ impl TlsStream {
         outcome
     }
 
+    /// How many bytes of ciphertext the socket has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len() - self.sent
+    }
+
     /// Sends what is left of the ciphertext.
     ///
     /// # Errors

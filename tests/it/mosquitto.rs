@@ -310,3 +310,39 @@ async fn another_broker_stands_in_for_one_that_is_down() {
     }
     assert_eq!(goes_to(Version::V5).await, first.address());
 }
+
+/// More devices than its socket queues for come while the broker looks away for a moment: they wait, and get in
+/// (threats.md V5).
+async fn is_overrun_while_it_looks_away(mosquitto: Mosquitto) {
+    const MANY: usize = 40; // Mosquitto queues ten on a socket file
+    let gate = Gate::plan(Plan {
+        broker: "dial_timeout = \"15s\"\n".into(),
+        ..in_front_of(&[&mosquitto])
+    })
+    .await;
+    gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    mosquitto.freeze();
+    let asks: Vec<_> = (0..MANY)
+        .map(|n| {
+            let device = gate.device(&format!("meter-{n}"));
+            tokio::spawn(async move { device.connects_as("x", Version::V311).await })
+        })
+        .collect();
+    let all = f64::from(u8::try_from(MANY).expect("small"));
+    gate.metric_becomes("tidegate_connects_total", &[], all)
+        .await;
+    mosquitto.thaw();
+    for ask in asks {
+        assert_eq!(ask.await.expect("no panic"), Answer::Admitted);
+    }
+}
+
+#[tokio::test]
+async fn devices_wait_while_the_broker_looks_away() {
+    is_overrun_while_it_looks_away(Mosquitto::start().await).await;
+}
+
+#[tokio::test]
+async fn devices_wait_while_the_broker_looks_away_on_a_socket_file() {
+    is_overrun_while_it_looks_away(Mosquitto::start_on_socket_file().await).await;
+}

@@ -4,11 +4,12 @@ use std::process::Stdio;
 
 use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Issued, KeyKind, Order, Validity};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{ChildStderr, Command};
 
 use crate::support::device::connect;
 use crate::support::gate::{Gate, MUTUAL, Plan};
+use crate::support::mosquitto::Mosquitto;
 use crate::support::soon;
 
 /// What `openssl s_client` saw.
@@ -311,4 +312,61 @@ async fn a_small_tls_stack_is_let_in() {
         let seen = s_client(&gate, &arguments).await;
         assert_eq!(seen.answer, LET_IN, "{extra:?}: {seen:?}");
     }
+}
+
+/// TLS 1.3: either side may change its keys at any time (RFC 8446 §4.6.3), and the connection goes on.
+#[tokio::test]
+async fn a_connection_outlives_its_keys() {
+    let mosquitto = Mosquitto::start().await;
+    let gate = Gate::plan(Plan {
+        addresses: Some(format!("[\"{}\"]", mosquitto.address())),
+        ..Plan::default()
+    })
+    .await;
+    let order = Order::device_named("meter-7");
+    keep(
+        &gate,
+        "meter-7",
+        &gate.authority.issue(order).expect("issued"),
+    );
+    let mut child = Command::new("openssl")
+        .args([
+            "s_client", "-brief", "-tls1_3", "-CAfile", "ca.pem", "-connect",
+        ])
+        .arg(gate.address().to_string())
+        .args(shows("meter-7"))
+        .current_dir(gate.folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("there is no openssl: run ./check, or apt-get install openssl");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut heard = async |bytes: usize| {
+        let mut answer = vec![0; bytes];
+        soon("an answer", stdout.read_exact(&mut answer))
+            .await
+            .expect("an answer");
+        answer
+    };
+    let asks = connect("x", Version::V311).encode().expect("fits");
+    stdin.write_all(&asks).await.expect("sent");
+    assert_eq!(heard(4).await, [0x20, 2, 0, 0]);
+    // k: it changes its keys; K: and asks the gate to change its own.
+    for command in ["k\n", "K\n", "K\n", "k\n"] {
+        stdin.write_all(command.as_bytes()).await.expect("sent");
+        until_it_says(&mut stderr, "KEYUPDATE").await;
+        stdin.write_all(&[0xc0, 0]).await.expect("a ping");
+        assert_eq!(heard(2).await, [0xd0, 0], "a pong after {command:?}");
+    }
+}
+
+async fn until_it_says(lines: &mut Lines<BufReader<ChildStderr>>, word: &str) {
+    soon(word, async {
+        while lines.next_line().await.expect("UTF-8").as_deref() != Some(word) {}
+    })
+    .await;
 }

@@ -116,6 +116,23 @@ impl Mosquitto {
         child.wait().expect("it ends");
     }
 
+    /// Lets it stand still: it takes nothing and says nothing, but the kernel still queues for it.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("it is there");
+    }
+
     /// Its address for `broker.addresses`.
     pub fn address(&self) -> String {
         match &self.place {
