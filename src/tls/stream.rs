@@ -292,15 +292,16 @@ impl TlsStream {
     }
 
     /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
+    ///
+    /// Once the alert is out, rustls must not be asked again: it would go on with `rest`, and fail once more.
     fn queue_alert(&mut self, rest: &mut [u8]) {
-        for _ in 0..8 {
+        while self.tls.wants_write() {
             match self.tls.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
                     if encode(&mut record, &mut self.unsent).is_err() {
                         return;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
                 _ => return,
             }
         }
