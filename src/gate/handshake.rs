@@ -259,7 +259,7 @@ fn offered_alpn(mut hello: &[u8]) -> Option<Vec<Vec<u8>>> {
 
 /// Why a handshake failed, in words for the one who mends it.
 fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
-    use rustls::Error;
+    use rustls::{Error, PeerIncompatible};
     if let Some(refused) = seen.refused.take() {
         return Refusal::Certificate {
             label: refused.reason,
@@ -274,8 +274,16 @@ fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
         Lost::Tls(Error::AlertReceived(alert)) => Refusal::ServerRefused {
             alert: format!("{alert:?}"),
         },
+        Lost::Tls(
+            Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)
+            | Error::General(_),
+        ) if seen.no_certificate_suits => {
+            let what = "it can check the signatures of none of the server's certificates; give the listener one more, \
+                        of another kind of key (listener.tls.also)";
+            Refusal::NothingInCommon { what: what.into() }
+        }
         Lost::Tls(Error::PeerIncompatible(what)) => Refusal::NothingInCommon {
-            what: format!("{what:?}"),
+            what: incompatible(&what),
         },
         Lost::Tls(Error::InvalidCertificate(what)) => Refusal::Certificate {
             label: "certificate_bad_signature",
@@ -285,4 +293,28 @@ fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
             what: fault.to_string(),
         },
     }
+}
+
+/// What device and gate have not in common, in words for the one who mends it.
+fn incompatible(what: &rustls::PeerIncompatible) -> String {
+    use rustls::PeerIncompatible as P;
+    let told = match what {
+        P::SupportedVersionsExtensionRequired
+        | P::Tls12NotOffered
+        | P::Tls12NotOfferedOrEnabled
+        | P::ServerDoesNotSupportTls12Or13 => {
+            "its TLS version is older than listener.tls.min_version"
+        }
+        P::SignatureAlgorithmsExtensionRequired => {
+            "it names no signature algorithms, as TLS 1.1 and older do; the gate speaks TLS 1.2 and 1.3"
+        }
+        P::NoCipherSuitesInCommon => {
+            "none of its cipher suites; the gate takes ECDHE with AES-GCM or ChaCha20-Poly1305, for ECDSA or RSA as the key of its certificate is"
+        }
+        P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired | P::KeyShareExtensionRequired => {
+            "none of its key exchanges; the gate takes ECDHE over X25519, P-256 or P-384"
+        }
+        _ => return format!("{what:?}"),
+    };
+    format!("{told} ({what:?})")
 }
