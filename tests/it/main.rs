@@ -2,5 +2,7 @@
 
 mod arrows;
 mod certificates;
+mod listeners;
 mod names;
 mod support;
+mod tls;
