@@ -309,7 +309,7 @@ fn incompatible(what: &rustls::PeerIncompatible) -> String {
             "it names no signature algorithms, as TLS 1.1 and older do; the gate speaks TLS 1.2 and 1.3"
         }
         P::NoCipherSuitesInCommon => {
-            "none of its cipher suites; the gate takes ECDHE with AES-GCM or ChaCha20-Poly1305, for ECDSA or RSA as the key of its certificate is"
+            "none of its cipher suites; the gate takes ECDHE with AES-GCM or ChaCha20-Poly1305, for ECDSA or RSA as its certificates' keys are (listener.tls.also adds a certificate)"
         }
         P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired | P::KeyShareExtensionRequired => {
             "none of its key exchanges; the gate takes ECDHE over X25519, P-256 or P-384"

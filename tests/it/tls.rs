@@ -142,7 +142,7 @@ async fn what_is_too_old_is_told_so() {
         ),
         (
             &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"][..],
-            "listener.tls.also",
+            "for ECDSA or RSA",
         ), // our key is ECDSA
         (
             &["-tls1_2", "-sigalgs", "rsa_pss_rsae_sha256"][..],
