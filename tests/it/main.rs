@@ -2,6 +2,7 @@
 
 mod arrows;
 mod certificates;
+mod certificates_page;
 mod listeners;
 mod names;
 mod support;

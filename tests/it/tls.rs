@@ -154,7 +154,7 @@ async fn what_is_too_old_is_told_so() {
         ),
         (
             &["-tls1_3", "-curves", "brainpoolP256r1:X448"][..],
-            "key exchange groups",
+            "none of its key exchanges",
         ),
     ] {
         let before = gate.lines("refused").len();
