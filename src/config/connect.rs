@@ -9,6 +9,7 @@ use crate::rules::device::Alphabet;
 use crate::rules::policy::{AskedClientId, ConnectSettings, Password};
 use crate::rules::secret::Secret;
 use crate::rules::template::{Template, Use};
+use crate::tls::files::read_regular;
 
 /// `[connect]` as far as it could be read.
 pub(super) struct Connect {
@@ -101,7 +102,7 @@ fn read_password(section: &mut Section<'_>) -> (Password, Option<PathBuf>) {
 /// Reads the secret; one line end at its end is not part of it.
 fn read_secret(section: &Section<'_>, file: &Path) -> Option<Secret<Vec<u8>>> {
     let key = "password_file";
-    let mut secret = match std::fs::read(file) {
+    let mut secret = match read_regular(file, LONGEST_FIELD as u64 + 2) {
         Ok(secret) => secret,
         Err(error) => {
             let what = format!("cannot read {}: {}", file.display(), plain(&error));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::fault::{Fault, Origin};
 use super::node::{self, Fields, Node, Value};
+use crate::tls::files::read_regular;
 
 /// What a configuration is read from.
 #[derive(Clone, Debug, Default)]
@@ -120,14 +121,8 @@ fn read_file(path: &Path) -> Result<String, Vec<Fault>> {
             way_out,
         )
     };
-    let size = std::fs::metadata(path).map_err(cannot)?.len();
-    if size > LARGEST_FILE {
-        return Err(fault(
-            format!("has {size} bytes, more than 4 MiB"),
-            "name a configuration file",
-        ));
-    }
-    String::from_utf8(std::fs::read(path).map_err(cannot)?).map_err(|error| {
+    let bytes = read_regular(path, LARGEST_FILE).map_err(cannot)?;
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         fault(
             format!("is not UTF-8 at byte {at}"),

@@ -339,7 +339,7 @@ fn incompatible(what: &rustls::PeerIncompatible) -> String {
         | P::Tls12NotOffered
         | P::Tls12NotOfferedOrEnabled
         | P::ServerDoesNotSupportTls12Or13 => {
-            "its TLS version is older than listener.tls.min_version"
+            "it speaks TLS 1.2 at most, and listener.tls.min_version is 1.3"
         }
         P::SignatureAlgorithmsExtensionRequired => {
             "it names no signature algorithms, as TLS 1.1 and older do; the gate speaks TLS 1.2 and 1.3"

@@ -54,7 +54,7 @@ pub struct ListenerSettings {
 pub struct Limits {
     /// Open connections, all listeners together. A full house waits before accept. Default 100 000.
     pub connections: u32,
-    /// Handshakes at once, from a whole ClientHello to the end; 0: 1 024 for each core. Default 0.
+    /// Handshakes at once, from a whole ClientHello to the end; 0: 8 192 for each core. Default 0.
     pub handshakes: u32,
     /// From accept to the end of the handshake. Default 10 s.
     pub handshake_timeout: Duration,

@@ -23,6 +23,10 @@ use super::listener::{self, Listener};
 use super::running::Running;
 use super::{Gate, ListenerSettings, Settings, now, worker};
 
+/// Handshakes at once for each core, where `limits.handshakes` leaves it to us. Slow devices take seconds over one, so
+/// it is many times what a core computes in a second; it bounds memory, some 20 KiB each.
+const HANDSHAKES: usize = 8192;
+
 /// Something that keeps the gate from starting.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{key}: {sentence}")]
@@ -196,7 +200,7 @@ impl Loaded {
             }
         }
         let handshakes = match settings.limits.handshakes {
-            0 => workers * 1024,
+            0 => workers * HANDSHAKES,
             most => most as usize,
         };
         let gate = Arc::new(Gate {

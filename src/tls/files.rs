@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::{PemObject, SectionKind};
@@ -116,8 +117,33 @@ pub fn crls(path: &Path) -> Result<Vec<Vec<u8>>, FileFault> {
         .collect()
 }
 
+/// The largest file of certificates, keys or lists, in bytes: a list of a million serials is some 40 MiB.
+const LARGEST: u64 = 128 * 1024 * 1024;
+
+/// Reads a regular file of at most `largest` bytes. A device that never ends or a pipe that nobody writes to would
+/// keep a gate from starting, or fill its memory, without a word (threats.md T8).
+///
+/// # Errors
+/// When it cannot be read, is no regular file, or is larger.
+pub fn read_regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
+    let no = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+    if !fs::metadata(path)?.is_file() {
+        return Err(no(
+            "it is no regular file, but a folder, a pipe or a device".into(),
+        ));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(largest + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > largest {
+        return Err(no(format!("it has more than {largest} bytes")));
+    }
+    Ok(bytes)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, FileFault> {
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
+    let bytes = read_regular(path, LARGEST).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => FileFault::new(
             path,
             "there is no such file",

@@ -144,3 +144,15 @@ fn lists_are_whole() {
         &["CERTIFICATE", "revocation lists"],
     );
 }
+
+/// A path that leads to no file keeps nobody waiting, and fills no memory (threats.md T8).
+#[test]
+fn what_never_ends_is_not_read() {
+    let folder = Folder::new();
+    let long = folder.file("long.pem", "x".repeat(100));
+    for path in [long.parent().unwrap(), Path::new("/dev/zero")] {
+        assert_fault(certificates(path), &["no regular file"]);
+    }
+    assert!(read_regular(&long, 99).is_err());
+    assert_eq!(read_regular(&long, 100).unwrap().len(), 100);
+}
