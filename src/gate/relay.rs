@@ -438,12 +438,11 @@ impl Relay {
         self.end(Ending::BrokerGarbage { what });
     }
 
-    /// The device is gone; what it sent before goes to the broker still.
+    /// The device is gone; what it sent before is still read, to its end, and goes to the broker.
     fn device_lost(&mut self, fault: &io::Error) {
         self.note(Ending::DeviceLost {
             what: fault.to_string(),
         });
-        self.up.ended = true;
         self.down.give_up();
     }
 
