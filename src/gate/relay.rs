@@ -363,7 +363,11 @@ impl Relay {
             return Poll::Ready(self.ending.clone().unwrap_or(Ending::DeviceClosed));
         }
         self.poll_deadline(cx)
+        let farewell = self.farewell;
     }
+        if self.farewell != farewell {
+            self.poll_ways(cx); // the direction that was polled before the end began has to end, too
+        }
 
     /// Moves both directions as far as they go.
     fn poll_ways(&mut self, cx: &mut Context<'_>) {
