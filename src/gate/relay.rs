@@ -166,7 +166,7 @@ impl Way {
         self.ended && self.closed
     }
 
-    /// Moves bytes until the source has no more or the sink takes no more. With `to_boundary`, reads only what the
+    /// Moves bytes until the source has no more or the sink takes no more. With `to_boundary`, moves only what the
     /// packet under way still needs.
     fn pump(
         &mut self,
@@ -211,7 +211,7 @@ impl Way {
                 }
                 return Poll::Ready(Pumped::Over);
             }
-            if let Some(pumped) = ready!(self.turn(source, sink, cx)) {
+            if let Some(pumped) = ready!(self.turn(source, sink, cx, to_boundary)) {
                 return Poll::Ready(pumped);
             }
         }
@@ -219,7 +219,8 @@ impl Way {
         Poll::Pending
     }
 
-    /// One read, and the write of what it gave; what the sink does not take becomes `pending`.
+    /// One read, and the write of what it gave; what the sink does not take becomes `pending`. With `to_boundary`,
+    /// what lies behind the packet under way is forgotten.
     fn turn(
         &mut self,
         source: &mut impl Wire,
@@ -228,8 +229,13 @@ impl Way {
     ) -> Poll<Option<Pumped>> {
         PLAINTEXT.with_borrow_mut(|plain| {
             plain.clear();
+        to_boundary: bool,
             let got = source.poll_read(cx, plain);
-            let walk = self.framer.walk(plain);
+            let walk = if to_boundary {
+                self.framer.finish(plain)
+            } else {
+                self.framer.walk(plain)
+            };
             let mut at = 0;
             let mut sink_lost = None;
             while at < walk.pass {

@@ -129,6 +129,21 @@ impl Framer {
         }
     }
 
+    /// Follows `bytes` like [`Framer::walk`], but not beyond the packet under way: what is behind it does not pass, and
+    /// at a boundary nothing does.
+    pub fn finish(&mut self, bytes: &[u8]) -> Walk {
+        let mut pass = 0;
+        while !self.at_boundary() && pass < bytes.len() {
+            let step = (self.body as usize).clamp(1, bytes.len() - pass);
+            let walk = self.walk(&bytes[pass..pass + step]);
+            pass += walk.pass;
+            if walk.stop.is_some() {
+                return Walk { pass, ..walk };
+            }
+        }
+        Walk { pass, stop: None }
+    }
+
     fn allows(&self, kind: u8) -> bool {
         self.allowed & 1 << kind != 0
     }
@@ -228,6 +243,27 @@ mod tests {
             stops(2, Stop::SecondConnect)
         );
         assert_eq!(from_device(b"\x1f"), stops(0, Stop::SecondConnect));
+    }
+
+    #[test]
+    fn a_packet_is_finished_and_no_other_begun() {
+        let bytes = b"\x30\x82\x01\x00\x01a";
+        let behind = b"\x10\x0c\x30\x05";
+        for begun in 1..bytes.len() {
+            let mut packet = bytes.to_vec();
+            packet.resize(3 + 130, b'x');
+            let mut framer = Framer::new(From::Broker, Version::V5);
+            framer.walk(&packet[..begun]);
+            let rest = [&packet[begun..], behind].concat();
+            let walk = framer.finish(&rest);
+            assert_eq!((walk.pass, walk.stop), (packet.len() - begun, None));
+            assert!(framer.at_boundary());
+            assert_eq!(framer.finish(behind).pass, 0);
+        }
+        let mut framer = Framer::new(From::Broker, Version::V5);
+        framer.walk(b"\x30\x80");
+        let walk = framer.finish(b"\x80\x80\x80\x01");
+        assert_eq!((walk.pass, walk.stop), (2, Some(Stop::BadLength)));
     }
 
     #[test]
