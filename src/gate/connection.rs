@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use crate::mqtt::Version;
 use crate::observe::logging::{CertificateLine, Event, Line};
@@ -18,9 +17,6 @@ use super::control::Roll;
 use super::handshake::Accepted;
 use super::relay::{Closed, Relay, Tally};
 use super::{Gate, now};
-
-/// How long the two sides may take to read what was sent last, after an end of ours.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What is learnt of a connection on its way: the log line, field by field.
 #[derive(Debug, Default)]
@@ -159,7 +155,7 @@ pub(crate) async fn walk(
     gate.metrics.listener(teller.listener).accepted();
     // What the steps before the relay need is in a box of its own, and goes when they are over.
     let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
-    let outcome = match linked {
+    match linked {
         Ok((linked, mode)) => {
             let listener = gate.metrics.listener(teller.listener);
             let open = listener.opened(mode);
@@ -189,18 +185,16 @@ pub(crate) async fn walk(
             } = closed;
             teller.facts.to_broker = Some(to_broker);
             teller.facts.to_device = Some(to_device);
-            let ending = closed.ending.clone();
             if lost > 0 && gate.is_draining() {
                 gate.note_loss();
             }
-            let _ = timeout(LINGER, closed.linger()).await;
+            teller.tell(&Outcome::Ended(closed.ending.clone()));
+            closed.linger().await;
             drop(seat);
-            Outcome::Ended(ending)
         }
-        Err(Unlinked::Refused(refusal)) => Outcome::Refused(refusal),
-        Err(Unlinked::Ended(ending)) => Outcome::Ended(ending),
-    };
-    teller.tell(&outcome);
+        Err(Unlinked::Refused(refusal)) => teller.tell(&Outcome::Refused(refusal)),
+        Err(Unlinked::Ended(ending)) => teller.tell(&Outcome::Ended(ending)),
+    }
     drop(teller);
     drop(permit);
 }

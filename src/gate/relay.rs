@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::broker::socket::Socket;
 use crate::mqtt::Version;
@@ -30,6 +30,9 @@ pub(crate) const HALF_OPEN: Duration = Duration::from_secs(30);
 
 /// How long an end of ours may take: packets under way are finished, the last word is said.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long a side may take to read what was sent last, and to close in its turn.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// How often one direction reads before the other connections of the thread get their turn.
 const TURNS: usize = 8;
@@ -226,10 +229,10 @@ impl Way {
         source: &mut impl Wire,
         sink: &mut impl Wire,
         cx: &mut Context<'_>,
+        to_boundary: bool,
     ) -> Poll<Option<Pumped>> {
         PLAINTEXT.with_borrow_mut(|plain| {
             plain.clear();
-        to_boundary: bool,
             let got = source.poll_read(cx, plain);
             let walk = if to_boundary {
                 self.framer.finish(plain)
@@ -360,7 +363,11 @@ impl Relay {
             Order::Cut => return Poll::Ready(Ending::Cut),
         }
         let (up, down) = (self.up.bytes, self.down.bytes);
+        let farewell = self.farewell;
         self.poll_ways(cx);
+        if self.farewell != farewell {
+            self.poll_ways(cx); // the direction that was polled before the end began has to end, too
+        }
         let listener = self.tally.metrics.listener(self.tally.listener);
         listener.to_broker(self.up.bytes - up);
         listener.to_device(self.down.bytes - down);
@@ -369,11 +376,7 @@ impl Relay {
             return Poll::Ready(self.ending.clone().unwrap_or(Ending::DeviceClosed));
         }
         self.poll_deadline(cx)
-        let farewell = self.farewell;
     }
-        if self.farewell != farewell {
-            self.poll_ways(cx); // the direction that was polled before the end began has to end, too
-        }
 
     /// Moves both directions as far as they go.
     fn poll_ways(&mut self, cx: &mut Context<'_>) {
@@ -485,13 +488,19 @@ impl Relay {
 }
 
 impl Closed {
-    /// Lets both sides take in what was sent last, then closes them. Bounded: run it under a deadline.
+    /// Lets both sides take in what was sent last, then closes them; bounded in time. Dropping it closes at once.
+    ///
+    /// A device that has left may have said much that a slow broker has yet to read, its DISCONNECT behind it: the
+    /// broker has as long as it had if the device had only closed its side.
     pub(crate) async fn linger(mut self) {
-        if self.ours {
-            tokio::join!(
-                linger(&mut self.device, LINGER_BYTES),
-                linger(&mut self.broker, LINGER_BYTES)
-            );
-        }
+        let (limit, most) = match self.ending {
+            Ending::Cut => return,
+            _ if self.ours => (LINGER, LINGER_BYTES),
+            _ => (HALF_OPEN, usize::MAX),
+        };
+        let _ = tokio::join!(
+            timeout(LINGER, linger(&mut self.device, LINGER_BYTES)),
+            timeout(limit, linger(&mut self.broker, most))
+        );
     }
 }
