@@ -4,4 +4,5 @@ mod arrows;
 mod broker_faults;
 mod connect;
 mod names;
+mod relay;
 mod support;
