@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -71,18 +72,19 @@ impl Socket {
 
 /// A device that sleeps must not be woken often by probes, so they begin late; the broker judges MQTT keep alives.
 const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(300))
+    .with_time(Duration::from_mins(5))
     .with_interval(Duration::from_secs(30))
     .with_retries(4);
 
 /// How long sent bytes may stay unacknowledged, or a window closed, before the other side counts as dead.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
+const USER_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Sets up one end of a relay: no delay, and the other side's death found (threats.md V7).
+/// Sets up one end of a relay: no delay, and the other side's death found (threats.md V7). Set on a listening socket,
+/// it holds for every socket accepted from it, at no cost for each.
 ///
 /// # Errors
 /// When the socket is closed already.
-pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEP_ALIVE)?;

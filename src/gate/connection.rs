@@ -74,6 +74,8 @@ struct Teller<'a> {
     address: SocketAddr,
     began: Instant,
     facts: Box<Facts>,
+    /// A broker took it.
+    linked: bool,
     told: bool,
 }
 
@@ -125,10 +127,12 @@ impl Teller<'_> {
 impl Drop for Teller<'_> {
     fn drop(&mut self) {
         if !self.told {
-            let outcome = if std::thread::panicking() {
-                Outcome::Refused(Refusal::GateFault)
-            } else {
-                Outcome::Ended(Ending::Cut)
+            // But for a panic, only the end of a drain drops a walk.
+            let outcome = match (std::thread::panicking(), self.linked) {
+                (true, false) => Outcome::Refused(Refusal::GateFault),
+                (true, true) => Outcome::Ended(Ending::GateFault),
+                (false, false) => Outcome::Refused(Refusal::Draining),
+                (false, true) => Outcome::Ended(Ending::Cut),
             };
             self.tell(&outcome);
         }
@@ -150,6 +154,7 @@ pub(crate) async fn walk(
         address: accepted.address,
         began: Instant::now(),
         facts: Box::default(),
+        linked: false,
         told: false,
     };
     gate.metrics.listener(teller.listener).accepted();
@@ -157,6 +162,7 @@ pub(crate) async fn walk(
     let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
     match linked {
         Ok((linked, mode)) => {
+            teller.linked = true;
             let listener = gate.metrics.listener(teller.listener);
             let open = listener.opened(mode);
             let seat = roll.sit();
@@ -185,11 +191,14 @@ pub(crate) async fn walk(
             } = closed;
             teller.facts.to_broker = Some(to_broker);
             teller.facts.to_device = Some(to_device);
-            if lost > 0 && gate.is_draining() {
+            if gate.is_draining() && (lost > 0 || closed.ending == Ending::Cut) {
                 gate.note_loss();
             }
             teller.tell(&Outcome::Ended(closed.ending.clone()));
-            closed.linger().await;
+            tokio::select! {
+                () = closed.linger() => {}
+                () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
+            }
             drop(seat);
         }
         Err(Unlinked::Refused(refusal)) => teller.tell(&Outcome::Refused(refusal)),

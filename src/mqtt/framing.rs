@@ -129,18 +129,26 @@ impl Framer {
         }
     }
 
-    /// Follows `bytes` like [`Framer::walk`], but not beyond the packet under way: what is behind it does not pass, and
-    /// at a boundary nothing does.
+    /// Follows `bytes` like [`Framer::walk`], but only to the last end of a packet in them, and is at a boundary then;
+    /// if none ends there, to the end.
     pub fn finish(&mut self, bytes: &[u8]) -> Walk {
-        let mut pass = 0;
-        while !self.at_boundary() && pass < bytes.len() {
-            let step = (self.body as usize).clamp(1, bytes.len() - pass);
-            let walk = self.walk(&bytes[pass..pass + step]);
-            pass += walk.pass;
+        let mut at = 0;
+        let mut whole = None;
+        while at < bytes.len() {
+            let step = (self.body as usize).clamp(1, bytes.len() - at);
+            let walk = self.walk(&bytes[at..at + step]);
+            at += walk.pass;
             if walk.stop.is_some() {
-                return Walk { pass, ..walk };
+                return Walk { pass: at, ..walk };
+            }
+            if self.at_boundary() {
+                whole = Some(at);
             }
         }
+        if whole.is_some() {
+            (self.header, self.body) = (0, 0);
+        }
+        let pass = whole.unwrap_or(at);
         Walk { pass, stop: None }
     }
 
@@ -246,20 +254,23 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_finished_and_no_other_begun() {
-        let bytes = b"\x30\x82\x01\x00\x01a";
-        let behind = b"\x10\x0c\x30\x05";
-        for begun in 1..bytes.len() {
-            let mut packet = bytes.to_vec();
-            packet.resize(3 + 130, b'x');
-            let mut framer = Framer::new(From::Broker, Version::V5);
-            framer.walk(&packet[..begun]);
-            let rest = [&packet[begun..], behind].concat();
-            let walk = framer.finish(&rest);
-            assert_eq!((walk.pass, walk.stop), (packet.len() - begun, None));
-            assert!(framer.at_boundary());
-            assert_eq!(framer.finish(behind).pass, 0);
+    fn packets_under_way_are_finished_and_none_is_left_in_the_middle() {
+        let mut packet = b"\x30\x82\x01\x00\x01a".to_vec();
+        packet.resize(3 + 130, b'x');
+        for begun in 1..packet.len() {
+            for behind in [&b""[..], b"\x30", b"\x30\x80", b"\x30\x05\x00\x01a"] {
+                let mut framer = Framer::new(From::Broker, Version::V5);
+                framer.walk(&packet[..begun]);
+                let rest = [&packet[begun..], b"\xd0\x00", behind].concat();
+                let walk = framer.finish(&rest);
+                let whole = packet.len() - begun + 2;
+                assert_eq!((walk.pass, walk.stop), (whole, None));
+                assert!(framer.at_boundary());
+            }
         }
+        let mut framer = Framer::new(From::Broker, Version::V5);
+        assert_eq!(framer.finish(b"\x30\x82\x01xx").pass, 5);
+        assert!(!framer.at_boundary(), "none ends there");
         let mut framer = Framer::new(From::Broker, Version::V5);
         framer.walk(b"\x30\x80");
         let walk = framer.finish(b"\x80\x80\x80\x01");

@@ -227,6 +227,7 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("client_id_not_own", Step::Verdict),
     ("client_id_not_allowed", Step::Verdict),
     ("username_not_allowed", Step::Verdict),
+    ("text_too_long", Step::Verdict),
     ("rewrite_too_long", Step::Verdict),
     ("draining", Step::Verdict),
     ("broker_away", Step::Broker),

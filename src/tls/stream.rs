@@ -23,6 +23,9 @@ use super::witness::{Seen, witness};
 /// How much is read from a socket at once, in bytes: four full TLS records.
 pub const READ: usize = 64 * 1024;
 
+/// How much is read at once during a handshake, in bytes: most flights of a device fit.
+const FLIGHT: usize = 4 * 1024;
+
 /// The most ciphertext held for a record or handshake message that is not whole yet, in bytes.
 ///
 /// rustls takes handshake messages up to 64 KiB; what needs more is no TLS.
@@ -64,6 +67,8 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
+    /// TLS failed: rustls may not be asked again, as it remembers places in bytes that are gone.
+    failed: bool,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -89,6 +94,7 @@ impl TlsStream {
             sent: 0,
             ended: false,
             closed: false,
+            failed: false,
         })
     }
 
@@ -129,7 +135,7 @@ impl TlsStream {
         let start = came.len();
         loop {
             self.socket.readable().await?;
-            came.resize(start + 16 * 1024, 0);
+            came.resize(start + FLIGHT, 0);
             let got = self.socket.try_read(&mut came[start..]);
             came.truncate(start + got.as_ref().map_or(0, |n| *n));
             match got {
@@ -172,7 +178,8 @@ impl TlsStream {
             .is_some_and(|chain| !chain.is_empty())
     }
 
-    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes.
+    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes. After TLS failed, what comes is
+    /// forgotten, and only the end of the stream is told.
     ///
     /// # Errors
     /// [`Lost`]; plaintext that came before the fault is in `plain`.
@@ -214,6 +221,9 @@ impl TlsStream {
             self.ended = true;
             return Ok(());
         }
+        if self.failed {
+            return Ok(()); // read and forgotten: nobody is left to understand it
+        }
         buffer[..start].copy_from_slice(&self.held);
         let whole = &mut buffer[..start + got];
         match self.process(whole, plain) {
@@ -232,6 +242,16 @@ impl TlsStream {
     /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
     /// `came` are used up.
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        let used = self.process_records(came, plain);
+        self.failed |= used.is_err();
+        used
+    }
+
+    fn process_records(
+        &mut self,
+        came: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } =
@@ -253,7 +273,7 @@ impl TlsStream {
                     }
                 }
                 ConnectionState::EncodeTlsData(mut record) => {
-                    encode(&mut record, &mut self.unsent)?
+                    encode(&mut record, &mut self.unsent)?;
                 }
                 // What was encoded waits in `unsent`, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
@@ -275,7 +295,7 @@ impl TlsStream {
 
     /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
     fn queue_alert(&mut self, rest: &mut [u8]) {
-        for _ in 0..8 {
+        while self.tls.wants_write() {
             match self.tls.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
                     if encode(&mut record, &mut self.unsent).is_err() {
@@ -328,7 +348,7 @@ impl TlsStream {
                 match traffic.encrypt(plain, out) {
                     Ok(length) => return Ok(length),
                     Err(EncryptError::InsufficientSize(wants)) => {
-                        out.resize(wants.required_size, 0)
+                        out.resize(wants.required_size, 0);
                     }
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
@@ -341,6 +361,9 @@ impl TlsStream {
         &mut self,
         write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, rustls::Error>,
     ) -> Result<T, rustls::Error> {
+        if self.failed {
+            return Err(rustls::Error::HandshakeNotComplete);
+        }
         // What is held is shown again: rustls remembers how far into it it has read.
         let mut held = std::mem::take(&mut self.held);
         let settled = self.process(&mut held, &mut Vec::new());
@@ -350,6 +373,11 @@ impl TlsStream {
         });
         self.held = held;
         outcome
+    }
+
+    /// How many bytes of ciphertext the socket has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len() - self.sent
     }
 
     /// Sends what is left of the ciphertext.
@@ -378,7 +406,8 @@ impl TlsStream {
     /// When the socket failed.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        if !self.closed {
+        // A fatal alert was the last word, if TLS failed (RFC 8446 §6.2).
+        if !self.closed && !self.failed {
             self.closed = true;
             let mut alert = [0; 64];
             let length = self.when_writable(|traffic| {

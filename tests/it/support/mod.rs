@@ -13,6 +13,9 @@
 pub mod broker;
 pub mod device;
 pub mod gate;
+pub mod mosquitto;
+pub mod openssl;
+pub mod shown;
 pub mod wire;
 
 use std::time::Duration;
