@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use crate::mqtt::Version;
 use crate::observe::logging::{CertificateLine, Event, Line};
@@ -18,9 +17,6 @@ use super::control::Roll;
 use super::handshake::Accepted;
 use super::relay::{Closed, Relay, Tally};
 use super::{Gate, now};
-
-/// How long the two sides may take to read what was sent last, after an end of ours.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What is learnt of a connection on its way: the log line, field by field.
 #[derive(Debug, Default)]
@@ -164,7 +160,7 @@ pub(crate) async fn walk(
     gate.metrics.listener(teller.listener).accepted();
     // What the steps before the relay need is in a box of its own, and goes when they are over.
     let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
-    let outcome = match linked {
+    match linked {
         Ok((linked, mode)) => {
             teller.linked = true;
             let listener = gate.metrics.listener(teller.listener);
@@ -195,21 +191,19 @@ pub(crate) async fn walk(
             } = closed;
             teller.facts.to_broker = Some(to_broker);
             teller.facts.to_device = Some(to_device);
-            let ending = closed.ending.clone();
-            if gate.is_draining() && (lost > 0 || ending == Ending::Cut) {
+            if gate.is_draining() && (lost > 0 || closed.ending == Ending::Cut) {
                 gate.note_loss();
             }
+            teller.tell(&Outcome::Ended(closed.ending.clone()));
             tokio::select! {
-                _ = timeout(LINGER, closed.linger()) => {}
+                () = closed.linger() => {}
                 () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
             }
             drop(seat);
-            Outcome::Ended(ending)
         }
-        Err(Unlinked::Refused(refusal)) => Outcome::Refused(refusal),
-        Err(Unlinked::Ended(ending)) => Outcome::Ended(ending),
-    };
-    teller.tell(&outcome);
+        Err(Unlinked::Refused(refusal)) => teller.tell(&Outcome::Refused(refusal)),
+        Err(Unlinked::Ended(ending)) => teller.tell(&Outcome::Ended(ending)),
+    }
     drop(teller);
     drop(permit);
 }

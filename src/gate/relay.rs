@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::broker::socket::Socket;
 use crate::mqtt::Version;
@@ -30,6 +30,9 @@ pub(crate) const HALF_OPEN: Duration = Duration::from_secs(30);
 
 /// How long an end of ours may take: packets under way are finished, the last word is said.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long a side may take to read what was sent last, and to close in its turn.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// How often one direction reads before the other connections of the thread get their turn.
 const TURNS: usize = 8;
@@ -72,7 +75,7 @@ struct Way {
 enum Pace {
     /// Until its source ends.
     GoOn,
-    /// Until the packet under way is whole; then the last word, and the close.
+    /// Until the packet under way is whole, and those that were read with it; then the last word, and the close.
     ToBoundary,
     /// The same, but the last word has to wait.
     ToBoundaryAndHold,
@@ -235,7 +238,7 @@ impl Way {
                 }
                 return Poll::Ready(Pumped::Over);
             }
-            if let Some(pumped) = ready!(self.turn(source, sink, cx)) {
+            if let Some(pumped) = ready!(self.turn(source, sink, cx, pace)) {
                 return Poll::Ready(pumped);
             }
         }
@@ -243,17 +246,22 @@ impl Way {
         Poll::Pending
     }
 
-    /// One read, and the write of what it gave; what the sink does not take becomes `pending`.
+    /// One read, and the write of what it gave; what the sink does not take becomes `pending`. Of the
+    /// last read on the way to a boundary, what lies behind the boundary is forgotten.
     fn turn(
         &mut self,
         source: &mut impl Wire,
         sink: &mut impl Wire,
         cx: &mut Context<'_>,
+        pace: Pace,
     ) -> Poll<Option<Pumped>> {
         PLAINTEXT.with_borrow_mut(|plain| {
             plain.clear();
             let got = source.poll_read(cx, plain);
-            let walk = self.framer.walk(plain);
+            let walk = match pace {
+                Pace::GoOn => self.framer.walk(plain),
+                Pace::ToBoundary | Pace::ToBoundaryAndHold => self.framer.finish(plain),
+            };
             let mut at = 0;
             let mut sink_lost = None;
             while at < walk.pass {
@@ -478,12 +486,11 @@ impl Relay {
         self.end(Ending::BrokerGarbage { what });
     }
 
-    /// The device is gone; what it sent before goes to the broker still.
+    /// The device is gone; what it sent before is still read, to its end, and goes to the broker.
     fn device_lost(&mut self, fault: &io::Error) {
         self.note(Ending::DeviceLost {
             what: fault.to_string(),
         });
-        self.up.ended = true;
         self.down.give_up();
     }
 
@@ -516,14 +523,19 @@ impl Relay {
 }
 
 impl Closed {
-    /// Lets both sides take in what was sent last, then closes them. Bounded: run it under a deadline; dropping it
-    /// closes at once.
+    /// Lets both sides take in what was sent last, then closes them; bounded in time. Dropping it closes at once.
+    ///
+    /// A device that has left may have said much that a slow broker has yet to read, its DISCONNECT behind it: the
+    /// broker has as long as it had if the device had only closed its side.
     pub(crate) async fn linger(mut self) {
-        if self.ours {
-            tokio::join!(
-                linger(&mut self.device, LINGER_BYTES),
-                linger(&mut self.broker, LINGER_BYTES)
-            );
-        }
+        let (limit, most) = match self.ending {
+            Ending::Cut => return,
+            _ if self.ours => (LINGER, LINGER_BYTES),
+            _ => (HALF_OPEN, usize::MAX),
+        };
+        let _ = tokio::join!(
+            timeout(LINGER, linger(&mut self.device, LINGER_BYTES)),
+            timeout(limit, linger(&mut self.broker, most))
+        );
     }
 }

@@ -129,6 +129,29 @@ impl Framer {
         }
     }
 
+    /// Follows `bytes` like [`Framer::walk`], but only to the last end of a packet in them, and is at a boundary then;
+    /// if none ends there, to the end.
+    pub fn finish(&mut self, bytes: &[u8]) -> Walk {
+        let mut at = 0;
+        let mut whole = None;
+        while at < bytes.len() {
+            let step = (self.body as usize).clamp(1, bytes.len() - at);
+            let walk = self.walk(&bytes[at..at + step]);
+            at += walk.pass;
+            if walk.stop.is_some() {
+                return Walk { pass: at, ..walk };
+            }
+            if self.at_boundary() {
+                whole = Some(at);
+            }
+        }
+        if whole.is_some() {
+            (self.header, self.body) = (0, 0);
+        }
+        let pass = whole.unwrap_or(at);
+        Walk { pass, stop: None }
+    }
+
     fn allows(&self, kind: u8) -> bool {
         self.allowed & 1 << kind != 0
     }
@@ -228,6 +251,30 @@ mod tests {
             stops(2, Stop::SecondConnect)
         );
         assert_eq!(from_device(b"\x1f"), stops(0, Stop::SecondConnect));
+    }
+
+    #[test]
+    fn packets_under_way_are_finished_and_none_is_left_in_the_middle() {
+        let mut packet = b"\x30\x82\x01\x00\x01a".to_vec();
+        packet.resize(3 + 130, b'x');
+        for begun in 1..packet.len() {
+            for behind in [&b""[..], b"\x30", b"\x30\x80", b"\x30\x05\x00\x01a"] {
+                let mut framer = Framer::new(From::Broker, Version::V5);
+                framer.walk(&packet[..begun]);
+                let rest = [&packet[begun..], b"\xd0\x00", behind].concat();
+                let walk = framer.finish(&rest);
+                let whole = packet.len() - begun + 2;
+                assert_eq!((walk.pass, walk.stop), (whole, None));
+                assert!(framer.at_boundary());
+            }
+        }
+        let mut framer = Framer::new(From::Broker, Version::V5);
+        assert_eq!(framer.finish(b"\x30\x82\x01xx").pass, 5);
+        assert!(!framer.at_boundary(), "none ends there");
+        let mut framer = Framer::new(From::Broker, Version::V5);
+        framer.walk(b"\x30\x80");
+        let walk = framer.finish(b"\x80\x80\x80\x01");
+        assert_eq!((walk.pass, walk.stop), (2, Some(Stop::BadLength)));
     }
 
     #[test]

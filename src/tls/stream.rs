@@ -195,10 +195,9 @@ impl TlsStream {
             }
             ready!(self.socket.poll_read_ready(cx))?;
             let outcome = CIPHERTEXT.with_borrow_mut(|(buffer, _)| self.fill(buffer, plain));
-            // Alerts and key updates that the records called for; what the socket does not take now goes later.
-            if let Poll::Ready(Err(fault)) = self.poll_flush(cx) {
-                return Poll::Ready(Err(fault.into()));
-            }
+            // Alerts and key updates that the records called for; what the socket does not take now goes later. Who
+            // cannot be written to may have said something before: that is for the next write to find, not for us.
+            let _ = self.poll_flush(cx);
             match outcome {
                 Ok(()) if plain.len() > before => return Poll::Ready(Ok(Got::Bytes)),
                 Ok(()) => {}

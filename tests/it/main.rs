@@ -23,5 +23,6 @@ mod names;
 mod openssl;
 mod operators;
 mod paho;
+mod relay;
 mod support;
 mod tls;
