@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
 
 use crate::broker::dial::is_out_of_descriptors;
-use crate::broker::socket::prepare;
+use crate::broker::socket::{DEVICE, prepare};
 use crate::tls::server::ServerTls;
 
 use super::Gate;
@@ -54,7 +54,7 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
-        prepare(&socket)?;
+        prepare(&socket, DEVICE)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);

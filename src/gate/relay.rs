@@ -206,6 +206,10 @@ impl Way {
                 self.pending = Vec::new();
                 self.at = 0;
             }
+            // Nothing is read before all that was read is in the kernel's hands: nobody else would send the rest.
+            if let Err(fault) = ready!(sink.poll_flush(cx)) {
+                return Poll::Ready(Pumped::SinkLost(fault));
+            }
             if let Some(pumped) = ready!(self.poll_farewell(source, cx)) {
                 return Poll::Ready(pumped);
             }

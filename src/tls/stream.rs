@@ -260,7 +260,7 @@ impl TlsStream {
             let state = match state {
                 Ok(state) => state,
                 Err(fault) => {
-                    self.queue_alert(&mut came[used + discard..]);
+                    self.queue_alert(&mut came[used + discard..], &fault);
                     return Err(fault);
                 }
             };
@@ -295,7 +295,18 @@ impl TlsStream {
     }
 
     /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
-    fn queue_alert(&mut self, rest: &mut [u8]) {
+    ///
+    /// Once the alert is out, rustls must not be asked again: it would go on with `rest`, and fail once more.
+    fn queue_alert(&mut self, rest: &mut [u8], fault: &rustls::Error) {
+        // rustls says nothing when it finds in TLS 1.2 that the device can check no signature of ours. It is before
+        // any key, so the alert is plain: handshake_failure, fatal (RFC 5246 §7.2).
+        if matches!(fault, rustls::Error::General(_))
+            && self.tls.is_handshaking()
+            && self.tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_2)
+            && !self.tls.wants_write()
+        {
+            self.unsent.extend_from_slice(&[21, 3, 3, 0, 2, 2, 40]);
+        }
         while self.tls.wants_write() {
             match self.tls.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
@@ -303,7 +314,6 @@ impl TlsStream {
                         return;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
                 _ => return,
             }
         }

@@ -14,6 +14,9 @@ use crate::support::mosquitto::{Mosquitto, command};
 use crate::support::wire::packet;
 use crate::support::{soon, until};
 
+/// Several connections of one device at once: the broker tells them apart, and knows them by one name.
+const EACH_ITS_OWN: &str = "[connect]\nclient_id = \"{device}:{client_id}\"\n";
+
 /// A device with its certificate and key in the gate's folder, as `NAME.pem` and `NAME.key`.
 struct Owner {
     name: &'static str,
@@ -71,7 +74,7 @@ async fn has_its_own_topics_only(
     let gate = Gate::plan(Plan {
         addresses: Some(format!("[\"{}\"]", mosquitto.address())),
         trust: trust.into(),
-        more: "[connect]\nclient_id = \"{device}:{client_id}\"\n".into(),
+        more: EACH_ITS_OWN.into(),
         files: ["1.2", "1.3"].map(only).into(),
         ..Plan::default()
     })
@@ -345,4 +348,59 @@ async fn devices_wait_while_the_broker_looks_away() {
 #[tokio::test]
 async fn devices_wait_while_the_broker_looks_away_on_a_socket_file() {
     is_overrun_while_it_looks_away(Mosquitto::start_on_socket_file().await).await;
+}
+
+/// A Mosquitto is a device, too, when it bridges. It first asks for a protocol level of its own, 0x80 and the usual,
+/// as bridges do among themselves, and gives that up when told that there is no such (MQTT 3.1.1 §3.1.2.2).
+#[tokio::test]
+async fn a_bridge_passes_messages_both_ways() {
+    let central = Mosquitto::start().await;
+    let gate = Gate::plan(Plan {
+        more: EACH_ITS_OWN.into(),
+        ..in_front_of(&[&central])
+    })
+    .await;
+    let id = |_: &Issued| "site".to_owned();
+    let site = Owner::new(&gate, "site", Order::device_named("site"), id);
+    let file = |name: &str| gate.file(name).display().to_string();
+    for (version, private) in [("mqttv31", false), ("mqttv311", true), ("mqttv50", false)] {
+        let bridge = Mosquitto::start_with(&format!(
+            "connection {version}\naddress localhost:{}\nbridge_protocol_version {version}\nrestart_timeout 1\n\
+             bridge_cafile {}\nbridge_certfile {}\nbridge_keyfile {}\nnotifications false\n\
+             cleansession true\ntry_private {private}\ntopic up/# out 1 devices/site/ devices/site/\n\
+             topic down/# in 1 devices/site/ devices/site/\n",
+            gate.address().port(),
+            file("ca.pem"),
+            file(&format!("{}.pem", site.name)),
+            file(&format!("{}.key", site.name)),
+        ))
+        .await;
+        bridge.logs("Received SUBACK").await;
+
+        for (from, to, topic) in [
+            (&bridge, &central, "devices/site/up/x"),
+            (&central, &bridge, "devices/site/down/x"),
+        ] {
+            let at = |broker: &Mosquitto, program| {
+                let mut client = Command::from(command(program));
+                let address = broker.address();
+                let (_, port) = address.rsplit_once(':').expect("a port");
+                client.args(["-h", "127.0.0.1", "-p", port, "-u", "site", "-t", topic]);
+                client.args(["-q", "1", "-i", version]).kill_on_drop(true);
+                client
+            };
+            let mut listens = at(to, "mosquitto_sub");
+            listens.args(["-C", "1"]).stdout(Stdio::piped());
+            let listens = listens.spawn().expect("mosquitto_sub starts");
+            to.logs(&format!("Sending SUBACK to {version}")).await;
+            let mut says = at(from, "mosquitto_pub");
+            says.args(["-m", version]);
+            assert!(done(says).await.status.success());
+            let heard = soon("a message", listens.wait_with_output()).await;
+            let heard = heard.expect("a child").stdout;
+            assert_eq!(String::from_utf8_lossy(&heard), format!("{version}\n"));
+        }
+    }
+    gate.metric_becomes("tidegate_refusals_total", &[], 1.0)
+        .await; // the level of its own
 }

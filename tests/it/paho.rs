@@ -101,7 +101,8 @@ async fn in_front_of(mosquitto: &Mosquitto, more: &str) -> Gate {
 
 /// Runs a script to its end, in each of `versions`; it says `lines`.
 async fn runs(name: &str, more: &str, versions: &[Version], lines: &[&str]) {
-    let mosquitto = Mosquitto::start().await;
+    // As many messages in flight as a script likes.
+    let mosquitto = Mosquitto::start_with("max_inflight_messages 0\nmax_queued_messages 0\n").await;
     let gate = in_front_of(&mosquitto, more).await;
     for version in versions {
         let mut script = Script::start(name, &gate, *version);
@@ -154,6 +155,30 @@ async fn mqtt_5_properties_go_through() {
 #[tokio::test]
 async fn a_device_without_a_client_id_learns_its_name() {
     runs("nameless", "", &[Version::V5], &["told its name"]).await;
+}
+
+#[tokio::test]
+async fn a_second_connection_takes_the_firsts_place() {
+    runs("takeover", EACH_ITS_OWN, &Version::ALL, &["taken over"]).await;
+}
+
+#[tokio::test]
+async fn an_mqtt_5_will_comes_when_asked_for_and_as_late_as_asked_for() {
+    let lines = ["asked for", "late"];
+    runs("last_will", EACH_ITS_OWN, &[Version::V5], &lines).await;
+}
+
+/// The DISCONNECT of an MQTT 5 broker, with its code.
+#[tokio::test]
+async fn the_brokers_goodbye_reaches_the_device() {
+    let lines = ["invalid topic alias"];
+    runs("goodbye", "", &[Version::V5], &lines).await;
+}
+
+#[tokio::test]
+async fn what_the_gate_does_not_do_is_said_by_its_code() {
+    let lines = ["bad authentication method"];
+    runs("refused", "", &[Version::V5], &lines).await;
 }
 
 /// By FIN or by reset: the broker publishes the will of a device that vanished, and no other.

@@ -11,6 +11,7 @@
 )]
 
 pub mod broker;
+pub mod craft;
 pub mod device;
 pub mod gate;
 pub mod mosquitto;

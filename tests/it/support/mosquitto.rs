@@ -36,15 +36,20 @@ enum Place {
 impl Mosquitto {
     /// One on a loopback port.
     pub async fn start() -> Self {
-        Self::at(|_| Place::Tcp(free_port())).await
+        Self::start_with("").await
+    }
+
+    /// One on a loopback port, with these lines in its configuration.
+    pub async fn start_with(more: &str) -> Self {
+        Self::at(|_| Place::Tcp(free_port()), more).await
     }
 
     /// One on a socket file in its folder.
     pub async fn start_on_socket_file() -> Self {
-        Self::at(|folder| Place::Unix(folder.path().join("broker.sock"))).await
+        Self::at(|folder| Place::Unix(folder.path().join("broker.sock")), "").await
     }
 
-    async fn at(place: impl FnOnce(&TempDir) -> Place) -> Self {
+    async fn at(place: impl FnOnce(&TempDir) -> Place, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = place(&folder);
         let listener = match &place {
@@ -53,11 +58,10 @@ impl Mosquitto {
         };
         let acl = folder.path().join("acl");
         std::fs::write(&acl, ACL).expect("written");
-        // Without bounds on its queues a test may keep as many messages in flight as it likes. Started by root, it
-        // would become another user and could not look into the folder any more.
+        // Started by root, it would become another user and could not look into the folder any more.
         let config = format!(
             "user root\nlistener {listener}\nallow_anonymous true\nacl_file {}\nset_tcp_nodelay true\n\
-             max_inflight_messages 0\nmax_queued_messages 0\nlog_dest stderr\nlog_type all\n",
+             log_dest stderr\nlog_type all\n{more}",
             acl.display()
         );
         std::fs::write(folder.path().join("mosquitto.conf"), config).expect("written");

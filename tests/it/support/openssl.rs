@@ -44,18 +44,18 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 /// What `openssl s_client` met with.
 #[derive(Debug)]
 pub struct Met {
-    /// What the server sent inside TLS.
+    /// Its standard output.
     pub answer: Vec<u8>,
     /// All that openssl said about it.
     pub said: String,
 }
 
-/// `openssl s_client` to `gate`: does a handshake, sends `bytes`, and reads until the server closes.
+/// `openssl s_client` to `gate`: does a handshake, sends `bytes`, and reads until the server closes. With `-quiet` the
+/// answer holds what came inside TLS and nothing else.
 pub async fn s_client(folder: &Path, gate: SocketAddr, arguments: &[&str], bytes: &[u8]) -> Met {
     let folder = folder.to_owned();
     let connect = gate.to_string();
-    // -quiet keeps its reports out of the answer, and keeps it reading after the end of its input.
-    let mut all = vec!["s_client", "-connect", &connect, "-quiet"];
+    let mut all = vec!["s_client", "-connect", &connect, "-ign_eof"];
     all.extend(arguments);
     let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
     let bytes = bytes.to_owned();
