@@ -286,6 +286,10 @@ impl Metrics {
         let info = make.gauges("tidegate_build_info");
         info.with_label_values(&[env!("CARGO_PKG_VERSION"), RUSTLS, CRYPTO])
             .set(1);
+        let accept_pauses = make.counters("tidegate_accept_pauses_total");
+        for reason in ["connections", "descriptors"] {
+            let _ = accept_pauses.with_label_values(&[reason]); // from here on it is there, at zero
+        }
         let metrics = Self {
             listeners: listeners
                 .iter()
@@ -296,7 +300,7 @@ impl Metrics {
                 .map(|address| by_broker.resolve(address))
                 .collect(),
             crl_next_update: make.gauges("tidegate_crl_next_update_timestamp_seconds"),
-            accept_pauses: make.counters("tidegate_accept_pauses_total"),
+            accept_pauses,
             suppressed: make.counter("tidegate_log_lines_suppressed_total"),
             lost: make.counter("tidegate_log_lines_lost_total"),
             losses: OnceLock::new(),

@@ -33,7 +33,7 @@ async fn linked(gate: &Gate, device: &Device, version: Version) -> (Link, Visit)
 /// A device of `version` that has sent the front of a large PUBLISH, which has reached the broker; and the rest of it.
 async fn in_mid_packet(gate: &Gate, version: Version) -> (Link, Visit, Vec<u8>, Vec<u8>) {
     let (mut link, mut visit) = linked(gate, &gate.device("meter-7"), version).await;
-    let packet = publish(version, "devices/meter-7/image", &[7; 300_000]);
+    let packet = publish(version, "devices/meter-7/image", &vec![7; 300_000]);
     let (front, rest) = packet.split_at(20_000);
     link.say(front).await.expect("the gate reads");
     while visit.socket.buffer.len() < front.len() {
@@ -85,10 +85,10 @@ async fn a_packet_under_way_to_the_broker_is_finished_first() {
         assert_eq!(gate.exit().await.code(), Some(0));
         let told = gate.line("draining", |line| line["signal"] == signal).await;
         assert_eq!(told["level"], "info");
-        let line = gate
+        let ended = gate
             .line("closed", |line| line["device"] == "meter-7")
             .await;
-        assert_eq!(line["reason"], "drained");
+        assert_eq!(ended["reason"], "drained");
         gate.line("drained", |_| true).await;
     }
 }
@@ -98,7 +98,7 @@ async fn a_packet_under_way_to_a_device_is_finished_first() {
     for version in Version::ALL {
         let mut gate = gate("").await;
         let (mut link, mut visit) = linked(&gate, &gate.device("meter-7"), version).await;
-        let packet = publish(version, "devices/meter-7/firmware", &[7; 300_000]);
+        let packet = publish(version, "devices/meter-7/firmware", &vec![7; 300_000]);
         let (front, rest) = packet.split_at(20_000);
         visit.say(front).await;
         gate.metric_becomes(

@@ -81,7 +81,7 @@ async fn silent_sockets_do_not_disturb_a_good_device() {
     let ((answer, link), mut visit) = tokio::join!(device.asks(&asks), gate.broker().welcome());
     assert_eq!(answer, Answer::Admitted);
     let mut link = link.expect("admitted");
-    let packet = publish(Version::V5, "devices/meter-7/state", &[7; 100_000]);
+    let packet = publish(Version::V5, "devices/meter-7/state", &vec![7; 100_000]);
     let (said, came) = tokio::join!(link.say(&packet), visit.packet());
     said.expect("the gate reads");
     assert_eq!(came, Some(packet));
@@ -132,12 +132,12 @@ async fn who_is_too_slow_is_shown_out_at_every_stage() {
     let mut link = quiet.dial().await.expect("a handshake");
     link.say(&[0x10]).await.expect("sent");
     assert_eq!(link.packet().await, None);
-    let line = gate.refusal("connect_timeout").await;
+    let told = gate.refusal("connect_timeout").await;
     assert!(
-        line["why"]
+        told["why"]
             .as_str()
             .is_some_and(|why| why.contains("1 byte")),
-        "{line}"
+        "{told}"
     );
 }
 

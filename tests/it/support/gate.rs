@@ -159,9 +159,10 @@ impl Gate {
             return gate;
         }
         gate.admin = gate.address_of("admin").await;
-        let names = match flags_alone {
-            true => vec!["default".to_owned()],
-            false => gate.listener_names(),
+        let names = if flags_alone {
+            vec!["default".to_owned()]
+        } else {
+            gate.listener_names()
         };
         for name in names {
             let address = gate.address_of(&name).await;
