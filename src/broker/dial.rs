@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Settings;
 use super::address::Address;
-use super::socket::{Socket, prepare};
+use super::socket::{BROKER, Socket, prepare};
 
 /// How long to wait, at most, before a socket file whose queue is full is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -231,7 +231,7 @@ async fn unix(path: &Path) -> io::Result<Socket> {
 
 async fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = TcpStream::connect(address).await?;
-    prepare(&socket)?;
+    prepare(&socket, BROKER)?;
     Ok(Socket::Tcp(socket))
 }
 

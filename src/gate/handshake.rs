@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::PeerIncompatible;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -47,6 +46,28 @@ pub(crate) struct Secured {
     pub(crate) listener: Arc<Listener>,
 }
 
+/// A handshake under way.
+struct Attempt {
+    stream: Box<TlsStream>,
+    seen: Seen,
+}
+
+impl Attempt {
+    /// Notes what has been learnt so far.
+    fn note(&self, facts: &mut Facts) {
+        let Self { stream, seen } = self;
+        facts.sni.clone_from(&seen.sni);
+        facts.tls_version = stream.version();
+        facts.cipher = stream.cipher();
+        facts.alpn = stream
+            .alpn()
+            .map(|name| String::from_utf8_lossy(name).into_owned());
+        if let Some(certificate) = &seen.certificate {
+            facts.note_certificate(certificate);
+        }
+    }
+}
+
 impl Accepted {
     /// Does the handshake, if the listener offers TLS, within `handshake_timeout`. What is learnt goes to `facts`,
     /// also when it fails. Dropping it half-way drops the connection.
@@ -72,11 +93,17 @@ impl Accepted {
         let limit = gate.limits.handshake_timeout;
         let began = Instant::now();
         let metrics = gate.metrics.listener(self.listener.place);
-        let outcome = match timeout(limit, self.secure(&tls, gate, facts)).await {
+        let mut attempt = None;
+        let timed = timeout(limit, self.secure(&tls, gate, facts, &mut attempt)).await;
+        let outcome = match timed {
             Ok(outcome) => outcome,
             Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull { limit }),
             Err(_) => Err(Refusal::HandshakeTimeout { limit }),
         };
+        // A handshake cut short by its deadline is told with what was learnt before, too.
+        if let Some(attempt) = &attempt {
+            attempt.note(facts);
+        }
         let result = outcome.as_ref().map_or_else(Refusal::label, |_| "ok");
         let version = facts.tls_version.unwrap_or("none");
         metrics.handshake(
@@ -111,16 +138,17 @@ impl Accepted {
         tls: &ServerTls,
         gate: &Gate,
         facts: &mut Facts,
+        attempt: &mut Option<Attempt>,
     ) -> Result<Secured, Refusal> {
-        let hello = first_record(&self.socket).await?;
+        let hello = client_hello(&self.socket).await?;
         if let Some(version) = too_old(&hello) {
             return Err(self.refuse_version(version).await);
         }
         // Silent sockets hold no turn: it is asked for when there is something to compute.
         facts.waits_for_turn = true;
-        let _turn = gate.handshakes.acquire().await;
+        let turn = gate.handshakes.acquire().await;
         facts.waits_for_turn = false;
-        let _counted = gate.metrics.listener(self.listener.place).handshaking();
+        let counted = gate.metrics.listener(self.listener.place).handshaking();
 
         // Only where ALPN is configured is a ClientHello read twice.
         let config = if Arc::ptr_eq(&tls.with_alpn, &tls.without_alpn) {
@@ -136,19 +164,16 @@ impl Accepted {
         let fault = |fault: rustls::Error| Refusal::TlsFault {
             what: fault.to_string(),
         };
-        let mut stream = Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?);
-        let mut seen = Seen::default();
-        let outcome = stream.handshake(hello, &mut seen).await;
-
-        facts.sni = seen.sni.take();
-        facts.tls_version = stream.version();
-        facts.cipher = stream.cipher();
-        facts.alpn = stream
-            .alpn()
-            .map(|name| String::from_utf8_lossy(name).into_owned());
-        if let Some(certificate) = &seen.certificate {
-            facts.note_certificate(certificate);
-        }
+        let Attempt { stream, seen } = attempt.insert(Attempt {
+            stream: Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?),
+            seen: Seen::default(),
+        });
+        let outcome = stream.handshake(hello, seen).await;
+        // Whoever failed and takes its time to hear it keeps nobody from computing.
+        drop((turn, counted));
+        let attempt = attempt.take().expect("it was just put there");
+        attempt.note(facts);
+        let Attempt { stream, mut seen } = attempt;
         let early = match outcome {
             Ok(early) => early,
             Err(lost) => {
@@ -196,8 +221,12 @@ fn too_old(hello: &[u8]) -> Option<u8> {
     }
 }
 
-/// Reads until the first TLS record is whole. Nothing is computed for a device before that.
-async fn first_record(socket: &TcpStream) -> Result<Vec<u8>, Refusal> {
+/// The longest ClientHello that is waited for, records' headers included; what is longer is rustls's to judge.
+const LONGEST_HELLO: usize = 16 * 1024;
+
+/// Reads until the ClientHello is whole, in however many records it comes: nothing is computed for a device before
+/// that, and nothing is chosen by a part of it (threats.md T4).
+async fn client_hello(socket: &TcpStream) -> Result<Vec<u8>, Refusal> {
     const GONE: Refusal = Refusal::DeviceGone {
         during: "before its ClientHello",
     };
@@ -215,34 +244,58 @@ async fn first_record(socket: &TcpStream) -> Result<Vec<u8>, Refusal> {
         if came[0] != 22 || came.get(1).is_some_and(|&major| major != 3) {
             return Err(Refusal::NotTls { first: came[0] });
         }
-        if let [_, _, _, high, low, rest @ ..] = came.as_slice() {
+        if let [_, _, _, high, low, ..] = came.as_slice() {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             if length == 0 || length > 16 * 1024 {
                 return Err(Refusal::NotTls { first: came[0] });
             }
-            if rest.len() >= length {
-                return Ok(came);
-            }
+        }
+        if came.len() > LONGEST_HELLO || holds_whole_message(&came) {
+            return Ok(came);
         }
     }
 }
 
-/// The ALPN protocols that a ClientHello offers; `None` when it offers none or is not whole in its first record.
-fn offered_alpn(hello: &[u8]) -> Option<Vec<Vec<u8>>> {
+/// Whether the records in `came` hold a whole handshake message (RFC 8446 §4: type, length in 3 bytes), or something
+/// else than handshake records that no waiting makes better.
+fn holds_whole_message(mut came: &[u8]) -> bool {
+    let (mut header, mut got) = ([0; 4], 0);
+    while let [22, 3, _, high, low, rest @ ..] = came {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let Some((payload, next)) = rest.split_at_checked(length) else {
+            return false;
+        };
+        let missing = &mut header[got.min(4)..];
+        missing
+            .iter_mut()
+            .zip(payload)
+            .for_each(|(to, from)| *to = *from);
+        got += length;
+        let [_, high, middle, low] = header;
+        if got >= 4 && got - 4 >= u32::from_be_bytes([0, high, middle, low]) as usize {
+            return true;
+        }
+        came = next;
+    }
+    came.len() >= 5
+}
+
+/// The ALPN protocols that a ClientHello offers; `None` when it offers none, or is none.
+fn offered_alpn(mut hello: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut acceptor = Acceptor::default();
-    acceptor.read_tls(&mut &hello[..]).ok()?;
-    let accepted = acceptor.accept().ok()??;
-    let offered = accepted
-        .client_hello()
-        .alpn()?
-        .map(<[u8]>::to_vec)
-        .collect();
-    Some(offered)
+    while !hello.is_empty() {
+        acceptor.read_tls(&mut hello).ok()?;
+        if let Some(accepted) = acceptor.accept().ok()? {
+            let hello = accepted.client_hello();
+            return Some(hello.alpn()?.map(<[u8]>::to_vec).collect());
+        }
+    }
+    None
 }
 
 /// Why a handshake failed, in words for the one who mends it.
 fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
-    use rustls::Error;
+    use rustls::{Error, PeerIncompatible};
     if let Some(refused) = seen.refused.take() {
         return Refusal::Certificate {
             label: refused.reason,
@@ -257,13 +310,16 @@ fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
         Lost::Tls(Error::AlertReceived(alert)) => Refusal::ServerRefused {
             alert: format!("{alert:?}"),
         },
+        Lost::Tls(
+            Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)
+            | Error::General(_),
+        ) if seen.no_certificate_suits => {
+            let what = "it can check the signatures of none of the server's certificates; give the listener one more, \
+                        of another kind of key (listener.tls.also)";
+            Refusal::NothingInCommon { what: what.into() }
+        }
         Lost::Tls(Error::PeerIncompatible(what)) => Refusal::NothingInCommon {
-            what: match what {
-                PeerIncompatible::SupportedVersionsExtensionRequired => {
-                    "it speaks TLS 1.2 at most, and min_version of this listener is 1.3".into()
-                }
-                other => format!("{other:?}"),
-            },
+            what: incompatible(&what),
         },
         Lost::Tls(Error::InvalidCertificate(what)) => Refusal::Certificate {
             label: "certificate_bad_signature",
@@ -273,4 +329,28 @@ fn refusal(lost: Lost, seen: &mut Seen) -> Refusal {
             what: fault.to_string(),
         },
     }
+}
+
+/// What device and gate have not in common, in words for the one who mends it.
+fn incompatible(what: &rustls::PeerIncompatible) -> String {
+    use rustls::PeerIncompatible as P;
+    let told = match what {
+        P::SupportedVersionsExtensionRequired
+        | P::Tls12NotOffered
+        | P::Tls12NotOfferedOrEnabled
+        | P::ServerDoesNotSupportTls12Or13 => {
+            "its TLS version is older than listener.tls.min_version"
+        }
+        P::SignatureAlgorithmsExtensionRequired => {
+            "it names no signature algorithms, as TLS 1.1 and older do; the gate speaks TLS 1.2 and 1.3"
+        }
+        P::NoCipherSuitesInCommon => {
+            "none of its cipher suites; the gate takes ECDHE with AES-GCM or ChaCha20-Poly1305, for ECDSA or RSA as its certificates' keys are (listener.tls.also adds a certificate)"
+        }
+        P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired | P::KeyShareExtensionRequired => {
+            "none of its key exchanges; the gate takes ECDHE over X25519, P-256 or P-384"
+        }
+        _ => return format!("{what:?}"),
+    };
+    format!("{told} ({what:?})")
 }

@@ -298,7 +298,10 @@ impl ResolvesServerCert for Certificates {
             seen.sni = sni.map(str::to_owned);
             seen.alpn_offered = hello.alpn().is_some();
         });
-        let chosen = self.choose(sni, hello.signature_schemes())?;
+        let schemes = hello.signature_schemes();
+        let chosen = self.choose(sni, schemes)?;
+        let suits = chosen.certified.key.choose_scheme(schemes).is_some();
+        witness::note(|seen| seen.no_certificate_suits = !suits);
         Some(Arc::clone(&chosen.certified))
     }
 }

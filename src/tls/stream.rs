@@ -23,6 +23,9 @@ use super::witness::{Seen, witness};
 /// How much is read from a socket at once, in bytes: four full TLS records.
 pub const READ: usize = 64 * 1024;
 
+/// How much is read at once during a handshake, in bytes: most flights of a device fit.
+const FLIGHT: usize = 4 * 1024;
+
 /// The most ciphertext held for a record or handshake message that is not whole yet, in bytes.
 ///
 /// rustls takes handshake messages up to 64 KiB; what needs more is no TLS.
@@ -64,7 +67,7 @@ pub struct TlsStream {
     sent: usize,
     ended: bool,
     closed: bool,
-    /// TLS has failed: what comes now is thrown away, since rustls must not be shown anything again.
+    /// TLS failed: rustls may not be asked again, as it remembers places in bytes that are gone.
     failed: bool,
 }
 
@@ -132,7 +135,7 @@ impl TlsStream {
         let start = came.len();
         loop {
             self.socket.readable().await?;
-            came.resize(start + 16 * 1024, 0);
+            came.resize(start + FLIGHT, 0);
             let got = self.socket.try_read(&mut came[start..]);
             came.truncate(start + got.as_ref().map_or(0, |n| *n));
             match got {
@@ -175,7 +178,8 @@ impl TlsStream {
             .is_some_and(|chain| !chain.is_empty())
     }
 
-    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes.
+    /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes. After TLS failed, what comes is
+    /// forgotten, and only the end of the stream is told.
     ///
     /// # Errors
     /// [`Lost`]; plaintext that came before the fault is in `plain`.
@@ -218,6 +222,9 @@ impl TlsStream {
             self.ended = true;
             return Ok(());
         }
+        if self.failed {
+            return Ok(()); // read and forgotten: nobody is left to understand it
+        }
         buffer[..start].copy_from_slice(&self.held);
         let whole = &mut buffer[..start + got];
         match self.process(whole, plain) {
@@ -236,12 +243,9 @@ impl TlsStream {
     /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to `unsent`. Gives how many bytes of
     /// `came` are used up.
     fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
-        if self.failed {
-            return Ok(came.len());
-        }
-        let outcome = self.process_records(came, plain);
-        self.failed = outcome.is_err();
-        outcome
+        let used = self.process_records(came, plain);
+        self.failed |= used.is_err();
+        used
     }
 
     fn process_records(
@@ -256,7 +260,7 @@ impl TlsStream {
             let state = match state {
                 Ok(state) => state,
                 Err(fault) => {
-                    self.queue_alert(&mut came[used + discard..]);
+                    self.queue_alert(&mut came[used + discard..], &fault);
                     return Err(fault);
                 }
             };
@@ -270,7 +274,7 @@ impl TlsStream {
                     }
                 }
                 ConnectionState::EncodeTlsData(mut record) => {
-                    encode(&mut record, &mut self.unsent)?
+                    encode(&mut record, &mut self.unsent)?;
                 }
                 // What was encoded waits in `unsent`, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
@@ -291,7 +295,18 @@ impl TlsStream {
     }
 
     /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
-    fn queue_alert(&mut self, rest: &mut [u8]) {
+    ///
+    /// Once the alert is out, rustls must not be asked again: it would go on with `rest`, and fail once more.
+    fn queue_alert(&mut self, rest: &mut [u8], fault: &rustls::Error) {
+        // rustls says nothing when it finds in TLS 1.2 that the device can check no signature of ours. It is before
+        // any key, so the alert is plain: handshake_failure, fatal (RFC 5246 §7.2).
+        if matches!(fault, rustls::Error::General(_))
+            && self.tls.is_handshaking()
+            && self.tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_2)
+            && !self.tls.wants_write()
+        {
+            self.unsent.extend_from_slice(&[21, 3, 3, 0, 2, 2, 40]);
+        }
         while self.tls.wants_write() {
             match self.tls.process_tls_records(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
@@ -299,7 +314,6 @@ impl TlsStream {
                         return;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
                 _ => return,
             }
         }
@@ -345,7 +359,7 @@ impl TlsStream {
                 match traffic.encrypt(plain, out) {
                     Ok(length) => return Ok(length),
                     Err(EncryptError::InsufficientSize(wants)) => {
-                        out.resize(wants.required_size, 0)
+                        out.resize(wants.required_size, 0);
                     }
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
@@ -370,6 +384,11 @@ impl TlsStream {
         });
         self.held = held;
         outcome
+    }
+
+    /// How many bytes of ciphertext the socket has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len() - self.sent
     }
 
     /// Sends what is left of the ciphertext.
@@ -398,6 +417,7 @@ impl TlsStream {
     /// When the socket failed.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
+        // A fatal alert was the last word, if TLS failed (RFC 8446 §6.2).
         if !self.closed && !self.failed {
             self.closed = true;
             let mut alert = [0; 64];

@@ -17,6 +17,8 @@ pub struct Seen {
     pub sni: Option<String>,
     /// Whether the device offered ALPN protocols at all.
     pub alpn_offered: bool,
+    /// The device can check the signatures of none of our certificates.
+    pub no_certificate_suits: bool,
     /// The device's certificate was found good; by which group.
     pub vouched: Option<Vouched>,
     /// The device's certificate was refused; why.
