@@ -13,6 +13,7 @@ mod certificates;
 mod certificates_page;
 mod commands;
 mod connect;
+mod differences;
 mod docs;
 mod drain;
 mod front;
