@@ -9,6 +9,11 @@
 //! CPU time is that of the server process (all its threads), memory the growth of its resident set; both are steadier
 //! than rates. The server runs on core 0, load and broker on the others. Rounds alternate; medians are printed.
 
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds and kibibytes of one run are far below 2^52"
+)]
+
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;

@@ -2,17 +2,20 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Settings;
 use super::address::Address;
-use super::socket::{Socket, prepare};
+use super::socket::{BROKER, Socket, prepare};
+
+/// How long to wait, at most, before a socket file whose queue is full is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The brokers of a gate, in the order they are tried.
 #[derive(Debug)]
@@ -189,7 +192,7 @@ impl Broker {
     pub async fn connect(&self) -> io::Result<Socket> {
         match &self.target {
             Target::Fixed(address) => tcp(*address).await,
-            Target::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+            Target::Unix(path) => unix(path).await,
             Target::Named { host, resolved, .. } => {
                 let known = resolved
                     .read()
@@ -211,9 +214,24 @@ impl Broker {
     }
 }
 
+/// Where TCP would wait for a place in the broker's queue, a socket file says `EAGAIN` at once (connect(2)), and
+/// nothing wakes us when there is one: so it is asked again, until the caller's deadline.
+async fn unix(path: &Path) -> io::Result<Socket> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match UnixStream::connect(path).await {
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            answer => return answer.map(Socket::Unix),
+        }
+    }
+}
+
 async fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = TcpStream::connect(address).await?;
-    prepare(&socket)?;
+    prepare(&socket, BROKER)?;
     Ok(Socket::Tcp(socket))
 }
 

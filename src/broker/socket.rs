@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -69,22 +70,52 @@ impl Socket {
     }
 }
 
-/// A device that sleeps must not be woken often by probes, so they begin late; the broker judges MQTT keep alives.
-const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(300))
-    .with_interval(Duration::from_secs(30))
-    .with_retries(4);
+/// How the death of the other side is found.
+///
+/// The user timeout is the sum of the probes': with a shorter one, Linux gives up at the first probe that is not
+/// answered (tcp(7)).
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// Silence before the first probe.
+    idle: Duration,
+    /// Between probes.
+    interval: Duration,
+    /// How many probes go unanswered.
+    probes: u32,
+}
 
-/// How long sent bytes may stay unacknowledged, or a window closed, before the other side counts as dead.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// A device that sleeps must not be woken often, so probes begin late; the broker judges MQTT keep alives.
+pub const DEVICE: Liveness = Liveness {
+    idle: Duration::from_mins(5),
+    interval: Duration::from_secs(30),
+    probes: 4,
+};
 
-/// Sets up one end of a relay: no delay, and the other side's death found (threats.md V7).
+/// A broker never sleeps, and its death is the death of many connections.
+pub const BROKER: Liveness = Liveness {
+    idle: Duration::from_secs(30),
+    interval: Duration::from_secs(10),
+    probes: 3,
+};
+
+/// Sets up one end of a relay: no delay, and the other side's death found (threats.md V7). Set on a listening socket,
+/// it holds for every socket accepted from it, at no cost for each.
 ///
 /// # Errors
 /// When the socket is closed already.
-pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+pub fn prepare(socket: &impl AsFd, liveness: Liveness) -> io::Result<()> {
+    let Liveness {
+        idle,
+        interval,
+        probes,
+    } = liveness;
+    let keep_alive = TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval(interval)
+        .with_retries(probes);
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEP_ALIVE)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_keepalive(&keep_alive)?;
+    // Sent bytes may stay unacknowledged, or a window closed, for so long.
+    socket.set_tcp_user_timeout(Some(idle + interval * probes))
 }

@@ -69,7 +69,7 @@ impl Command {
             Self::Init(init) => init.run(),
             Self::Server(server) => server.run(),
         };
-        print!("{}", text.map_err(failure)?);
+        super::say(&text.map_err(|fault| failure(&fault))?);
         Ok(())
     }
 }
@@ -125,7 +125,7 @@ impl Server {
 }
 
 /// The exit code that a fault of the pki room means.
-pub(super) fn failure(fault: Fault) -> Failure {
+pub(super) fn failure(fault: &Fault) -> Failure {
     match fault {
         Fault::NotAServerName(_) => Failure::asked_wrongly(fault.to_string()),
         _ => Failure::failed(fault.to_string()),

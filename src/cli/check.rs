@@ -2,20 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustls::server::danger::ClientCertVerifier;
 use serde::Serialize;
 
 use super::settings::{self, Settings};
 use super::{Failure, say};
 use crate::config::{self, Examined, Origin, Source};
-use crate::gate::ListenerSettings;
+use crate::gate::{LoadedListener, StartFault};
 use crate::tls;
-use crate::tls::server::ServerTls;
-use crate::tls::trust::{GroupFault, Groups};
-use crate::tls::verify::DeviceVerifier;
 
 /// Tells every fault and every warning of a configuration and of the files it names
 ///
@@ -113,81 +107,26 @@ impl Report {
 
     /// Loads what `run` would load, of every part of the configuration in which nothing is wrong.
     fn load_files(&mut self, examined: &Examined) {
-        let now = now();
-        let mut loaded = BTreeSet::new();
+        let mut looked_at = BTreeSet::new();
         for listener in &examined.listeners {
-            let verifier = self.load_trust(listener, &examined.trust, now);
-            loaded.extend(listener.trust.iter().map(String::as_str));
-            self.load_server(listener, verifier, now);
+            looked_at.extend(listener.trust.iter().map(String::as_str));
+            self.take(LoadedListener::load(listener, &examined.trust));
         }
         // A group whose listener is faulty is looked at by itself. Without faults, such a group is one that no listener
         // names, and `run` does not load it either.
         if examined.config.is_none() {
-            for group in examined
-                .trust
-                .iter()
-                .filter(|group| !loaded.contains(group.name.as_str()))
-            {
-                let _ = self.load_groups(&[group], now);
+            let left = |group: &&tls::trust::Settings| !looked_at.contains(group.name.as_str());
+            for group in examined.trust.iter().filter(left) {
+                self.take(LoadedListener::load_group(group));
             }
         }
     }
 
-    fn load_trust(
-        &mut self,
-        listener: &ListenerSettings,
-        trust: &[tls::trust::Settings],
-        now: i64,
-    ) -> Option<Arc<dyn ClientCertVerifier>> {
-        if !listener.offer.asks_for_certificate() {
-            return None;
+    fn take(&mut self, loaded: LoadedListener) {
+        for StartFault { key, sentence } in loaded.faults {
+            self.fault(key, sentence);
         }
-        let counts = |group: &&tls::trust::Settings| listener.trust.contains(&group.name);
-        let counting: Vec<_> = trust.iter().filter(counts).collect();
-        let groups = self.load_groups(&counting, now)?;
-        let mandatory = listener.offer != crate::rules::device::Offer::MixedTls;
-        Some(DeviceVerifier::new(Arc::new(groups), mandatory))
-    }
-
-    fn load_groups(&mut self, groups: &[&tls::trust::Settings], now: i64) -> Option<Groups> {
-        match Groups::load(groups) {
-            Ok(groups) => {
-                self.warn(groups.warnings(now));
-                Some(groups)
-            }
-            Err(faults) => {
-                for GroupFault { key, sentence } in faults {
-                    self.fault(key, sentence);
-                }
-                None
-            }
-        }
-    }
-
-    fn load_server(
-        &mut self,
-        listener: &ListenerSettings,
-        verifier: Option<Arc<dyn ClientCertVerifier>>,
-        now: i64,
-    ) {
-        let Some(tls) = &listener.tls else {
-            return;
-        };
-        let at = format!("listener[{}]", listener.name);
-        match ServerTls::load(tls, verifier) {
-            Ok(server) => self.warn(
-                server
-                    .warnings(now)
-                    .into_iter()
-                    .map(|warning| format!("{at}.tls: {warning}"))
-                    .collect(),
-            ),
-            Err(faults) => {
-                for fault in faults {
-                    self.fault(format!("{at}.tls.{}", fault.key), fault.sentence);
-                }
-            }
-        }
+        self.warn(loaded.warnings);
     }
 
     /// Files that several listeners share are told once.
@@ -240,18 +179,6 @@ fn count(n: usize, what: &str) -> String {
         1 => format!("1 {what}"),
         n => format!("{n} {what}s"),
     }
-}
-
-/// Seconds since 1970.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the border: from here on `now` is an argument"
-)]
-fn now() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

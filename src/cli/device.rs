@@ -49,7 +49,7 @@ impl Command {
     /// The sentence and exit code 1.
     pub fn run(self) -> Result<(), Failure> {
         let Self::Add(add) = self;
-        print!("{}", add.run().map_err(failure)?);
+        super::say(&add.run().map_err(|fault| failure(&fault))?);
         Ok(())
     }
 }

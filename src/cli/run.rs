@@ -74,6 +74,7 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
         let failed = |fault: std::io::Error| Failure::failed(format!("cannot hear signals: {fault}"));
         let mut term = signal(SignalKind::terminate()).map_err(failed)?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
         let operators = match &config.admin {
             Some(admin) => Some(bind_admin(admin.bind).await?),
             None => None,
@@ -97,9 +98,17 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
         };
         let beside = async { tokio::join!(admin, running.watch_brokers()) };
         let mut hear = async || {
-            tokio::select! {
-                _ = term.recv() => "TERM",
-                _ = int.recv() => "INT",
+            loop {
+                tokio::select! {
+                    _ = term.recv() => return "TERM",
+                    _ = int.recv() => return "INT",
+                    // Left to itself, HUP would end every connection at once.
+                    _ = hup.recv() => tracing::warn!(
+                        event = "configuration",
+                        signal = "HUP",
+                        "this version does not reload; changed files count after a restart"
+                    ),
+                }
             }
         };
         let ended = async {

@@ -9,7 +9,7 @@ use crate::broker::socket::Socket;
 use crate::mqtt::Version;
 use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::{self, Connect};
-use crate::mqtt::properties::{Id, Property, Value};
+use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
 use crate::rules::device::DeviceId;
 use crate::rules::policy::{self, Admission, Caller, Credential};
@@ -170,9 +170,12 @@ impl Asking {
             };
             policy::decide(&caller, connect, &gate.connect, now)
         };
+        let verdict = verdict.and_then(|admission| can_be_told(admission, most));
         let encoded = verdict.and_then(|admission| match admission.connect.encode() {
             Ok(packet) => Ok((admission, packet)),
-            Err(too_long) => Err(Refusal::RewriteTooLong(too_long.to_string())),
+            Err(too_long) => Err(Refusal::RewriteTooLong(format!(
+                "the CONNECT for the broker: {too_long}"
+            ))),
         });
         let (admission, packet) = match encoded {
             Ok(admitted) => admitted,
@@ -304,11 +307,7 @@ impl Admitted {
             if let Some(assigned) = &self.assigned
                 && connack.code == 0
             {
-                let value = Value::Text(assigned.clone());
-                connack.properties.push(Property {
-                    id: Id::AssignedClientIdentifier,
-                    value,
-                });
+                tell_client_id(&mut connack, assigned);
             }
         }
         let packet = connack.encode(self.version);
@@ -332,6 +331,33 @@ fn maximum_packet(connect: &Connect) -> Option<u32> {
         Value::Four(most) => Some(*most),
         _ => None,
     }
+}
+
+/// Lets a device in only if the client id that it has to be told fits into what it takes: a larger packet may not be
+/// sent [MQTT-3.1.2-24], and without the id it would not know its own session.
+fn can_be_told(admission: Admission, most: Option<u32>) -> Result<Admission, Refusal> {
+    if let Some(most) = most.filter(|_| admission.tell_client_id) {
+        let mut shortest = Connack {
+            session_present: false,
+            code: 0,
+            properties: Properties::new(),
+        };
+        tell_client_id(&mut shortest, &admission.connect.client_id);
+        let needs = shortest.encode(Version::V5).len();
+        if needs > most as usize {
+            return Err(Refusal::RewriteTooLong(format!(
+                "the CONNACK with the client id of the device has {needs} bytes, and it takes {most}"
+            )));
+        }
+    }
+    Ok(admission)
+}
+
+fn tell_client_id(connack: &mut Connack, client_id: &str) {
+    connack.properties.push(Property {
+        id: Id::AssignedClientIdentifier,
+        value: Value::Text(client_id.to_owned()),
+    });
 }
 
 /// Tells the device why it is refused, where MQTT has a word for it that the device takes, and closes; bounded in

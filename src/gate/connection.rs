@@ -78,6 +78,8 @@ struct Teller<'a> {
     address: SocketAddr,
     began: Instant,
     facts: Box<Facts>,
+    /// A broker took it.
+    linked: bool,
     told: bool,
 }
 
@@ -129,10 +131,12 @@ impl Teller<'_> {
 impl Drop for Teller<'_> {
     fn drop(&mut self) {
         if !self.told {
-            let outcome = if std::thread::panicking() {
-                Outcome::Refused(Refusal::GateFault)
-            } else {
-                Outcome::Ended(Ending::Cut)
+            // But for a panic, only the end of a drain drops a walk.
+            let outcome = match (std::thread::panicking(), self.linked) {
+                (true, false) => Outcome::Refused(Refusal::GateFault),
+                (true, true) => Outcome::Ended(Ending::GateFault),
+                (false, false) => Outcome::Refused(Refusal::Draining),
+                (false, true) => Outcome::Ended(Ending::Cut),
             };
             self.tell(&outcome);
         }
@@ -154,6 +158,7 @@ pub(crate) async fn walk(
         address: accepted.address,
         began: Instant::now(),
         facts: Box::default(),
+        linked: false,
         told: false,
     };
     gate.metrics.listener(teller.listener).accepted();
@@ -161,6 +166,7 @@ pub(crate) async fn walk(
     let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
     let outcome = match linked {
         Ok((linked, mode)) => {
+            teller.linked = true;
             let listener = gate.metrics.listener(teller.listener);
             let open = listener.opened(mode);
             let seat = roll.sit();
@@ -190,10 +196,13 @@ pub(crate) async fn walk(
             teller.facts.to_broker = Some(to_broker);
             teller.facts.to_device = Some(to_device);
             let ending = closed.ending.clone();
-            if lost > 0 && gate.is_draining() {
+            if gate.is_draining() && (lost > 0 || ending == Ending::Cut) {
                 gate.note_loss();
             }
-            let _ = timeout(LINGER, closed.linger()).await;
+            tokio::select! {
+                _ = timeout(LINGER, closed.linger()) => {}
+                () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
+            }
             drop(seat);
             Outcome::Ended(ending)
         }

@@ -1,8 +1,9 @@
 //! Orders to open connections: from a drain today, from a change of mind about a device tomorrow.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
@@ -35,6 +36,15 @@ impl Control {
             1 => Order::Drain,
             _ => Order::Cut,
         }
+    }
+
+    /// Waits for the order to end at once.
+    pub(crate) async fn cut(&self) {
+        poll_fn(|cx| match self.order(cx.waker()) {
+            Order::Cut => Poll::Ready(()),
+            Order::GoOn | Order::Drain => Poll::Pending,
+        })
+        .await;
     }
 
     fn give(&self, order: Order) {

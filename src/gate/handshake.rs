@@ -20,7 +20,7 @@ use crate::tls::witness::Seen;
 use super::Gate;
 use super::connection::Facts;
 use super::listener::Listener;
-use super::wire::{DeviceLink, LINGER_BYTES, linger};
+use super::wire::{DeviceLink, LINGER_BYTES, linger, write_all};
 
 /// How long a device that failed its handshake has to take in the alert.
 const ALERT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -115,6 +115,24 @@ impl Accepted {
         outcome
     }
 
+    /// Tells a device that its TLS is too old; rustls would miss an extension that came with TLS 1.2, and say that.
+    async fn refuse_version(self, minor: u8) -> Refusal {
+        let alert = [21, 3, minor, 0, 2, 2, 70]; // fatal, protocol_version (RFC 8446 §6.2)
+        let mut link = DeviceLink::Plain(Socket::Tcp(self.socket));
+        let _ = timeout(ALERT, async {
+            if write_all(&mut link, &alert).await.is_ok() {
+                linger(&mut link, LINGER_BYTES).await;
+            }
+        })
+        .await;
+        Refusal::NothingInCommon {
+            what: format!(
+                "it speaks {} at most, and the gate TLS 1.2 and 1.3",
+                TOO_OLD[usize::from(minor)]
+            ),
+        }
+    }
+
     async fn secure(
         self,
         tls: &ServerTls,
@@ -123,11 +141,14 @@ impl Accepted {
         attempt: &mut Option<Attempt>,
     ) -> Result<Secured, Refusal> {
         let hello = client_hello(&self.socket).await?;
+        if let Some(version) = too_old(&hello) {
+            return Err(self.refuse_version(version).await);
+        }
         // Silent sockets hold no turn: it is asked for when there is something to compute.
         facts.waits_for_turn = true;
-        let _turn = gate.handshakes.acquire().await;
+        let turn = gate.handshakes.acquire().await;
         facts.waits_for_turn = false;
-        let _counted = gate.metrics.listener(self.listener.place).handshaking();
+        let counted = gate.metrics.listener(self.listener.place).handshaking();
 
         // Only where ALPN is configured is a ClientHello read twice.
         let config = if Arc::ptr_eq(&tls.with_alpn, &tls.without_alpn) {
@@ -148,6 +169,8 @@ impl Accepted {
             seen: Seen::default(),
         });
         let outcome = stream.handshake(hello, seen).await;
+        // Whoever failed and takes its time to hear it keeps nobody from computing.
+        drop((turn, counted));
         let attempt = attempt.take().expect("it was just put there");
         attempt.note(facts);
         let Attempt { stream, mut seen } = attempt;
@@ -182,6 +205,19 @@ impl Accepted {
             address: self.address,
             listener: self.listener,
         })
+    }
+}
+
+/// The TLS versions before 1.2, by the minor number that stands for them.
+const TOO_OLD: [&str; 3] = ["SSL 3.0", "TLS 1.0", "TLS 1.1"];
+
+/// The place in [`TOO_OLD`] of the newest version that a ClientHello offers; `None` from TLS 1.2 on, which 1.3 calls
+/// itself, too, in this field (RFC 8446 §4.1.2).
+fn too_old(hello: &[u8]) -> Option<u8> {
+    // Behind the record's header: type (1, ClientHello), length (3 bytes), version (RFC 5246 §7.4.1.2).
+    match hello.get(5..11)? {
+        [1, _, _, _, 3, minor] if usize::from(*minor) < TOO_OLD.len() => Some(*minor),
+        _ => None,
     }
 }
 

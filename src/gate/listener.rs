@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
 
 use crate::broker::dial::is_out_of_descriptors;
-use crate::broker::socket::prepare;
+use crate::broker::socket::{DEVICE, prepare};
 use crate::tls::server::ServerTls;
 
 use super::Gate;
@@ -54,6 +54,7 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        prepare(&socket, DEVICE)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);
@@ -65,6 +66,9 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
 
 /// Accepts until the gate drains. A full house waits: what comes meanwhile stays in the kernel's queue, but for one
 /// connection a socket, which is not looked at before it has its place (threats.md V1).
+///
+/// Those who came before the drain are still let in, and told; but neither a full house, nor a want of descriptors, nor
+/// devices that keep coming put the drain off (V10).
 pub(crate) async fn accept(
     socket: TcpListener,
     listener: Arc<Listener>,
@@ -79,20 +83,29 @@ pub(crate) async fn accept(
             return;
         }
     };
+    let mut last_ones = BACKLOG;
     loop {
         let accepted = tokio::select! {
-            biased; // those who came before the drain are still let in, and told
+            biased; // those who came before the drain
             accepted = socket.accept() => accepted,
-            _ = draining.wait_for(|draining| *draining) => return,
+            () = told(&mut draining) => return,
         };
+        if *draining.borrow() {
+            last_ones -= 1;
+            if last_ones < 0 {
+                return;
+            }
+        }
         match accepted {
             Ok((socket, address)) => {
-                let Some(permit) = place(&gate).await else {
+                let permit = tokio::select! {
+                    biased;
+                    permit = place(&gate) => permit,
+                    () = told(&mut draining) => None,
+                };
+                let Some(permit) = permit else {
                     return;
                 };
-                if prepare(&socket).is_err() {
-                    continue; // it is gone already
-                }
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let accepted = Accepted {
                     socket,
@@ -104,12 +117,20 @@ pub(crate) async fn accept(
             Err(fault) if is_out_of_room(&fault) => {
                 gate.metrics.accept_paused("descriptors");
                 gate.tell_out_of_room(&fault);
-                tokio::time::sleep(PAUSE).await;
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = told(&mut draining) => return,
+                }
             }
             // The device went away between its SYN and our accept.
             Err(_) => {}
         }
     }
+}
+
+/// Waits until the gate drains.
+async fn told(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|draining| *draining).await;
 }
 
 /// Waits for a place among `limits.connections`; `None` when there will be none any more.

@@ -67,6 +67,17 @@ struct Way {
     bytes: u64,
 }
 
+/// How far a direction goes.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Pace {
+    /// Until its source ends.
+    GoOn,
+    /// Until the packet under way is whole; then the last word, and the close.
+    ToBoundary,
+    /// The same, but the last word has to wait.
+    ToBoundaryAndHold,
+}
+
 /// What stopped a direction.
 enum Pumped {
     /// Both its ends are closed.
@@ -166,14 +177,20 @@ impl Way {
         self.ended && self.closed
     }
 
-    /// Moves bytes until the source has no more or the sink takes no more. With `to_boundary`, reads only what the
-    /// packet under way still needs.
+    /// Bytes that were taken over and cannot be delivered, when all ends here; a packet cut in the middle is lost, too.
+    fn lost(&self) -> usize {
+        let pending = self.pending.len() - self.at;
+        let cut = !self.closed && !self.framer.at_boundary();
+        pending.max(usize::from(cut))
+    }
+
+    /// Moves bytes until the source has no more or the sink takes no more.
     fn pump(
         &mut self,
         source: &mut impl Wire,
         sink: &mut impl Wire,
         cx: &mut Context<'_>,
-        to_boundary: bool,
+        pace: Pace,
     ) -> Poll<Pumped> {
         for _ in 0..TURNS {
             while self.at < self.pending.len() {
@@ -189,13 +206,20 @@ impl Way {
                 self.pending = Vec::new();
                 self.at = 0;
             }
+            // Nothing is read before all that was read is in the kernel's hands: nobody else would send the rest.
+            if let Err(fault) = ready!(sink.poll_flush(cx)) {
+                return Poll::Ready(Pumped::SinkLost(fault));
+            }
             if let Some(pumped) = ready!(self.poll_farewell(source, cx)) {
                 return Poll::Ready(pumped);
             }
-            if to_boundary && self.framer.at_boundary() {
+            if pace != Pace::GoOn && self.framer.at_boundary() {
                 self.ended = true;
             }
             if self.ended {
+                if pace == Pace::ToBoundaryAndHold {
+                    return Poll::Pending;
+                }
                 match self.last_word.take() {
                     Some(word) if self.framer.at_boundary() => {
                         self.pending = word;
@@ -334,7 +358,12 @@ impl Relay {
     /// Relays until both sides have closed, or an end of ours is over. Dropping it closes both sides at once.
     pub(crate) async fn run(mut self) -> Closed {
         let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
-        let lost = self.up.pending.len() - self.up.at + self.down.pending.len() - self.down.at;
+        let unsent = if self.down.closed {
+            0
+        } else {
+            self.device.unsent()
+        };
+        let lost = self.up.lost() + self.down.lost() + unsent;
         Closed {
             ending,
             to_broker: self.up.bytes,
@@ -354,7 +383,11 @@ impl Relay {
             Order::Cut => return Poll::Ready(Ending::Cut),
         }
         let (up, down) = (self.up.bytes, self.down.bytes);
+        let farewell = self.farewell;
         self.poll_ways(cx);
+        if self.farewell != farewell {
+            self.poll_ways(cx); // the other direction ends with it
+        }
         let listener = self.tally.metrics.listener(self.tally.listener);
         listener.to_broker(self.up.bytes - up);
         listener.to_device(self.down.bytes - down);
@@ -368,9 +401,12 @@ impl Relay {
     /// Moves both directions as far as they go.
     fn poll_ways(&mut self, cx: &mut Context<'_>) {
         while !self.up.is_over() {
-            let pumped = self
-                .up
-                .pump(&mut self.device, &mut self.broker, cx, self.farewell);
+            let pace = if self.farewell {
+                Pace::ToBoundary
+            } else {
+                Pace::GoOn
+            };
+            let pumped = self.up.pump(&mut self.device, &mut self.broker, cx, pace);
             match pumped {
                 Poll::Pending | Poll::Ready(Pumped::Over) => break,
                 Poll::Ready(Pumped::SourceEnded) => self.note(Ending::DeviceClosed),
@@ -386,9 +422,13 @@ impl Relay {
             }
         }
         while !self.down.is_over() {
-            let pumped = self
-                .down
-                .pump(&mut self.broker, &mut self.device, cx, self.farewell);
+            // A device that hears our last word closes at once (MQTT 5.0 §3.14.4), and would cut short what it sends.
+            let pace = match (self.farewell, self.up.ended) {
+                (false, _) => Pace::GoOn,
+                (true, true) => Pace::ToBoundary,
+                (true, false) => Pace::ToBoundaryAndHold,
+            };
+            let pumped = self.down.pump(&mut self.broker, &mut self.device, cx, pace);
             match pumped {
                 Poll::Pending | Poll::Ready(Pumped::Over) => break,
                 Poll::Ready(Pumped::SourceEnded) => self.note(Ending::BrokerClosed),
@@ -476,7 +516,8 @@ impl Relay {
 }
 
 impl Closed {
-    /// Lets both sides take in what was sent last, then closes them. Bounded: run it under a deadline.
+    /// Lets both sides take in what was sent last, then closes them. Bounded: run it under a deadline; dropping it
+    /// closes at once.
     pub(crate) async fn linger(mut self) {
         if self.ours {
             tokio::join!(

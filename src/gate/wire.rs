@@ -15,6 +15,9 @@ pub(crate) trait Wire {
     /// Writes from the front of `plain`; gives how many bytes were taken over.
     fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// Sends what was taken over and is still here.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
     /// Sends what was taken over and ends our side; reading goes on.
     fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
@@ -28,6 +31,16 @@ pub(crate) enum DeviceLink {
     Tls(Box<TlsStream>),
 }
 
+impl DeviceLink {
+    /// Bytes that were taken over and that the socket has not taken yet.
+    pub(crate) fn unsent(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Tls(tls) => tls.unsent(),
+        }
+    }
+}
+
 impl Wire for Socket {
     fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<Got>> {
         Socket::poll_read(self, cx, plain).map_ok(|n| if n == 0 { Got::End } else { Got::Bytes })
@@ -35,6 +48,10 @@ impl Wire for Socket {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
         Socket::poll_write(self, cx, plain)
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // what it takes over is the kernel's
     }
 
     fn poll_close_write(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -57,6 +74,13 @@ impl Wire for DeviceLink {
                 .poll_write(cx, plain)
                 .map_ok(|()| plain.len())
                 .map_err(into_io),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Wire::poll_flush(socket, cx),
+            Self::Tls(tls) => tls.poll_flush(cx),
         }
     }
 

@@ -53,7 +53,7 @@ async fn work(
     mut cut: watch::Receiver<bool>,
 ) {
     let roll = Arc::new(Roll::default());
-    let draining = gate.draining.subscribe();
+    let mut draining = gate.draining.subscribe();
     let mut accepting = JoinSet::new();
     for (socket, listener) in sockets {
         accepting.spawn(accept(
@@ -64,8 +64,9 @@ async fn work(
             draining.clone(),
         ));
     }
+    // Only a drain ends a worker: should accepting fail, its open connections go on.
+    let _ = draining.wait_for(|draining| *draining).await;
     while accepting.join_next().await.is_some() {}
-    // Only a drain ends accepting.
     let drained = tokio::select! {
         drained = drain(&gate, &roll) => drained,
         _ = cut.wait_for(|cut| *cut) => false,
@@ -94,7 +95,7 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     tokio::time::timeout_at(last, async {
         // Whoever is not admitted by now is told to come back when it asks, or says nothing at all.
         let asked = Instant::now() + STILL_ASKING;
-        while !all_gone(gate) && !(roll.seated().is_empty() && Instant::now() > asked) {
+        while !(all_gone(gate) || roll.seated().is_empty() && Instant::now() > asked) {
             // Those admitted while the drain began.
             give(&roll.seated(), Order::Drain);
             sleep(Duration::from_millis(20)).await;
@@ -106,18 +107,15 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
 
 /// Ends what is left at once.
 async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
-    let left = roll.seated();
-    if !left.is_empty() {
-        gate.note_loss();
-    }
-    give(&left, Order::Cut);
-    drop(left);
-    let _ = timeout(Duration::from_secs(1), async {
+    give(&roll.seated(), Order::Cut);
+    let gone = timeout(Duration::from_secs(1), async {
         while !roll.seated().is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
-    })
-    .await;
+    });
+    if gone.await.is_err() {
+        gate.note_loss();
+    }
 }
 
 fn all_gone(gate: &Gate) -> bool {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, RsaKeySize, SanType,
@@ -77,11 +78,20 @@ impl KeyKind {
             Self::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             Self::EcdsaP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
             Self::EcdsaP521 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512),
-            Self::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            Self::Ed25519 => ed25519(),
             Self::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
             Self::Rsa4096 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096),
         }
     }
+}
+
+/// A key in PKCS #8 version 1 (RFC 8410 §7). rcgen's own come in version 2, with the public key, which OpenSSL 3.0 and
+/// what is built on it cannot read.
+fn ed25519() -> Result<KeyPair, rcgen::Error> {
+    let unmade = |_| rcgen::Error::RingUnspecified;
+    let key = Ed25519KeyPair::generate().map_err(unmade)?;
+    let key = key.to_pkcs8v1().map_err(unmade)?;
+    KeyPair::try_from(key.as_ref())
 }
 
 /// An order for a certificate. Start with [`Order::ca`], [`Order::server`] or one of the devices', then add.

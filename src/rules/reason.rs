@@ -112,8 +112,8 @@ pub enum Refusal {
     /// A name for the broker cannot be made from what the device sent.
     #[error("{0}")]
     Unrenderable(Unrenderable),
-    /// The rewritten CONNECT does not fit MQTT.
-    #[error("the CONNECT for the broker would not fit: {0}")]
+    /// The rewritten CONNECT does not fit MQTT, or the CONNACK that tells the client id does not fit the device.
+    #[error("what the gate has to write does not fit: {0}")]
     RewriteTooLong(String),
     /// No broker took the connection.
     #[error("no broker took the connection within {waited:?}: {last}")]
@@ -227,6 +227,7 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("client_id_not_own", Step::Verdict),
     ("client_id_not_allowed", Step::Verdict),
     ("username_not_allowed", Step::Verdict),
+    ("text_too_long", Step::Verdict),
     ("rewrite_too_long", Step::Verdict),
     ("draining", Step::Verdict),
     ("broker_away", Step::Broker),

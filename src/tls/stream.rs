@@ -23,6 +23,9 @@ use super::witness::{Seen, witness};
 /// How much is read from a socket at once, in bytes: four full TLS records.
 pub const READ: usize = 64 * 1024;
 
+/// How much is read at once during a handshake, in bytes: most flights of a device fit.
+const FLIGHT: usize = 4 * 1024;
+
 /// The most ciphertext held for a record or handshake message that is not whole yet, in bytes.
 ///
 /// rustls takes handshake messages up to 64 KiB; what needs more is no TLS.
@@ -132,7 +135,7 @@ impl TlsStream {
         let start = came.len();
         loop {
             self.socket.readable().await?;
-            came.resize(start + 16 * 1024, 0);
+            came.resize(start + FLIGHT, 0);
             let got = self.socket.try_read(&mut came[start..]);
             came.truncate(start + got.as_ref().map_or(0, |n| *n));
             match got {
@@ -271,7 +274,7 @@ impl TlsStream {
                     }
                 }
                 ConnectionState::EncodeTlsData(mut record) => {
-                    encode(&mut record, &mut self.unsent)?
+                    encode(&mut record, &mut self.unsent)?;
                 }
                 // What was encoded waits in `unsent`, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
@@ -356,7 +359,7 @@ impl TlsStream {
                 match traffic.encrypt(plain, out) {
                     Ok(length) => return Ok(length),
                     Err(EncryptError::InsufficientSize(wants)) => {
-                        out.resize(wants.required_size, 0)
+                        out.resize(wants.required_size, 0);
                     }
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
@@ -381,6 +384,11 @@ impl TlsStream {
         });
         self.held = held;
         outcome
+    }
+
+    /// How many bytes of ciphertext the socket has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len() - self.sent
     }
 
     /// Sends what is left of the ciphertext.

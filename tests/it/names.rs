@@ -119,3 +119,27 @@ async fn a_device_without_a_client_id_is_told_the_one_it_got() {
     let expected = [&[0x20, 13, 0, 0, 10, 0x12, 0, 7][..], b"meter-7"].concat();
     assert_eq!(connack, expected);
 }
+
+/// A refused handshake ends with an alert, a log line and a count, and the gate goes on (threats.md T3, V9).
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused_and_told() {
+    let gate = Gate::start().await;
+    let other = tidegate::pki::Authority::new("Another CA").expect("a CA");
+    let forged = other
+        .device(&"meter-7".parse().expect("a device id"))
+        .expect("issued");
+
+    let answer = gate
+        .device_with(&forged, crate::support::device::BOTH)
+        .connects_as("meter-7", Version::V311)
+        .await;
+
+    assert!(
+        matches!(&answer, Answer::NoTls(alert) if alert.contains("UnknownCA")),
+        "{answer:?}"
+    );
+    let line = gate.refusal("certificate_unknown_issuer").await;
+    assert_eq!(line["certificate_subject"], "CN=meter-7");
+    assert_eq!(gate.lines("panicked").len(), 0);
+    assert_eq!(gate.broker().visits(), 0);
+}

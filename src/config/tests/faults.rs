@@ -20,7 +20,7 @@ fn the_smallest_file_has_every_default() {
 }
 
 #[test]
-fn each_fault_is_told_by_its_key_with_the_way_out() {
+fn each_fault_tells_by_its_key_with_the_way_out() {
     #[rustfmt::skip]
     let table = [
         // [[listener]]
@@ -72,7 +72,7 @@ fn each_fault_is_told_by_its_key_with_the_way_out() {
     ];
     for (section, line, told) in table {
         assert_eq!(
-            Operator::writes(&good_with(section, line)).is_told(),
+            Operator::writes(&good_with(section, line)).tells(),
             [told],
             "{section} {line}"
         );
@@ -82,7 +82,7 @@ fn each_fault_is_told_by_its_key_with_the_way_out() {
 #[test]
 fn brokers_are_told_apart_from_what_is_none() {
     let told = |addresses: &str| {
-        Operator::writes(&GOOD.replace("\"mqtt://127.0.0.1:1883\"", addresses)).is_told()
+        Operator::writes(&GOOD.replace("\"mqtt://127.0.0.1:1883\"", addresses)).tells()
     };
     assert_eq!(
         told("[\"mqtt://10.0.0.1\"]"),
@@ -129,30 +129,30 @@ fn no_two_listeners_share_a_name_or_an_address() {
         )
     };
     assert_eq!(
-        Operator::writes(&two("\"0.0.0.0:8883\"")).is_told(),
+        Operator::writes(&two("\"0.0.0.0:8883\"")).tells(),
         [
             "listener[b].bind: 0.0.0.0:8883 is the address of listener[a].bind too; give each its own address or port (port 0 takes a free one)"
         ]
     );
     assert_eq!(
-        Operator::writes(&two("[\"[::1]:1\", \"[::1]:1\"]")).is_told(),
+        Operator::writes(&two("[\"[::1]:1\", \"[::1]:1\"]")).tells(),
         [
             "listener[b].bind[1]: [::1]:1 is the address of listener[b].bind[0] too; give each its own address or port (port 0 takes a free one)"
         ]
     );
     assert_eq!(
-        Operator::writes(&two("\"127.0.0.1:8883\"")).is_told(),
+        Operator::writes(&two("\"127.0.0.1:8883\"")).tells(),
         [
             "listener[b].bind: 127.0.0.1:8883 overlaps with 0.0.0.0:8883 of listener[a].bind; give each its own address or port (port 0 takes a free one)"
         ]
     );
     assert_eq!(
-        Operator::writes(&two("[\"0.0.0.0:0\", \"0.0.0.0:0\"]")).is_told(),
+        Operator::writes(&two("[\"0.0.0.0:0\", \"0.0.0.0:0\"]")).tells(),
         [""; 0]
     );
     let twins = two("\"0.0.0.0:1\"").replace("\"b\"", "\"a\"");
     assert_eq!(
-        Operator::writes(&twins).is_told(),
+        Operator::writes(&twins).tells(),
         [
             "listener[1].name: \"a\" is the name of listener[0].name too; give each listener a name of its own"
         ]
@@ -161,7 +161,7 @@ fn no_two_listeners_share_a_name_or_an_address() {
 
 #[test]
 fn no_two_trust_groups_share_a_name() {
-    let told = Operator::writes(&format!("{GOOD}[[trust]]\nca = \"b.pem\"\n")).is_told();
+    let told = Operator::writes(&format!("{GOOD}[[trust]]\nca = \"b.pem\"\n")).tells();
     assert_eq!(
         told,
         [
@@ -178,7 +178,7 @@ fn a_listener_without_trust_takes_every_group() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn every_fault_tells_at_once() {
     let told = Operator::writes(
         r#"
         limit = 5
@@ -205,7 +205,7 @@ fn every_fault_is_told_at_once() {
         admin: Some("here".into()),
         ..Flags::default()
     })
-    .is_told();
+    .tells();
     let told = told.join("\n");
     for begin in [
         "listener[devices].bind[0]: ",
@@ -237,8 +237,8 @@ fn every_fault_is_told_at_once() {
 }
 
 #[test]
-fn an_empty_file_is_told_what_is_needed() {
-    let told = Operator::writes("").is_told();
+fn an_empty_file_tells_what_is_needed() {
+    let told = Operator::writes("").tells();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(
         told[0].starts_with("listener: is missing")
@@ -247,14 +247,14 @@ fn an_empty_file_is_told_what_is_needed() {
 }
 
 #[test]
-fn what_is_no_toml_is_told_by_line_without_the_line() {
-    let told = Operator::writes("a = 1\npassword = \"hunter2\nb = [\n").is_told();
+fn what_is_no_toml_tells_by_line_without_the_line() {
+    let told = Operator::writes("a = 1\npassword = \"hunter2\nb = [\n").tells();
     assert!(
         told.iter().any(|fault| fault.contains("line 2, column")),
         "{told:?}"
     );
     assert!(!told.concat().contains("hunter2"), "{told:?}");
-    let twice = Operator::writes("[limits]\n[limits]\n").is_told();
+    let twice = Operator::writes("[limits]\n[limits]\n").tells();
     assert!(
         twice[0].contains("line 2, column 2 is not TOML: duplicate key"),
         "{twice:?}"
@@ -262,7 +262,7 @@ fn what_is_no_toml_is_told_by_line_without_the_line() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_told_with_the_way_out() {
+fn a_file_that_is_not_there_tells_with_the_way_out() {
     let faults = load(&Source {
         path: Some("/nowhere/tidegate.toml".into()),
         ..Source::default()
@@ -275,8 +275,8 @@ fn a_file_that_is_not_there_is_told_with_the_way_out() {
 }
 
 #[test]
-fn one_section_in_place_of_a_list_is_told_by_its_header() {
-    let told = Operator::writes(&GOOD.replace("[[trust]]", "[trust]")).is_told();
+fn one_section_in_place_of_a_list_tells_by_its_header() {
+    let told = Operator::writes(&GOOD.replace("[[trust]]", "[trust]")).tells();
     assert_eq!(
         told,
         ["trust: is a table, where a list of sections belongs; write [[trust]]"]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every key, none at its default.
-const FULL: &str = r##"
+const FULL: &str = r#"
 [[listener]]
 name = "devices"
 bind = ["0.0.0.0:8883", "[::1]:0"]
@@ -38,7 +38,7 @@ client_id = "{listener}/{device}"
 username = "{device}"
 password = "{password}"
 asked_client_id = "device"
-user_properties = { "x-mode" = "{mode}", b = "{{\u0007\\" }
+user_properties = { "x-mode" = "{mode}", b = "{{é\\" }
 extra_characters = ":@"
 [broker]
 addresses = ["mqtt://10.0.0.1:1884", "unix:///run/b.sock"]
@@ -57,7 +57,7 @@ bind = "[::1]:0"
 [log]
 format = "json"
 level = "debug"
-"##;
+"#;
 
 /// What is obeyed; warnings told apart, as some speak of what was written.
 fn obeyed(config: &Config) -> String {

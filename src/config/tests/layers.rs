@@ -72,8 +72,8 @@ fn the_environment_reaches_every_kind_of_value() {
 }
 
 #[test]
-fn a_misspelt_variable_is_told_and_a_service_link_of_kubernetes_is_not() {
-    let told = |name: &str| Operator::writes(GOOD).sets(name, "5").is_told();
+fn a_misspelt_variable_tells_and_a_service_link_of_kubernetes_is_not() {
+    let told = |name: &str| Operator::writes(GOOD).sets(name, "5").tells();
     assert_eq!(
         told("TIDEGATE_LIMITS_CONNECTIONS"),
         [
@@ -98,7 +98,7 @@ fn a_misspelt_variable_is_told_and_a_service_link_of_kubernetes_is_not() {
     );
     let no_number = Operator::writes(GOOD).sets("TIDEGATE_LIMITS__CONNECTIONS", "many");
     assert_eq!(
-        no_number.is_told(),
+        no_number.tells(),
         [
             "limits.connections (environment variable TIDEGATE_LIMITS__CONNECTIONS): \"many\" is no whole number; leave it out to get 100000"
         ]

@@ -67,7 +67,7 @@ impl Operator {
         })
     }
 
-    fn is_told(self) -> Vec<String> {
+    fn tells(self) -> Vec<String> {
         match self.loads() {
             Ok(_) => Vec::new(),
             Err(faults) => faults.iter().map(ToString::to_string).collect(),

@@ -101,7 +101,7 @@ impl Certificate {
             tbs.take_if(tag).map_err(part("a unique identifier"))?;
         }
         let extensions = tbs.take_if(0xa3).map_err(part("the extensions"))?;
-        tbs.end().map_err(part("the end"))?;
+        tbs.end().map_err(part("what follows the extensions"))?;
 
         let subject = Name::read(subject.body);
         let mut named = Named::default();
@@ -301,6 +301,27 @@ impl Found {
 /// Whether a value may name a device: no NUL, no other control character, not endless.
 fn is_plain(text: &str) -> bool {
     text.len() <= LONGEST_VALUE && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+impl Certificate {
+    /// A certificate with these common names, URIs and DNS names, for tests of what is made of them.
+    pub(in crate::rules) fn for_tests(cn: &[&str], uri: &[&str], dns: &[&str]) -> Self {
+        use super::crafted::{Parts, attribute, name, rdn, san, tlv};
+        let texts = |tag, values: &[&str]| {
+            let one = |value: &&str| tlv(tag, &[value.as_bytes()]);
+            values.iter().map(one).collect::<Vec<_>>()
+        };
+        let cns = cn
+            .iter()
+            .map(|cn| rdn(&[attribute(CN, 0x0c, cn.as_bytes())]));
+        let parts = Parts {
+            subject: name(&cns.collect::<Vec<_>>()),
+            extensions: vec![san(&[texts(0x86, uri), texts(0x82, dns)].concat())],
+            ..Parts::default()
+        };
+        Self::read(&parts.der()).expect("the structure is whole")
+    }
 }
 
 #[cfg(test)]

@@ -109,6 +109,34 @@ impl Broker {
         visit
     }
 
+    /// Welcomes everybody from here on: reads and forgets what they say, and closes when they do.
+    pub fn welcome_all(self) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            while let Some(socket) = self.sockets.lock().await.recv().await {
+                tokio::spawn(async move {
+                    let mut socket = Reader::new(socket);
+                    let Some(packet) = socket.packet().await else {
+                        return;
+                    };
+                    let version = Connect::decode(&packet).expect("a CONNECT").version;
+                    let connack = Connack {
+                        session_present: false,
+                        code: 0,
+                        properties: Properties::default(),
+                    };
+                    if socket
+                        .stream
+                        .write_all(&connack.encode(version))
+                        .await
+                        .is_ok()
+                    {
+                        socket.drain().await;
+                    }
+                });
+            }
+        })
+    }
+
     /// Stops listening; connections that were handed out stay.
     pub fn stop(self) -> SocketAddr {
         self.accepting.abort();

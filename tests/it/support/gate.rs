@@ -49,8 +49,14 @@ pub struct Plan {
     pub limits: String,
     /// Where the log goes; absent: to the test.
     pub log_to: Option<Stdio>,
+    /// Whoever reads the log stops reading, but does not leave, once the gate has started.
+    pub log_stalls: bool,
     /// A command that the gate is started under, such as `prlimit --nofile=64`.
     pub under: Vec<String>,
+    /// The arguments behind `run`, and the working directory is the gate's folder; absent: `--config FILE`.
+    pub flags: Option<Vec<String>>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for Plan {
@@ -65,7 +71,10 @@ impl Default for Plan {
             files: Vec::new(),
             limits: String::new(),
             log_to: None,
+            log_stalls: false,
             under: Vec::new(),
+            flags: None,
+            env: Vec::new(),
         }
     }
 }
@@ -102,11 +111,22 @@ impl Gate {
                 command
             }
         };
+        command.arg("run");
+        match &plan.flags {
+            Some(flags) => {
+                std::fs::remove_file(folder.path().join("tidegate.toml")).expect("its file");
+                command.args(flags).current_dir(folder.path());
+            }
+            None => {
+                command
+                    .arg("--config")
+                    .arg(folder.path().join("tidegate.toml"));
+            }
+        }
+        let (flags_alone, stalls) = (plan.flags.is_some(), plan.log_stalls);
         let mut child = command
-            .arg("run")
-            .arg("--config")
-            .arg(folder.path().join("tidegate.toml"))
             .env_clear()
+            .envs(plan.env)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log_to.unwrap_or_else(Stdio::piped))
@@ -115,8 +135,14 @@ impl Gate {
         if let Some(pipe) = child.stderr.take() {
             let log = log.clone();
             std::thread::spawn(move || {
-                for line in std::io::BufReader::new(pipe).lines().map_while(Result::ok) {
+                let mut lines = std::io::BufReader::new(pipe).lines();
+                for line in lines.by_ref().map_while(Result::ok) {
+                    let started = line.contains("\"started\"");
                     log.lock().expect("no panic while held").push(line);
+                    if stalls && started {
+                        std::mem::forget(lines); // the pipe stays open, and nobody reads it
+                        return;
+                    }
                 }
             });
         }
@@ -133,7 +159,10 @@ impl Gate {
             return gate;
         }
         gate.admin = gate.address_of("admin").await;
-        let names: Vec<String> = gate.listener_names();
+        let names = match flags_alone {
+            true => vec!["default".to_owned()],
+            false => gate.listener_names(),
+        };
         for name in names {
             let address = gate.address_of(&name).await;
             gate.addresses.insert(name, address);
@@ -190,7 +219,8 @@ impl Gate {
 
     /// The only listener's address, or that of `devices`.
     pub fn address(&self) -> SocketAddr {
-        self.addresses["devices"]
+        let named = self.addresses.get("devices");
+        *named.unwrap_or_else(|| self.addresses.values().next().expect("a listener"))
     }
 
     /// A device of that name, with a certificate of the gate's CA.
@@ -343,11 +373,60 @@ impl Gate {
             .expect("a number")
     }
 
+    /// Where it listens, by what the kernel says: for a gate whose log cannot be read.
+    pub fn listens_on(&self) -> Vec<SocketAddr> {
+        let links = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it lives");
+        let own: Vec<String> = links
+            .filter_map(|link| std::fs::read_link(link.ok()?.path()).ok())
+            .filter_map(|to| {
+                let inode = to.to_str()?.strip_prefix("socket:[")?;
+                Some(inode.strip_suffix(']')?.to_owned())
+            })
+            .collect();
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+        let mut found: Vec<SocketAddr> = table
+            .lines()
+            .skip(1)
+            .filter_map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                if fields[3] != "0A" || !own.iter().any(|inode| inode == fields[9]) {
+                    return None;
+                }
+                let (ip, port) = fields[1].split_once(':')?;
+                let ip = u32::from_str_radix(ip, 16).ok()?.to_ne_bytes();
+                Some((ip, u16::from_str_radix(port, 16).ok()?).into())
+            })
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// How often its threads whose name begins so went to sleep and were woken again.
+    pub fn wakes(&self, name: &str) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it lives");
+        let status = tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+            .filter(|status| status.starts_with(&format!("Name:\t{name}")));
+        let switches = status.filter_map(|status| {
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("voluntary_ctxt_switches:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        switches.sum()
+    }
+
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("it lives")
-            .count()
+        self.descriptors_below(u32::MAX)
+    }
+
+    /// How many of those that a limit of `limit` allows. It may have inherited some beyond, which count no more.
+    pub fn descriptors_below(&self, limit: u32) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it lives");
+        let numbers = open.filter_map(|one| one.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        numbers.filter(|number| *number < limit).count()
     }
 }
 

@@ -14,6 +14,7 @@ pub mod broker;
 pub mod craft;
 pub mod device;
 pub mod gate;
+pub mod mosquitto;
 pub mod openssl;
 pub mod shown;
 pub mod wire;

@@ -1,0 +1,311 @@
+//! From settings to a running gate: read the files they name, bind, begin.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64};
+
+use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::{Semaphore, watch};
+
+use crate::broker::dial::Brokers;
+use crate::observe::logging::Logger;
+use crate::observe::metrics::Metrics;
+use crate::observe::ready::Ready;
+use crate::rules::device::Offer;
+use crate::rules::reason;
+use crate::tls;
+use crate::tls::server::ServerTls;
+use crate::tls::trust::Groups;
+use crate::tls::verify::DeviceVerifier;
+
+use super::listener::{self, Listener};
+use super::running::Running;
+use super::{Gate, ListenerSettings, Settings, now, worker};
+
+/// Something that keeps the gate from starting.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{key}: {sentence}")]
+pub struct StartFault {
+    /// The key that it belongs to.
+    pub key: String,
+    /// What is wrong, where, and the way out.
+    pub sentence: String,
+}
+
+/// One listener whose files were read: what was found good, and everything to tell about it.
+#[derive(Debug, Default)]
+pub struct LoadedListener {
+    /// `None` on a plain listener, and where there are faults.
+    tls: Option<Arc<ServerTls>>,
+    groups: Option<Arc<Groups>>,
+    /// What keeps it from serving.
+    pub faults: Vec<StartFault>,
+    /// What an operator should look after.
+    pub warnings: Vec<String>,
+}
+
+impl LoadedListener {
+    /// Reads the certificates, keys, CAs and lists that `listener` names; `trust` is every group of the configuration.
+    pub fn load(listener: &ListenerSettings, trust: &[tls::trust::Settings]) -> Self {
+        let mut loaded = Self::default();
+        let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
+        if listener.offer.asks_for_certificate() {
+            let counts = |group: &&tls::trust::Settings| listener.trust.contains(&group.name);
+            let counting: Vec<_> = trust.iter().filter(counts).collect();
+            if let Some(groups) = loaded.take_groups(&counting) {
+                let mandatory = listener.offer != Offer::MixedTls;
+                verifier = Some(DeviceVerifier::new(groups, mandatory));
+            }
+        }
+        let Some(wanted) = &listener.tls else {
+            return loaded;
+        };
+        match ServerTls::load(wanted, verifier) {
+            Ok(tls) => {
+                let told = tls.warnings(now());
+                let at = |warning| format!("listener[{}].tls: {warning}", listener.name);
+                loaded.warnings.extend(told.into_iter().map(at));
+                loaded.tls = Some(Arc::new(tls));
+            }
+            Err(faults) => loaded
+                .faults
+                .extend(faults.into_iter().map(|fault| StartFault {
+                    key: format!("listener[{}].tls.{}", listener.name, fault.key),
+                    sentence: fault.sentence,
+                })),
+        }
+        loaded
+    }
+
+    /// Reads the files of one trust group by itself: of a group whose listener cannot be looked at.
+    pub fn load_group(group: &tls::trust::Settings) -> Self {
+        let mut loaded = Self::default();
+        let _ = loaded.take_groups(&[group]);
+        loaded
+    }
+
+    fn take_groups(&mut self, counting: &[&tls::trust::Settings]) -> Option<Arc<Groups>> {
+        match Groups::load(counting) {
+            Ok(groups) => {
+                self.warnings.extend(groups.warnings(now()));
+                self.groups = Some(Arc::new(groups));
+            }
+            Err(faults) => self
+                .faults
+                .extend(faults.into_iter().map(|fault| StartFault {
+                    key: fault.key,
+                    sentence: fault.sentence,
+                })),
+        }
+        self.groups.clone()
+    }
+}
+
+/// Settings whose files were read and found good.
+#[derive(Debug)]
+pub struct Loaded {
+    settings: Settings,
+    listeners: Vec<LoadedListener>,
+    warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// Reads the certificates, keys, CAs and CRLs that `settings` name.
+    ///
+    /// # Errors
+    /// Every fault found, by key. Files that several listeners share are told once.
+    pub fn load(settings: Settings) -> Result<Self, Vec<StartFault>> {
+        let load = |listener| LoadedListener::load(listener, &settings.trust);
+        let mut listeners: Vec<_> = settings.listeners.iter().map(load).collect();
+        let mut faults = Vec::new();
+        let mut warnings = Vec::new();
+        for listener in &mut listeners {
+            faults.append(&mut listener.faults);
+            warnings.append(&mut listener.warnings);
+        }
+        faults.sort_by(|a, b| (&a.key, &a.sentence).cmp(&(&b.key, &b.sentence)));
+        faults.dedup();
+        warnings.sort();
+        warnings.dedup();
+        if faults.is_empty() {
+            Ok(Self {
+                settings,
+                listeners,
+                warnings,
+            })
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// What an operator should look after: certificates and lists near their end, and the like.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Metrics with a series for each listener and broker of these settings.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        let names: Vec<_> = self
+            .settings
+            .listeners
+            .iter()
+            .map(|listener| listener.name.clone())
+            .collect();
+        let brokers: Vec<_> = self
+            .settings
+            .broker
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let metrics = Metrics::new(&names, &brokers);
+        let reasons: Vec<_> = reason::REFUSALS.iter().map(|(word, _)| *word).collect();
+        metrics.expect_refusals(&reasons);
+        metrics
+    }
+
+    /// Binds every listener and begins to accept, on threads of its own.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or a thread cannot be made.
+    pub fn start(
+        self,
+        metrics: Arc<Metrics>,
+        logger: Logger,
+        ready: Arc<Ready>,
+    ) -> Result<Running, Vec<StartFault>> {
+        let Self {
+            settings,
+            listeners,
+            ..
+        } = self;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let Bound { addresses, sockets } = bind_all(&settings, &listeners, workers)?;
+        for (place, listener) in listeners.iter().enumerate() {
+            for (name, not_after) in listener.tls.iter().flat_map(|tls| tls.certificates()) {
+                metrics.listener(place).server_certificate(&name, not_after);
+            }
+        }
+        for group in listeners
+            .iter()
+            .filter_map(|listener| listener.groups.as_ref())
+        {
+            for (name, at) in group.next_updates() {
+                metrics.crl_next_update(&name, at);
+            }
+        }
+        let handshakes = match settings.limits.handshakes {
+            0 => workers * 1024,
+            most => most as usize,
+        };
+        let gate = Arc::new(Gate {
+            connections: Arc::new(Semaphore::new(settings.limits.connections as usize)),
+            handshakes: Semaphore::new(handshakes),
+            names: settings
+                .listeners
+                .iter()
+                .map(|listener| listener.name.clone())
+                .collect(),
+            brokers: Brokers::new(&settings.broker),
+            limits: settings.limits,
+            connect: settings.connect,
+            draining: watch::Sender::new(false),
+            lost: AtomicBool::new(false),
+            told_out_of_room: AtomicI64::new(0),
+            metrics,
+            logger,
+        });
+        let (cut, _) = watch::channel(false);
+        let (ended, alive) = watch::channel(());
+        let mut threads = Vec::with_capacity(workers);
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            threads.push(
+                worker::spawn(
+                    number,
+                    sockets,
+                    gate.clone(),
+                    cut.subscribe(),
+                    alive.clone(),
+                )
+                .map_err(|fault| {
+                    vec![StartFault {
+                        key: "threads".into(),
+                        sentence: format!("cannot start a worker: {fault}"),
+                    }]
+                })?,
+            );
+        }
+        drop(alive);
+        Ok(Running {
+            gate,
+            ready,
+            health: settings.broker.health_interval,
+            addresses,
+            threads,
+            ended,
+            cut,
+        })
+    }
+}
+
+/// Every listener's sockets.
+struct Bound {
+    /// Listener name and address, with the port that was taken for port 0.
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    /// For each worker, its sockets.
+    sockets: Vec<Vec<(TcpListener, Arc<Listener>)>>,
+}
+
+/// Binds every address of every listener, once for each worker; tells every address that cannot be bound.
+fn bind_all(
+    settings: &Settings,
+    listeners: &[LoadedListener],
+    workers: usize,
+) -> Result<Bound, Vec<StartFault>> {
+    let mut addresses = Vec::new();
+    let mut sockets: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+    let mut faults = Vec::new();
+    for (place, (wanted, loaded)) in settings.listeners.iter().zip(listeners).enumerate() {
+        let name = &wanted.name;
+        let listener = Arc::new(Listener {
+            place,
+            name: name.clone(),
+            tls: loaded.tls.clone(),
+        });
+        for &address in &wanted.bind {
+            match listener::bind(address, workers) {
+                Ok(bound) => {
+                    let taken = bound.first().and_then(|socket| socket.local_addr().ok());
+                    addresses.push((name.clone(), taken.unwrap_or(address)));
+                    for (worker, socket) in bound.into_iter().enumerate() {
+                        sockets[worker].push((socket, listener.clone()));
+                    }
+                }
+                Err(fault) => faults.push(StartFault {
+                    key: format!("listener[{name}].bind"),
+                    sentence: bind_fault(address, &fault),
+                }),
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(Bound { addresses, sockets })
+    } else {
+        Err(faults)
+    }
+}
+
+fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
+    let way_out = match fault.kind() {
+        io::ErrorKind::AddrInUse => "; something else listens there: stop it, or bind another port",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=) or a port above"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this host has no such address: use one of its own, or 0.0.0.0"
+        }
+        _ => "",
+    };
+    format!("cannot listen on {address}: {fault}{way_out}")
+}

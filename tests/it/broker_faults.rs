@@ -1,0 +1,337 @@
+//! A broker that is away, silent, broken or hostile: the device is told that the trouble is temporary, never that it
+//! was refused, and no CONNECT is sent twice (threats.md V5, M2).
+
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+use tidegate::mqtt::Version;
+use tokio::io::AsyncReadExt as _;
+
+use crate::support::broker::Broker;
+use crate::support::device::{Answer, Device, Link, connect};
+use crate::support::gate::{Gate, Plan};
+use crate::support::{soon, until};
+
+/// The code that means: not now, come back.
+fn not_now(version: Version) -> Answer {
+    Answer::Refused(match version {
+        Version::V5 => 0x88,
+        _ => 0x03,
+    })
+}
+
+/// A gate in front of these addresses.
+async fn gate_to(addresses: &[String], broker: &str) -> Gate {
+    Gate::plan(Plan {
+        addresses: Some(format!("{addresses:?}")),
+        broker: broker.into(),
+        limits: "connect_timeout = \"300ms\"".into(),
+        ..Plan::default()
+    })
+    .await
+}
+
+/// A gate in front of a recording broker whose CONNACK must come soon.
+async fn hasty_gate() -> Gate {
+    Gate::plan(Plan {
+        limits: "connect_timeout = \"300ms\"".into(),
+        ..Plan::default()
+    })
+    .await
+}
+
+async fn asks(device: &Device, version: Version) -> Link {
+    let mut link = device.dial().await.expect("a handshake");
+    let packet = connect("meter-7", version).encode().expect("fits");
+    link.say(&packet).await.expect("sent");
+    link
+}
+
+/// An address where nobody listens, though nobody else will either: the socket is bound and never listens.
+fn nobody() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("bound");
+    let address = socket.local_addr().expect("bound").as_socket().expect("IP");
+    (socket, format!("mqtt://{address}"))
+}
+
+/// An address that swallows every SYN: its backlog is full and nobody accepts.
+async fn swallower() -> (Socket, Vec<Socket>, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("bound");
+    socket.listen(0).expect("listen");
+    let address = socket.local_addr().expect("bound").as_socket().expect("IP");
+    let mut waiting = Vec::new();
+    // Fill the queue until one more is not answered.
+    while waiting.len() < 64 {
+        let caller = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let full = caller
+            .connect_timeout(&address.into(), Duration::from_millis(200))
+            .is_err();
+        waiting.push(caller);
+        if full {
+            return (socket, waiting, format!("mqtt://{address}"));
+        }
+    }
+    panic!("64 connections fitted into a backlog of 0");
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_the_connection_is_temporary_trouble() {
+    let (_socket, address) = nobody();
+    let gate = gate_to(std::slice::from_ref(&address), "").await;
+    for version in Version::ALL {
+        let answer = gate.device("meter-7").connects_as("meter-7", version).await;
+        assert_eq!(answer, not_now(version), "{version}");
+    }
+    let line = gate.refusal("broker_away").await;
+    assert_eq!(line["device"], "meter-7");
+    assert!(
+        line["why"].as_str().expect("text").contains(&address),
+        "the operator is told which: {line}"
+    );
+    gate.metric_becomes("tidegate_refusals_total", &[("reason", "broker_away")], 3.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_broker_without_its_socket_file_is_temporary_trouble() {
+    let gate = gate_to(&["unix:///nonexistent/broker.sock".into()], "").await;
+    for version in Version::ALL {
+        let answer = gate.device("meter-7").connects_as("meter-7", version).await;
+        assert_eq!(answer, not_now(version), "{version}");
+    }
+    gate.refusal("broker_away").await;
+}
+
+/// What a broken broker does with a CONNECT.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Nothing,
+    Resets,
+    Closes,
+    Says(&'static [u8]),
+    SaysAndCloses(&'static [u8]),
+}
+
+/// However a broker fails to answer, the device hears 0x03 / 0x88, the operator the reason, and the broker, whichever
+/// of the two, one CONNECT in all.
+#[tokio::test]
+async fn a_broker_that_does_not_answer_well_is_temporary_trouble_and_is_asked_once() {
+    use Does::{Closes, Nothing, Resets, Says, SaysAndCloses};
+    let cases: [(Does, &str); 15] = [
+        (Nothing, "broker_silent"),
+        (Says(b"\x20"), "broker_silent"),
+        (Says(b"\x20\x03\x00"), "broker_silent"),
+        (Resets, "broker_closed"),
+        (Closes, "broker_closed"),
+        (SaysAndCloses(b"\x20\x02\x00"), "broker_closed"),
+        (Says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "broker_garbage"),
+        (Says(b"\x00\x00\x00\x00"), "broker_garbage"),
+        (Says(b"\xe0\x00"), "broker_garbage"),
+        (Says(b"\x30\x03\x00\x01a"), "broker_garbage"),
+        (Says(b"\x20\xff\xff\xff\x7f"), "broker_garbage"), // 256 MB announced
+        (Says(b"\x20\xff\xff\xff\xff"), "broker_garbage"), // a length that is none
+        (Says(b"\x20\x02\x01\x05"), "broker_garbage"),     // a session, and refused
+        (Says(b"\x20\x03\x02\x00\x00"), "broker_garbage"), // a reserved flag
+        (Says(b"\x20\x00"), "broker_garbage"),
+    ];
+    let (first, second) = (Broker::start().await, Broker::start().await);
+    let address = |broker: &Broker| format!("mqtt://{}", broker.address);
+    let gate = gate_to(&[address(&first), address(&second)], "").await;
+    gate.metric_becomes("tidegate_broker_up", &[], 2.0).await;
+    let device = gate.device("meter-7");
+    let mut sent = 0;
+    for (does, reason) in cases {
+        for version in Version::ALL {
+            let mut link = asks(&device, version).await;
+            let mut visit = first.visit().await;
+            match does {
+                Nothing | Closes => {}
+                Resets => {
+                    let socket = SockRef::from(&visit.socket.stream);
+                    socket.set_linger(Some(Duration::ZERO)).expect("a reset");
+                }
+                Says(bytes) | SaysAndCloses(bytes) => visit.say(bytes).await,
+            }
+            let kept = match does {
+                Resets | Closes | SaysAndCloses(_) => {
+                    drop(visit);
+                    None
+                }
+                _ => Some(visit),
+            };
+            assert_eq!(link.answer(version).await, not_now(version), "{does:?}");
+            assert_eq!(link.packet().await, None, "closed behind it");
+            drop(link);
+            if let Some(mut visit) = kept {
+                assert_eq!(visit.packet().await, None, "the broker is let go");
+            }
+            sent += 1;
+            gate.metric_becomes("tidegate_refusals_total", &[], f64::from(sent))
+                .await;
+            let line = until("the log line", async || {
+                let told = gate.lines("refused");
+                (told.len() == sent as usize).then(|| told[sent as usize - 1].clone())
+            })
+            .await;
+            assert_eq!(line["reason"], reason, "{does:?}: {line}");
+            assert_eq!(line["level"], "info", "{line}");
+        }
+    }
+    assert_eq!(first.visits(), sent as usize);
+    assert_eq!(
+        second.visits(),
+        0,
+        "a CONNECT that was sent is never sent again"
+    );
+    let growth = gate.proc_status("VmHWM");
+    assert!(
+        growth < 200_000,
+        "256 MB were announced, not taken: {growth} kB"
+    );
+}
+
+/// The broker's own verdict is passed on as it was said.
+#[tokio::test]
+async fn a_refusal_of_the_broker_is_passed_on_in_its_own_words() {
+    let gate = hasty_gate().await;
+    let device = gate.device("meter-7");
+    for version in Version::ALL {
+        let codes: &[u8] = match version {
+            Version::V5 => &[0x80, 0x87, 0x88, 0x89, 0x8a, 0x97, 0x9f],
+            _ => &[1, 2, 3, 4, 5],
+        };
+        for &code in codes {
+            let mut link = asks(&device, version).await;
+            let mut visit = gate.broker().visit().await;
+            visit.say_connack(code).await;
+            assert_eq!(
+                link.answer(version).await,
+                Answer::Refused(code),
+                "{version}"
+            );
+            assert_eq!(link.packet().await, None);
+            drop(link);
+            assert_eq!(visit.packet().await, None);
+            let line = gate
+                .line("closed", |line| {
+                    let why = line["why"].as_str().expect("text");
+                    line["mqtt_version"] == version.to_string().as_str()
+                        && why.contains(&format!("{code:#04x}"))
+                })
+                .await;
+            assert_eq!(line["reason"], "broker_refused");
+            assert_eq!(line["client_id_given"], "meter-7");
+        }
+    }
+    assert_eq!(
+        gate.metric("tidegate_refusals_total", &[]).await.to_bits(),
+        0
+    );
+}
+
+/// A CONNACK that comes in pieces is still one.
+#[tokio::test]
+async fn a_connack_may_come_byte_by_byte_with_packets_behind_it() {
+    let gate = Gate::start().await;
+    let mut link = asks(&gate.device("meter-7"), Version::V5).await;
+    let mut visit = gate.broker().visit().await;
+    let said = b"\x20\x06\x00\x00\x03\x22\x00\x0a\x30\x04\x00\x01a\x00\x30\x05\x00\x01a\x00b";
+    for byte in said {
+        visit.say(&[*byte]).await;
+    }
+    for expected in [&said[..8], &said[8..14], &said[14..]] {
+        assert_eq!(link.packet().await.as_deref(), Some(expected));
+    }
+}
+
+/// All the brokers are tried within `dial_timeout`, one that swallows the attempt, too.
+#[tokio::test]
+async fn the_next_broker_is_tried_when_one_refuses_or_swallows_the_attempt() {
+    let (_bound, refusing) = nobody();
+    let (_listening, _waiting, swallowing) = swallower().await;
+    let good = Broker::start().await;
+    let addresses = [
+        refusing.clone(),
+        swallowing.clone(),
+        format!("mqtt://{}", good.address),
+    ];
+    let gate = gate_to(&addresses, "dial_timeout = \"900ms\"").await;
+    for version in Version::ALL {
+        let device = gate.device("meter-7");
+        let mut link = device.dial().await.expect("a handshake");
+        link.say(&connect("meter-7", version).encode().expect("fits"))
+            .await
+            .expect("sent");
+        let _visit = good.welcome().await;
+        assert_eq!(link.answer(version).await, Answer::Admitted, "{version}");
+    }
+    assert_eq!(good.visits(), 3);
+}
+
+#[tokio::test]
+async fn brokers_that_all_swallow_the_attempt_are_temporary_trouble() {
+    let (_listening, _waiting, swallowing) = swallower().await;
+    let gate = gate_to(
+        std::slice::from_ref(&swallowing),
+        "dial_timeout = \"300ms\"",
+    )
+    .await;
+    for version in Version::ALL {
+        let answer = gate.device("meter-7").connects_as("meter-7", version).await;
+        assert_eq!(answer, not_now(version), "{version}");
+    }
+    gate.metric_becomes("tidegate_broker_dials_total", &[("result", "timeout")], 3.0)
+        .await;
+    let line = gate.refusal("broker_away").await;
+    assert!(line["why"].as_str().expect("text").contains(&swallowing));
+}
+
+/// A device that goes away while the broker thinks takes its place at the broker with it.
+#[tokio::test]
+async fn a_device_that_leaves_before_its_connack_leaves_nothing_behind() {
+    let gate = Gate::start().await;
+    let link = asks(&gate.device("meter-7"), Version::V311).await;
+    let mut visit = gate.broker().visit().await;
+    drop(link);
+    visit.say_connack(0).await;
+    let mut rest = Vec::new();
+    let end = soon(
+        "the broker to be let go",
+        visit.socket.stream.read_to_end(&mut rest),
+    )
+    .await;
+    end.expect("a close, no reset");
+    assert_eq!(rest, b"");
+    drop(visit);
+    gate.metric_becomes("tidegate_broker_connections_open", &[], 0.0)
+        .await;
+}
+
+/// V5: the broker is killed and comes back; the gate notices both by itself.
+#[tokio::test]
+async fn a_broker_that_comes_back_is_used_again() {
+    let mut gate = hasty_gate().await;
+    let device = gate.device("meter-7");
+    let mut link = asks(&device, Version::V5).await;
+    let visit = gate.broker().welcome().await;
+    assert_eq!(link.answer(Version::V5).await, Answer::Admitted);
+
+    let address = gate.take_broker().stop();
+    drop(visit);
+    assert_eq!(link.packet().await, None, "what was linked ends");
+    let answer = until("the port to be free", async || {
+        let answer = device.connects_as("meter-7", Version::V5).await;
+        (answer == not_now(Version::V5)).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer, not_now(Version::V5));
+
+    let broker = Broker::start_at(address).await;
+    let mut link = asks(&device, Version::V5).await;
+    let _visit = broker.welcome().await;
+    assert_eq!(link.answer(Version::V5).await, Answer::Admitted);
+}

@@ -1,0 +1,452 @@
+//! Limits hold whoever comes: silent, many, or all at once (threats.md V1, V2, V3, V9).
+
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use rustls::ClientConnection;
+use rustls::version::TLS13;
+use tidegate::mqtt::Version;
+use tidegate::pki::Authority;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::broker::publish;
+use crate::support::device::{Answer, BOTH, Device, Link, connect};
+use crate::support::gate::{Gate, Plan};
+use crate::support::{soon, until};
+
+/// The front of a ClientHello: a record of 512 bytes of which 100 come.
+fn half_a_hello() -> Vec<u8> {
+    let mut half = vec![22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    half.resize(105, 0x5a);
+    half
+}
+
+/// A whole ClientHello, as `device` would send it.
+fn whole_hello(device: &Device) -> Vec<u8> {
+    let config = device.config.clone().expect("TLS");
+    let mut tls = ClientConnection::new(config.into(), device.server_name.clone()).expect("a name");
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).expect("into memory");
+    hello
+}
+
+async fn socket(to: SocketAddr) -> TcpStream {
+    soon("the kernel to connect", TcpStream::connect(to))
+        .await
+        .expect("a listener")
+}
+
+/// As many sockets that have said `first`, and now nothing.
+async fn silent(gate: &Gate, count: usize, first: &[u8]) -> Vec<TcpStream> {
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut socket = socket(gate.address()).await;
+        socket.write_all(first).await.expect("sent");
+        sockets.push(socket);
+    }
+    sockets
+}
+
+/// Connects, and panics unless it is let in.
+async fn let_in(device: &Device) -> Link {
+    let (answer, link) = device.asks(&connect("anybody", Version::V311)).await;
+    assert_eq!(answer, Answer::Admitted);
+    link.expect("admitted")
+}
+
+/// V2: 500 that say nothing, 500 that sent half a ClientHello and 500 that finished TLS and say nothing take nothing
+/// from a device that is well.
+#[tokio::test]
+async fn silent_sockets_do_not_disturb_a_good_device() {
+    let limits = "handshake_timeout = \"5m\"\nconnect_timeout = \"5m\"\n";
+    let gate = Gate::plan(Plan {
+        limits: limits.into(),
+        ..Plan::default()
+    })
+    .await;
+    let before = gate.proc_status("VmRSS");
+    let _nothing = silent(&gate, 500, b"").await;
+    let _half = silent(&gate, 500, &half_a_hello()).await;
+    let quiet = gate.device("quiet");
+    let mut secured = Vec::new();
+    for _ in 0..500 {
+        secured.push(quiet.dial().await.expect("a handshake"));
+    }
+    gate.metric_becomes("tidegate_connections_accepted_total", &[], 1500.0)
+        .await;
+
+    let device = gate.device("meter-7");
+    let asks = connect("", Version::V5);
+    let ((answer, link), mut visit) = tokio::join!(device.asks(&asks), gate.broker().welcome());
+    assert_eq!(answer, Answer::Admitted);
+    let mut link = link.expect("admitted");
+    let packet = publish(Version::V5, "devices/meter-7/state", &[7; 100_000]);
+    let (said, came) = tokio::join!(link.say(&packet), visit.packet());
+    said.expect("the gate reads");
+    assert_eq!(came, Some(packet));
+    gate.metric_becomes("tidegate_connections_open", &[], 1.0)
+        .await;
+
+    // Before anybody is known, a connection costs what is bounded: here 32 KiB each are far more than it takes.
+    let grown = gate.proc_status("VmRSS").saturating_sub(before);
+    assert!(grown < 1500 * 32, "{grown} kB for 1500 silent connections");
+}
+
+/// V2: every stage has its deadline, and bytes that drip do not push it back.
+#[tokio::test]
+async fn who_is_too_slow_is_shown_out_at_every_stage() {
+    let limits = "handshake_timeout = \"300ms\"\nconnect_timeout = \"300ms\"\n";
+    let gate = Gate::plan(Plan {
+        limits: limits.into(),
+        ..Plan::default()
+    })
+    .await;
+    let quiet = gate.device("quiet");
+    let hello = whole_hello(&quiet);
+    let mut sockets = silent(&gate, 20, b"").await;
+    sockets.extend(silent(&gate, 20, &half_a_hello()).await);
+    sockets.extend(silent(&gate, 20, &hello).await);
+    let mut dripping = socket(gate.address()).await;
+    let drip = async {
+        for byte in hello.iter().cycle() {
+            if dripping.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    soon("the gate to end a dripping handshake", drip).await;
+    for mut socket in sockets {
+        let mut scrap = Vec::new();
+        let ended = soon("the gate to close", socket.read_to_end(&mut scrap)).await;
+        drop(ended); // an end or a reset
+    }
+    gate.metric_becomes(
+        "tidegate_refusals_total",
+        &[("reason", "handshake_timeout")],
+        61.0,
+    )
+    .await;
+
+    let mut link = quiet.dial().await.expect("a handshake");
+    link.say(&[0x10]).await.expect("sent");
+    assert_eq!(link.packet().await, None);
+    let line = gate.refusal("connect_timeout").await;
+    assert!(
+        line["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("1 byte")),
+        "{line}"
+    );
+}
+
+/// Comes and goes in one of four ways.
+async fn visit(nth: usize, good: Device, foreign: Device, address: SocketAddr) {
+    match nth % 4 {
+        0 => {
+            let mut link = let_in(&good).await;
+            link.close_write().await;
+            assert_eq!(link.packet().await, None);
+        }
+        1 => drop(TcpStream::connect(address).await.expect("a listener")),
+        2 => drop(good.dial().await.expect("a handshake")),
+        _ => {
+            let answer = foreign.connects_as("x", Version::V5).await;
+            assert!(!matches!(answer, Answer::Admitted | Answer::Refused(_)));
+        }
+    }
+}
+
+/// 2,000 connections, 40 at once.
+async fn churn(gate: &Gate) {
+    let foreign_ca = Authority::new("Foreign CA").expect("a CA");
+    let issued = foreign_ca
+        .device(&"meter-9".parse().expect("an id"))
+        .expect("issued");
+    let good = gate.device("meter-7");
+    let foreign = gate.device_with(&issued, BOTH);
+    for _ in 0..50 {
+        let wave = (0..40)
+            .map(|nth| tokio::spawn(visit(nth, good.clone(), foreign.clone(), gate.address())));
+        for visited in join_all(wave).await {
+            visited.expect("a visit without a panic");
+        }
+    }
+    gate.metric_becomes("tidegate_connections_open", &[], 0.0)
+        .await;
+    gate.metric_becomes("tidegate_handshakes_in_progress", &[], 0.0)
+        .await;
+    gate.metric_becomes("tidegate_broker_connections_open", &[], 0.0)
+        .await;
+}
+
+/// V9: after any churn, memory, descriptors, threads and counts return to where they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_connections_leave_nothing_behind() {
+    /// What an allocator may keep for reasons of its own, in kB. 2,000 connections that left 2 KiB each would show.
+    const MARGIN: u64 = 3 * 1024;
+    let mut gate = Gate::start().await;
+    let _house = gate.take_broker().welcome_all();
+    let descriptors = gate.descriptors();
+    churn(&gate).await; // warms up: buffers of the threads, the allocator's pools
+    let (memory, threads) = (gate.proc_status("VmRSS"), gate.proc_status("Threads"));
+
+    churn(&gate).await;
+
+    let back = async || (gate.descriptors() == descriptors).then_some(());
+    until("the descriptors to be given back", back).await;
+    let now = gate.proc_status("VmRSS");
+    assert!(now <= memory + MARGIN, "{memory} kB before, {now} kB after");
+    assert_eq!(gate.proc_status("Threads"), threads);
+    let accepted = gate
+        .metric("tidegate_connections_accepted_total", &[])
+        .await;
+    assert!((accepted - 4000.0).abs() < f64::EPSILON, "{accepted}");
+    // Each is told and counted once, in the one way or the other.
+    gate.metric_becomes("tidegate_connection_duration_seconds_count", &[], 4000.0)
+        .await;
+}
+
+/// V1: a full house waits before accept, and whoever waits is let in when somebody leaves.
+#[tokio::test]
+async fn a_full_house_lets_the_next_in_when_one_leaves() {
+    let mut gate = Gate::plan(Plan {
+        limits: "connections = 4\nhandshake_timeout = \"5m\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let _house = gate.take_broker().welcome_all();
+    let device = gate.device("meter-7");
+    let mut inside = Vec::new();
+    for _ in 0..4 {
+        inside.push(let_in(&device).await);
+    }
+
+    // More than there are workers, so that some wait in the kernel.
+    let waiting: Vec<_> = (0..12)
+        .map(|_| {
+            let device = device.clone();
+            // Each that is let in leaves at once, which is the next one's chance.
+            tokio::spawn(async move { drop(let_in(&device).await) })
+        })
+        .collect();
+    paused(&gate).await;
+    assert!(waiting.iter().all(|one| !one.is_finished()));
+    let accepted = gate
+        .metric("tidegate_connections_accepted_total", &[])
+        .await;
+    assert!((accepted - 4.0).abs() < f64::EPSILON, "{accepted}");
+
+    inside.pop(); // one leaves; the others stay
+    for one in waiting {
+        soon("the next to be let in", one).await.expect("let in");
+    }
+    gate.metric_becomes("tidegate_connections_open", &[], 3.0)
+        .await;
+}
+
+/// V1: a turn to handshake comes free when the one who has it leaves.
+#[tokio::test]
+async fn handshakes_wait_their_turn() {
+    let mut gate = Gate::plan(Plan {
+        limits: "handshakes = 1\nhandshake_timeout = \"5m\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let _house = gate.take_broker().welcome_all();
+    let device = gate.device_over("meter-7", &[&TLS13]);
+    let holder = silent(&gate, 1, &whole_hello(&device)).await;
+    gate.metric_becomes("tidegate_handshakes_in_progress", &[], 1.0)
+        .await;
+    // Whoever says nothing holds no turn.
+    let _silent = silent(&gate, 50, &half_a_hello()).await;
+    let next = tokio::spawn({
+        let device = device.clone();
+        async move { let_in(&device).await }
+    });
+    gate.metric_becomes("tidegate_connections_accepted_total", &[], 52.0)
+        .await;
+    assert!(!next.is_finished());
+
+    drop(holder);
+
+    soon("the next to have its turn", next).await.expect("in");
+}
+
+/// V1, V2: whoever failed its handshake and then does not leave has had its turn.
+#[tokio::test]
+async fn a_failed_handshake_holds_no_turn() {
+    let mut gate = Gate::plan(Plan {
+        limits: "handshakes = 1\nhandshake_timeout = \"5m\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let _house = gate.take_broker().welcome_all();
+    let good = gate.device("meter-7");
+    // A ClientHello that TLS cannot read, and then nothing: the gate waits a while for it to take in the alert.
+    let mut bad_hello = whole_hello(&good);
+    bad_hello[5..].fill(0xff);
+    let _bad = silent(&gate, 40, &bad_hello).await;
+
+    let_in(&good).await;
+}
+
+/// V3: without file descriptors the gate waits, counts, tells once, and recovers.
+#[tokio::test]
+async fn out_of_descriptors_it_waits_and_recovers() {
+    let mut gate = Gate::plan(starved()).await;
+    let _house = gate.take_broker().welcome_all();
+    let crowd = silent(&gate, 100, b"").await;
+    gate.line("out_of_descriptors", |_| true).await;
+    drop(crowd);
+
+    let_in(&gate.device("meter-7")).await;
+    let pauses = gate
+        .metric("tidegate_accept_pauses_total", &[("reason", "descriptors")])
+        .await;
+    assert!(pauses >= 1.0, "{pauses}");
+    assert_eq!(gate.lines("out_of_descriptors").len(), 1);
+    assert!(gate.lines("panicked").is_empty());
+}
+
+/// A gate of 64 descriptors, which nothing but devices and operators takes.
+fn starved() -> Plan {
+    Plan {
+        under: ["prlimit", "--nofile=64:64"].map(str::to_owned).to_vec(),
+        limits: "handshake_timeout = \"5m\"\ndrain_timeout = \"2s\"\n".into(),
+        broker: "[broker.health]\ninterval = \"1h\"\n".into(),
+        ..Plan::default()
+    }
+}
+
+/// V3: a device for whose broker leg no descriptor is left is told that the trouble is ours.
+#[tokio::test]
+async fn a_device_is_told_when_no_descriptor_is_left_for_the_broker() {
+    let gate = Gate::plan(starved()).await;
+    gate.line("broker_up", |_| true).await; // not asked of the metrics: that takes a descriptor
+    let mut crowd = Vec::new();
+    for (version, code) in [(Version::V311, 0x03), (Version::V5, 0x89)] {
+        let one_left = async || match gate.descriptors_below(64) {
+            63 => Some(()),
+            fewer if fewer < 63 => {
+                crowd.push(socket(gate.address()).await);
+                let more = async || (gate.descriptors_below(64) > fewer).then_some(());
+                until("the gate to accept", more).await;
+                None
+            }
+            _ => None,
+        };
+        until("one descriptor to be left", one_left).await;
+
+        let answer = gate.device("meter-7").connects_as("", version).await;
+        assert_eq!(answer, Answer::Refused(code), "{version}");
+    }
+    assert_eq!(gate.broker().visits(), 0);
+    gate.refusal("out_of_descriptors").await;
+    drop(crowd);
+    gate.metric_becomes(
+        "tidegate_refusals_total",
+        &[("reason", "out_of_descriptors")],
+        2.0,
+    )
+    .await;
+}
+
+/// V10: a want of descriptors does not keep the gate from draining.
+#[tokio::test]
+async fn a_gate_without_descriptors_still_drains() {
+    let mut gate = Gate::plan(starved()).await;
+    let _crowd = silent(&gate, 100, b"").await;
+    gate.line("out_of_descriptors", |_| true).await;
+
+    gate.signal("TERM");
+
+    assert_eq!(gate.exit().await.code(), Some(0));
+}
+
+/// V10: a full house does not, either.
+#[tokio::test]
+async fn a_full_house_still_drains() {
+    let mut gate = Gate::plan(Plan {
+        limits: "connections = 4\nhandshake_timeout = \"5m\"\ndrain_timeout = \"2s\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let _crowd = silent(&gate, 100, b"").await;
+    paused(&gate).await;
+
+    gate.signal("TERM");
+
+    assert_eq!(gate.exit().await.code(), Some(0));
+}
+
+/// Waits until a full house makes the gate wait.
+async fn paused(gate: &Gate) {
+    until("the gate to pause", async || {
+        let paused = gate.metric("tidegate_accept_pauses_total", &[("reason", "connections")]);
+        (paused.await >= 1.0).then_some(())
+    })
+    .await;
+}
+
+/// V10: devices that keep coming do not keep the gate from draining.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_does_not_put_off_the_drain() {
+    let mut gate = Gate::plan(Plan {
+        limits: "drain_timeout = \"1s\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let address = gate.address();
+    let storm: Vec<_> = (0..32)
+        .map(|_| {
+            tokio::spawn(async move {
+                loop {
+                    // Refused once the gate has closed the door, which is what is wanted.
+                    drop(TcpStream::connect(address).await);
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    until("the storm to rage", async || {
+        let came = gate.metric("tidegate_connections_accepted_total", &[]);
+        (came.await > 1000.0).then_some(())
+    })
+    .await;
+
+    gate.signal("TERM");
+
+    assert_eq!(gate.exit().await.code(), Some(0));
+    storm.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// An idle gate sleeps: 200 devices that say nothing wake nobody.
+#[tokio::test]
+async fn idle_connections_wake_nobody() {
+    let mut gate = Gate::plan(Plan {
+        broker: "[broker.health]\ninterval = \"1h\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let _house = gate.take_broker().welcome_all();
+    let device = gate.device("meter-7");
+    let mut inside = Vec::new();
+    for _ in 0..200 {
+        inside.push(let_in(&device).await);
+    }
+    gate.metric_becomes("tidegate_connections_open", &[], 200.0)
+        .await;
+    // Each question wakes the thread of the operators once or twice, and no worker.
+    let before = gate.wakes("worker-");
+    for _ in 0..20 {
+        gate.admin_get("/livez").await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let woken = gate.wakes("worker-") - before;
+    assert!(
+        woken <= 20,
+        "200 idle devices woke the workers {woken} times"
+    );
+}
