@@ -9,7 +9,8 @@ use std::sync::Arc;
 use rustls::{CertificateError, OtherError};
 use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use super::crl::List;
 use super::der::{self, Front, Reader, Signed};
@@ -123,10 +124,18 @@ impl<'a> Chain<'a> {
                 let error = CertificateError::UnknownIssuer;
                 refuse(error, "certificate_unknown_issuer", path.unknown_issuer())
             }
-            E::InvalidSignatureForPublicKey => {
-                let error = CertificateError::BadSignature;
-                refuse(error, "certificate_bad_signature", path.bad_signature())
-            }
+            E::InvalidSignatureForPublicKey => match path.short_key() {
+                // The alert is unsupported_certificate.
+                Some(why) => refuse(
+                    CertificateError::InvalidPurpose,
+                    "certificate_unsupported",
+                    why,
+                ),
+                None => {
+                    let error = CertificateError::BadSignature;
+                    refuse(error, "certificate_bad_signature", path.bad_signature())
+                }
+            },
             E::RequiredEkuNotFoundContext(_)
             | E::EmptyEkuExtension
             | E::CaUsedAsEndEntity
@@ -201,6 +210,26 @@ impl<'a> Chain<'a> {
             None => format!("the certificate of {subject}"),
         }
     }
+}
+
+/// The RSA key below 2048 bits that a SubjectPublicKeyInfo holds: its length. No signature of it is taken.
+pub(super) fn short_rsa(spki: &[u8]) -> Option<usize> {
+    let (_, spki) = SubjectPublicKeyInfo::from_der(spki).ok()?;
+    match spki.parsed().ok()? {
+        PublicKey::RSA(key) if key.key_size() < 2048 => Some(key.key_size()),
+        _ => None,
+    }
+}
+
+/// A device whose own key is too short to prove anything; `None`: it is not.
+pub(super) fn short_key(leaf: &[u8]) -> Option<Refused> {
+    let bits = short_rsa(Front::read(leaf).ok()?.spki)?;
+    let why = format!("the device's certificate has an RSA key of {bits} bits; {ALGORITHMS}");
+    Some(refuse(
+        CertificateError::InvalidPurpose,
+        "certificate_unsupported",
+        why,
+    ))
 }
 
 /// A chain that needs more than is spent on a stranger.
@@ -303,6 +332,21 @@ impl<'a> Path<'a> {
              is an intermediate, to intermediates",
             shown(&der::name_text(front.issuer))
         )
+    }
+
+    /// Tells of the first CA of the chain whose key is too short for its signatures to count.
+    fn short_key(&self) -> Option<String> {
+        let issuers = self
+            .links
+            .iter()
+            .flat_map(|(_, front)| self.issuers(front.issuer));
+        issuers.take(MOST_CERTIFICATES).find_map(|der| {
+            let bits = short_rsa(Front::read(der).ok()?.spki)?;
+            let which = self.chain.called(der);
+            Some(format!(
+                "{which} has an RSA key of {bits} bits; {ALGORITHMS}"
+            ))
+        })
     }
 
     fn bad_signature(&self) -> String {

@@ -16,7 +16,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::Standing;
 use super::der::Front;
-use super::diagnose::{Chain, Refused, too_large};
+use super::diagnose::{Chain, Refused, short_key, too_large};
 use super::trust::{CrlStale, Group, Groups};
 use super::witness;
 use crate::rules::identity::Certificate;
@@ -271,12 +271,8 @@ impl ClientCertVerifier for DeviceVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        possessed(rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            algorithms(),
-        ))
+        let proof = rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms());
+        possessed(proof, cert)
     }
 
     fn verify_tls13_signature(
@@ -285,12 +281,8 @@ impl ClientCertVerifier for DeviceVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        possessed(rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            algorithms(),
-        ))
+        let proof = rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms());
+        possessed(proof, cert)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -301,19 +293,28 @@ impl ClientCertVerifier for DeviceVerifier {
 /// Notes a failed proof that the device holds its certificate's key; nobody vouches for it then.
 fn possessed(
     proof: Result<HandshakeSignatureValid, rustls::Error>,
+    cert: &CertificateDer<'_>,
 ) -> Result<HandshakeSignatureValid, rustls::Error> {
-    if proof.is_err() {
+    proof.map_err(|error| {
+        // No signature of a short key counts, so a failed proof says nothing of who holds it.
+        let (error, refusal) = match short_key(cert) {
+            Some(Refused { error, refusal }) => (error.into(), refusal),
+            None => {
+                let refusal = CertificateRefusal {
+                    reason: "certificate_bad_signature",
+                    why: "the device did not prove that it holds the private key of its certificate; \
+                          see that its key and its certificate belong together"
+                        .into(),
+                };
+                (error, refusal)
+            }
+        };
         witness::note(|seen| {
             seen.vouched = None;
-            seen.refused = Some(CertificateRefusal {
-                reason: "certificate_bad_signature",
-                why: "the device did not prove that it holds the private key of its certificate; \
-                      see that its key and its certificate belong together"
-                    .into(),
-            });
+            seen.refused = Some(refusal);
         });
-    }
-    proof
+        error
+    })
 }
 
 #[cfg(test)]

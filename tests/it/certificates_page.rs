@@ -222,6 +222,48 @@ impl Workshop {
         self.run(&[&issue, how].concat());
     }
 
+    /// A device below an intermediate of the CA `rsa`, whose key has 1024 bits.
+    fn below_a_short_key(&self) -> Shown {
+        self.key("short", &["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+        let ask = [
+            "req",
+            "-new",
+            "-config",
+            "config",
+            "-key",
+            "short.key",
+            "-subj",
+            "/CN=Short CA",
+            "-out",
+            "request",
+        ];
+        self.run(&ask);
+        self.run(&[
+            "x509",
+            "-req",
+            "-in",
+            "request",
+            "-CA",
+            "rsa.pem",
+            "-CAkey",
+            "rsa.key",
+            "-set_serial",
+            "4712",
+            "-days",
+            "20",
+            "-extfile",
+            "config",
+            "-extensions",
+            "ca",
+            "-out",
+            "short.pem",
+        ]);
+        self.issue("device", "device", "short", &["-sha256"]);
+        let mut shown = self.shown("device", "device");
+        shown.chain.extend(self.shown("short", "device").chain);
+        shown
+    }
+
     fn shown(&self, name: &str, key: &str) -> Shown {
         let certificate = self.read(&format!("{name}.pem"));
         let key = self.read(&format!("{key}.key"));
@@ -341,6 +383,21 @@ async fn keys_and_signatures() -> (Vec<Row>, Vec<Row>) {
         shop.issue("device", "device", signer, how);
         let cells = both(&gate, &shop.shown("device", "device")).await;
         signatures.push((what.into(), cells));
+    }
+    let what = "RSA PKCS #1, SHA-256, of an intermediate with 1024 bits";
+    signatures.push((what.into(), both(&gate, &shop.below_a_short_key()).await));
+    // Not that the device had failed to prove anything: what is wrong is the key (T3).
+    for which in [
+        "the device's certificate",
+        "certificate 2 of the chain, \"CN=Short CA\",",
+    ] {
+        let told = format!("{which} has an RSA key of 1024 bits; have it issued");
+        gate.line("refused", |line| {
+            line["why"]
+                .as_str()
+                .is_some_and(|why| why.starts_with(&told))
+        })
+        .await;
     }
     (keys, signatures)
 }
@@ -551,6 +608,14 @@ async fn chains() -> Vec<Row> {
     rows
 }
 
+/// The certificate of a CA with an RSA key of 1024 bits.
+fn short_authority() -> String {
+    let shop = Workshop::new();
+    shop.key("short", &["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+    shop.authority("short", "Short CA");
+    String::from_utf8(shop.read("short.pem")).expect("PEM is ASCII")
+}
+
 /// Anchors: what stands in `trust.ca`.
 async fn anchors() -> Vec<Row> {
     let past = Validity {
@@ -574,6 +639,11 @@ async fn anchors() -> Vec<Row> {
             "RSA, 2048 bits",
             authority(order().key(KeyKind::Rsa2048)),
             None,
+        ),
+        (
+            "RSA, 1024 bits",
+            authority(order()),
+            Some(short_authority()),
         ),
         ("Ed25519", authority(order().key(KeyKind::Ed25519)), None),
         ("not a CA (`CA:FALSE`)", not_ca, None),
