@@ -106,6 +106,9 @@ impl TlsStream {
     /// # Errors
     /// [`Lost`]; the alert that rustls wrote has been sent as far as the socket took it.
     pub async fn handshake(&mut self, mut came: Vec<u8>, seen: &mut Seen) -> Result<Vec<u8>, Lost> {
+        // Until it is over, every way out leaves bytes behind that rustls remembers places in: nothing may be asked of
+        // it then but what has been written already.
+        self.failed = true;
         let mut plain = Vec::new();
         loop {
             let stepped = witness(seen, || self.process(&mut came, &mut plain));
@@ -120,6 +123,7 @@ impl TlsStream {
             came = rest;
             if !self.tls.is_handshaking() {
                 self.held = came;
+                self.failed = false;
                 self.held.shrink_to_fit();
                 return Ok(plain);
             }

@@ -1,10 +1,8 @@
 //! The promises of the gate, each against the real binary, real sockets and real TLS.
 
 #![allow(
-    clippy::large_stack_arrays,
-    clippy::match_wild_err_arm,
-    clippy::single_match_else,
-    reason = "what these guard against costs nothing in a test; a payload and a panic read best where they stand"
+    clippy::pedantic,
+    reason = "what it guards against costs nothing in a test; a payload and a panic read best where they stand"
 )]
 
 mod arrows;
