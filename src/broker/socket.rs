@@ -1,12 +1,15 @@
 //! A socket without TLS: TCP, or a Unix socket; and what is set on TCP sockets.
 
+use std::future::Future as _;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 /// How much is read at once, in bytes.
@@ -36,15 +39,16 @@ impl Socket {
     ///
     /// # Errors
     /// When the socket failed.
-    pub fn poll_read(&self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(either!(self, s => s.poll_read_ready(cx)))?;
-            plain.reserve(READ);
-            match either!(self, s => s.try_read_buf(plain)) {
-                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
-            }
-        }
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        // Who waits owns no buffer.
+        ready!(either!(&*self, s => s.poll_read_ready(cx)))?;
+        plain.reserve(READ);
+        // tokio's own read notes when it has drained the socket: `try_read` would cost a second call to find that out.
+        either!(self, s => pin!(s.read_buf(plain)).poll(cx))
     }
 
     /// Writes what the socket takes of `plain`; gives how many bytes.

@@ -1,11 +1,11 @@
 //! The handshake: `Accepted` → `Secured`.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::server::Acceptor;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -134,13 +134,13 @@ impl Accepted {
     }
 
     async fn secure(
-        self,
+        mut self,
         tls: &ServerTls,
         gate: &Gate,
         facts: &mut Facts,
         attempt: &mut Option<Attempt>,
     ) -> Result<Secured, Refusal> {
-        let hello = client_hello(&self.socket).await?;
+        let hello = client_hello(&mut self.socket).await?;
         if let Some(version) = too_old(&hello) {
             return Err(self.refuse_version(version).await);
         }
@@ -226,19 +226,16 @@ const LONGEST_HELLO: usize = 16 * 1024;
 
 /// Reads until the ClientHello is whole, in however many records it comes: nothing is computed for a device before
 /// that, and nothing is chosen by a part of it (threats.md T4).
-async fn client_hello(socket: &TcpStream) -> Result<Vec<u8>, Refusal> {
+async fn client_hello(socket: &mut TcpStream) -> Result<Vec<u8>, Refusal> {
     const GONE: Refusal = Refusal::DeviceGone {
         during: "before its ClientHello",
     };
     let mut came = Vec::new();
     loop {
         socket.readable().await.map_err(|_| GONE)?;
-        came.reserve(2048);
-        match socket.try_read_buf(&mut came) {
-            Ok(0) => return Err(GONE),
-            Ok(_) => {}
-            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Err(GONE),
+        came.reserve(2048); // who says nothing owns no buffer
+        if socket.read_buf(&mut came).await.unwrap_or(0) == 0 {
+            return Err(GONE);
         }
         // RFC 8446 §5.1: type (22, handshake), version (3, x), length (2 bytes).
         if came[0] != 22 || came.get(1).is_some_and(|&major| major != 3) {

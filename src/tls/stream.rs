@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -16,6 +17,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 use rustls::{HandshakeKind, ServerConfig};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::witness::{Seen, witness};
@@ -136,18 +138,11 @@ impl TlsStream {
 
     /// Reads once into `came`.
     async fn read_more(&mut self, came: &mut Vec<u8>) -> io::Result<()> {
-        let start = came.len();
-        loop {
-            self.socket.readable().await?;
-            came.resize(start + FLIGHT, 0);
-            let got = self.socket.try_read(&mut came[start..]);
-            came.truncate(start + got.as_ref().map_or(0, |n| *n));
-            match got {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => return Ok(()),
-                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
-                Err(fault) => return Err(fault),
-            }
+        self.socket.readable().await?;
+        came.reserve(FLIGHT); // who says nothing owns no buffer
+        match self.socket.read_buf(came).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
     }
 
@@ -197,30 +192,50 @@ impl TlsStream {
             if self.ended {
                 return Poll::Ready(Ok(Got::End));
             }
-            ready!(self.socket.poll_read_ready(cx))?;
-            let outcome = CIPHERTEXT.with_borrow_mut(|(buffer, _)| self.fill(buffer, plain));
+            let filled =
+                CIPHERTEXT.with_borrow_mut(|(buffer, _)| self.poll_fill(cx, buffer, plain));
+            let outcome = ready!(filled);
             // Alerts and key updates that the records called for; what the socket does not take now goes later. Who
             // cannot be written to may have said something before: that is for the next write to find, not for us.
             let _ = self.poll_flush(cx);
             match outcome {
                 Ok(()) if plain.len() > before => return Poll::Ready(Ok(Got::Bytes)),
                 Ok(()) => {}
-                Err(Lost::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => {}
                 Err(fault) => return Poll::Ready(Err(fault)),
             }
         }
     }
 
     /// One read of the socket into the thread's buffer, behind what was held, and through TLS.
-    fn fill(&mut self, buffer: &mut Vec<u8>, plain: &mut Vec<u8>) -> Result<(), Lost> {
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Poll<Result<(), Lost>> {
         let start = self.held.len();
         if start > HELD {
-            return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+            let too_long = io::Error::from(io::ErrorKind::InvalidData);
+            return Poll::Ready(Err(too_long.into()));
         }
         if buffer.len() < HELD + READ {
             buffer.resize(HELD + READ, 0);
         }
-        let got = self.socket.try_read(&mut buffer[start..start + READ])?;
+        // tokio's own read notes when it has drained the socket: `try_read` would cost a second call to find that out.
+        let mut room = ReadBuf::new(&mut buffer[start..start + READ]);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut room))?;
+        let got = room.filled().len();
+        Poll::Ready(self.take(buffer, start, got, plain))
+    }
+
+    /// Puts through TLS what was held and the `got` bytes that were read behind it, from `start` on in `buffer`.
+    fn take(
+        &mut self,
+        buffer: &mut [u8],
+        start: usize,
+        got: usize,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), Lost> {
         if got == 0 {
             self.ended = true;
             return Ok(());
