@@ -14,6 +14,7 @@ use crate::rules::device::Mode;
 use crate::rules::reason::Refusal;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Lost, TlsStream};
+use crate::tls::suites::prefers_chacha;
 use crate::tls::verify::Vouched;
 use crate::tls::witness::Seen;
 
@@ -151,16 +152,11 @@ impl Accepted {
         let counted = gate.metrics.listener(self.listener.place).handshaking();
 
         // Only where ALPN is configured is a ClientHello read twice.
-        let config = if Arc::ptr_eq(&tls.with_alpn, &tls.without_alpn) {
-            &tls.with_alpn
-        } else {
-            let offered = offered_alpn(&hello);
-            tls.config_for(
-                offered
-                    .as_ref()
-                    .map(|names| names.iter().map(Vec::as_slice)),
-            )
-        };
+        let offered = tls.has_alpn().then(|| offered_alpn(&hello)).flatten();
+        let offered = offered
+            .as_ref()
+            .map(|names| names.iter().map(Vec::as_slice));
+        let config = tls.config_for(offered, prefers_chacha(&hello));
         let fault = |fault: rustls::Error| Refusal::TlsFault {
             what: fault.to_string(),
         };

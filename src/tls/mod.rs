@@ -6,6 +6,7 @@ mod diagnose;
 pub mod files;
 pub mod server;
 pub mod stream;
+pub mod suites;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod trust;

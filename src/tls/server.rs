@@ -15,6 +15,7 @@ use webpki::EndEntityCert;
 
 use super::der::{self, Front};
 use super::files;
+use super::suites;
 use super::trust::date;
 use super::witness;
 
@@ -62,6 +63,8 @@ pub struct ServerTls {
     pub with_alpn: Arc<ServerConfig>,
     /// For devices whose ALPN offer holds none of ours: rustls would refuse them (RFC 7301 §3.2), we serve them.
     pub without_alpn: Arc<ServerConfig>,
+    /// The two for devices whose own order of cipher suites counts ([`suites`]).
+    own_order: [Arc<ServerConfig>; 2],
     shown: Arc<Certificates>,
 }
 
@@ -84,7 +87,9 @@ impl ServerTls {
         settings: &Settings,
         verifier: Option<Arc<dyn ClientCertVerifier>>,
     ) -> Result<Self, Vec<ServerFault>> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut provider = aws_lc_rs::default_provider();
+        suites::cheapest_first(&mut provider);
+        let provider = Arc::new(provider);
         let mut faults = Vec::new();
         let max_record = check_max_record(settings.max_record, &mut faults);
         check_alpn(&settings.alpn, &mut faults);
@@ -119,34 +124,45 @@ impl ServerTls {
         plain.cert_decompressors = Vec::new();
         plain.cert_compression_cache = Arc::new(CompressionCache::Disabled);
         plain.max_fragment_size = max_record;
+        plain.ignore_client_order = true;
         let mut with_alpn = plain.clone();
         with_alpn.alpn_protocols = settings
             .alpn
             .iter()
             .map(|name| name.clone().into())
             .collect();
-        let without_alpn = Arc::new(plain);
+        let own_order = |config: &ServerConfig| {
+            let mut config = config.clone();
+            config.ignore_client_order = false;
+            Arc::new(config)
+        };
         Ok(Self {
-            with_alpn: match settings.alpn.as_slice() {
-                [] => Arc::clone(&without_alpn),
-                _ => Arc::new(with_alpn),
-            },
-            without_alpn,
+            own_order: [own_order(&with_alpn), own_order(&plain)],
+            with_alpn: Arc::new(with_alpn),
+            without_alpn: Arc::new(plain),
             shown,
         })
     }
 
-    /// The configuration for a device that offers these ALPN protocols; `None`: it offers none.
+    /// Whether the ALPN protocols that a device offers matter to [`ServerTls::config_for`].
+    pub fn has_alpn(&self) -> bool {
+        !self.with_alpn.alpn_protocols.is_empty()
+    }
+
+    /// The configuration for a device that offers these ALPN protocols; `None`: it offers none, or we have none.
+    /// `own_order`: its own order of cipher suites counts.
     pub fn config_for<'a>(
         &self,
         offered: Option<impl Iterator<Item = &'a [u8]>>,
+        own_order: bool,
     ) -> &Arc<ServerConfig> {
         let ours = &self.with_alpn.alpn_protocols;
         let shared = offered.map(|mut names| names.any(|name| ours.iter().any(|our| our == name)));
-        if shared == Some(false) {
-            &self.without_alpn
-        } else {
-            &self.with_alpn
+        match (shared, own_order) {
+            (Some(false), false) => &self.without_alpn,
+            (Some(false), true) => &self.own_order[1],
+            (_, false) => &self.with_alpn,
+            (_, true) => &self.own_order[0],
         }
     }
 

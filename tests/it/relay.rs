@@ -711,10 +711,10 @@ impl ByHand {
         let stream = dial_tls(&device).await;
         let (socket, tls) = stream.into_inner();
         let (sequence, secrets) = tls.dangerous_extract_secrets().expect("secrets").tx;
-        let rustls::ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else {
-            panic!("the gate prefers AES-256-GCM");
+        let rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else {
+            panic!("the gate prefers AES-128-GCM");
         };
-        let key = aws_lc_rs::aead::UnboundKey::new(&aws_lc_rs::aead::AES_256_GCM, key.as_ref());
+        let key = aws_lc_rs::aead::UnboundKey::new(&aws_lc_rs::aead::AES_128_GCM, key.as_ref());
         Self {
             socket,
             key: aws_lc_rs::aead::LessSafeKey::new(key.expect("a key")),

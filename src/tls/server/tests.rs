@@ -2,7 +2,7 @@
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm};
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 
 use super::*;
 use crate::tls::testing::*;
@@ -131,7 +131,7 @@ type Case = (&'static [&'static [u8]], Option<&'static [u8]>);
 fn a_device_with_unknown_alpn_is_served() {
     let (_folder, mut settings) = listener(&ecdsa(&["gate.example.net"]), &[]);
     let bare = loaded(&settings);
-    assert!(Arc::ptr_eq(&bare.with_alpn, &bare.without_alpn));
+    assert!(!bare.has_alpn());
     settings.alpn = vec!["mqtt".into(), "x-amzn-mqtt-ca".into()];
     let tls = loaded(&settings);
     let cases: [Case; 4] = [
@@ -144,10 +144,38 @@ fn a_device_with_unknown_alpn_is_served() {
         let mut device = device_config(None, &TLS13, None);
         device.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
         let names = (!offered.is_empty()).then(|| offered.iter().copied());
-        let outcome = handshake(tls.config_for(names), device, "gate.example.net");
+        let outcome = handshake(tls.config_for(names, false), device, "gate.example.net");
         assert_eq!(outcome.server, Ok(()));
         assert_eq!(outcome.device.alpn_protocol(), answered);
         assert_eq!(outcome.seen.alpn_offered, !offered.is_empty());
+    }
+}
+
+#[test]
+fn the_cheapest_suite_is_taken_unless_the_devices_order_counts() {
+    let (_folder, settings) = listener(&ecdsa(&["gate.example.net"]), &[]);
+    let tls = loaded(&settings);
+    let taken = |own_order, version| {
+        let config = tls.config_for(None::<std::iter::Empty<&[u8]>>, own_order);
+        let outcome = handshake(config, device_config(None, version, None), "a.b");
+        outcome.device.negotiated_cipher_suite().unwrap().suite()
+    };
+    let cases = [
+        (false, &TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (true, &TLS13, CipherSuite::TLS13_AES_256_GCM_SHA384),
+        (
+            false,
+            &TLS12,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ),
+        (
+            true,
+            &TLS12,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ),
+    ];
+    for (own_order, version, suite) in cases {
+        assert_eq!(taken(own_order, version), suite);
     }
 }
 
