@@ -34,30 +34,9 @@ pub(crate) struct Facts {
     pub(crate) client_id_given: Option<String>,
     pub(crate) broker: Option<Arc<str>>,
     pub(crate) waits_for_turn: bool,
-    certificate: Option<Shown>,
+    pub(crate) certificate: Option<Arc<Certificate>>,
     to_broker: Option<u64>,
     to_device: Option<u64>,
-}
-
-/// What the log tells of a certificate.
-#[derive(Debug)]
-struct Shown {
-    subject: Box<str>,
-    issuer: Box<str>,
-    serial: Box<str>,
-    fingerprint: Box<str>,
-}
-
-impl Facts {
-    /// Keeps what the log tells of `certificate`, and no more.
-    pub(crate) fn note_certificate(&mut self, certificate: &Certificate) {
-        self.certificate = Some(Shown {
-            subject: certificate.subject.as_str().into(),
-            issuer: certificate.issuer.as_str().into(),
-            serial: certificate.serial.as_str().into(),
-            fingerprint: certificate.fingerprint.as_str().into(),
-        });
-    }
 }
 
 /// How a connection ended, whichever step it reached.

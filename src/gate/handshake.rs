@@ -63,9 +63,7 @@ impl Attempt {
         facts.alpn = stream
             .alpn()
             .map(|name| String::from_utf8_lossy(name).into_owned());
-        if let Some(certificate) = &seen.certificate {
-            facts.note_certificate(certificate);
-        }
+        facts.certificate.clone_from(&seen.certificate);
     }
 }
 
@@ -186,7 +184,7 @@ impl Accepted {
             return Err(Refusal::GateFault);
         }
         let mode = if let Some(vouched) = &vouched {
-            facts.note_certificate(&vouched.certificate);
+            facts.certificate = Some(vouched.certificate.clone());
             facts.trust = Some(vouched.group.name.clone());
             Mode::MutualTls
         } else {

@@ -4,6 +4,7 @@ mod crl;
 mod der;
 mod diagnose;
 pub mod files;
+mod known;
 pub mod server;
 pub mod stream;
 pub mod suites;

@@ -2,10 +2,12 @@
 //!
 //! One path is built over the anchors of all groups of the listener; the anchor that ends it decides whose device it is.
 //! Before that the chain is bounded in count, bytes and names, and what could take part in a path is picked by name, so that
-//! the cost depends neither on how much the operator trusts nor on what a stranger sends (threats.md T2).
+//! the cost depends neither on how much the operator trusts nor on what a stranger sends (threats.md T2). A chain that was
+//! found good before is not verified again while the verdict stands ([`super::known`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
@@ -17,6 +19,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use super::crl::Standing;
 use super::der::Front;
 use super::diagnose::{Chain, Refused, short_key, too_large};
+use super::known::{self, Known, Span};
 use super::trust::{CrlStale, Group, Groups};
 use super::witness;
 use crate::rules::identity::Certificate;
@@ -27,7 +30,7 @@ pub struct Vouched {
     /// The group whose anchor ends the path: its naming says who the device is (threats.md I7).
     pub group: Arc<Group>,
     /// The device's own certificate.
-    pub certificate: Certificate,
+    pub certificate: Arc<Certificate>,
     /// When the first certificate of the path ends, in seconds since 1970.
     pub not_after: i64,
 }
@@ -80,77 +83,105 @@ pub(super) fn algorithms() -> &'static WebPkiSupportedAlgorithms {
 pub struct DeviceVerifier {
     groups: Arc<Groups>,
     mandatory: bool,
+    known: Known,
 }
 
 impl DeviceVerifier {
     /// A verifier for one listener; `mandatory`: a device without a certificate is refused in the handshake.
     pub fn new(groups: Arc<Groups>, mandatory: bool) -> Arc<Self> {
-        Arc::new(Self { groups, mandatory })
+        Arc::new(Self {
+            groups,
+            mandatory,
+            known: Known::new(),
+        })
     }
 
-    /// Judges the chain that a device sent, its own certificate first.
+    /// Judges the chain that a device sent, its own certificate first; `now` in seconds since 1970.
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         sent: &[CertificateDer<'_>],
-        now: UnixTime,
+        now: i64,
     ) -> Result<Vouched, Refused> {
         let chain = Chain {
             groups: &self.groups,
             leaf,
             sent,
         };
+        let bounded = bound(&chain);
+        let print = bounded.is_ok().then(|| known::print(leaf, sent));
+        if let Some(vouched) = print.and_then(|print| self.known.recall(&print, now)) {
+            witness::note(|seen| seen.certificate = Some(vouched.certificate.clone()));
+            return Ok(vouched);
+        }
         let certificate = match leaf.len() {
-            0..=LARGEST_CERTIFICATE => Certificate::read(leaf).ok(),
+            0..=LARGEST_CERTIFICATE => Certificate::read(leaf).ok().map(Arc::new),
             _ => None,
         };
         witness::note(|seen| seen.certificate.clone_from(&certificate));
-        bound(&chain)?;
-        let parsed = EndEntityCert::try_from(leaf).map_err(|error| chain.refused(&error, &[]))?;
-        let certificate = certificate.ok_or_else(|| chain.unreadable())?;
-
-        let links = links(&chain)?;
-        let mut issuers = vec![parsed.issuer()];
-        issuers.extend(links.iter().map(|(_, front)| front.issuer));
-        let candidates = self.groups.candidates(issuers);
-        let mut intermediates: Vec<CertificateDer<'_>> = Vec::new();
-        let configured = candidates.intermediates.iter().map(AsRef::as_ref);
-        for der in links.iter().map(|(der, _)| *der).chain(configured) {
-            if !intermediates.iter().any(|known| known.as_ref() == der) {
-                intermediates.push(CertificateDer::from(der));
-            }
+        bounded?;
+        let (vouched, span) = verify(&chain, certificate, now)?;
+        if let Some(print) = print {
+            self.known.remember(print, vouched.clone(), span);
         }
-        let path = parsed
-            .verify_for_usage(
-                algorithms().all,
-                &candidates.anchors,
-                &intermediates,
-                now,
-                KeyUsage::client_auth(),
-                None, // revocation is looked up below
-                None,
-            )
-            .map_err(|error| chain.refused(&error, &intermediates))?;
-
-        let anchor = candidates
-            .anchors
-            .iter()
-            .position(|anchor| std::ptr::eq(anchor, path.anchor()));
-        let group = candidates.owners[anchor.expect("a path ends in one of the anchors given")];
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        check_revocation(&chain, group, &path, now)?;
-
-        let ends = path.intermediate_certificates().filter_map(|cert| {
-            let der = cert.der();
-            Front::read(&der).ok().map(|front| front.not_after)
-        });
-        let not_after = ends.fold(certificate.not_after, i64::min);
-        Ok(Vouched {
-            group: Arc::clone(group),
-            certificate,
-            not_after,
-        })
+        Ok(vouched)
     }
+}
+
+/// Builds a path for a chain of bounded size and looks its certificates up in the lists: the verdict, and when it stands.
+/// `certificate` is what was read of the device's own; `now` in seconds since 1970.
+fn verify(
+    chain: &Chain<'_>,
+    certificate: Option<Arc<Certificate>>,
+    now: i64,
+) -> Result<(Vouched, Span), Refused> {
+    let parsed = EndEntityCert::try_from(chain.leaf).map_err(|error| chain.refused(&error, &[]))?;
+    let certificate = certificate.ok_or_else(|| chain.unreadable())?;
+
+    let links = links(chain)?;
+    let mut issuers = vec![parsed.issuer()];
+    issuers.extend(links.iter().map(|(_, front)| front.issuer));
+    let candidates = chain.groups.candidates(issuers);
+    let mut intermediates: Vec<CertificateDer<'_>> = Vec::new();
+    let configured = candidates.intermediates.iter().map(AsRef::as_ref);
+    for der in links.iter().map(|(der, _)| *der).chain(configured) {
+        if !intermediates.iter().any(|known| known.as_ref() == der) {
+            intermediates.push(CertificateDer::from(der));
+        }
+    }
+    let path = parsed
+        .verify_for_usage(
+            algorithms().all,
+            &candidates.anchors,
+            &intermediates,
+            UnixTime::since_unix_epoch(Duration::from_secs(now.unsigned_abs())),
+            KeyUsage::client_auth(),
+            None, // revocation is looked up below
+            None,
+        )
+        .map_err(|error| chain.refused(&error, &intermediates))?;
+
+    let anchor = candidates
+        .anchors
+        .iter()
+        .position(|anchor| std::ptr::eq(anchor, path.anchor()));
+    let group = candidates.owners[anchor.expect("a path ends in one of the anchors given")];
+    let mut span = Span {
+        from: certificate.not_before,
+        until: certificate.not_after,
+    };
+    for cert in path.intermediate_certificates() {
+        if let Ok(front) = Front::read(&cert.der()) {
+            span.cut(front.not_before, front.not_after);
+        }
+    }
+    let vouched = Vouched {
+        group: Arc::clone(group),
+        certificate,
+        not_after: span.until,
+    };
+    span.cut(i64::MIN, check_revocation(chain, group, &path, now)?);
+    Ok((vouched, span))
 }
 
 /// Refuses a chain that would cost too much, before any of it is parsed.
@@ -202,15 +233,17 @@ fn links<'a>(chain: &Chain<'a>) -> Result<Vec<(&'a [u8], Front<'a>)>, Refused> {
     Ok(links)
 }
 
-/// Looks up the device's certificate and the intermediates of its path in the group's lists.
+/// Looks up the device's certificate and the intermediates of its path in the group's lists. Gives until when they say
+/// the same, in seconds since 1970.
 fn check_revocation(
     chain: &Chain<'_>,
     group: &Group,
     path: &VerifiedPath<'_>,
     now: i64,
-) -> Result<(), Refused> {
+) -> Result<i64, Refused> {
+    let mut until = i64::MAX;
     if group.lists.is_empty() {
-        return Ok(());
+        return Ok(until);
     }
     let mut subject = std::iter::once(&**path.end_entity())
         .chain(path.intermediate_certificates())
@@ -227,15 +260,18 @@ fn check_revocation(
             .look_up(cert.issuer(), &issuer, cert.serial(), is_device)
         {
             Standing::Revoked => return Err(chain.revoked(&der, group)),
-            Standing::Good(list) if list.is_stale(now) && group.crl_stale == CrlStale::Refuse => {
-                return Err(chain.stale(&der, group, list));
+            Standing::Good(list) if group.crl_stale == CrlStale::Refuse => {
+                if list.is_stale(now) {
+                    return Err(chain.stale(&der, group, list));
+                }
+                until = until.min(list.next_update.unwrap_or(i64::MAX));
             }
             Standing::Unlisted if is_device => return Err(chain.unlisted(&der, group)),
             Standing::Good(_) | Standing::Unlisted => {}
         }
         is_device = false;
     }
-    Ok(())
+    Ok(until)
 }
 
 impl ClientCertVerifier for DeviceVerifier {
@@ -253,6 +289,7 @@ impl ClientCertVerifier for DeviceVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         match self.judge(end_entity, intermediates, now) {
             Ok(vouched) => {
                 witness::note(|seen| seen.vouched = Some(vouched));

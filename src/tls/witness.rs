@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::mem;
+use std::sync::Arc;
 
 use super::verify::{CertificateRefusal, Vouched};
 use crate::rules::identity::Certificate;
@@ -24,7 +25,7 @@ pub struct Seen {
     /// The device's certificate was refused; why.
     pub refused: Option<CertificateRefusal>,
     /// The device's own certificate, if it can be read; also when it was refused.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 thread_local! {

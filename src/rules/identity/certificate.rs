@@ -147,6 +147,21 @@ impl Certificate {
         }
     }
 
+    /// How much memory it takes, in bytes; without what the allocator adds.
+    pub fn bytes(&self) -> usize {
+        let Self {
+            subject,
+            issuer,
+            serial,
+            fingerprint,
+            named,
+            ..
+        } = self;
+        let shown = [subject, issuer, serial, fingerprint];
+        let shown = shown.into_iter().map(String::len).sum::<usize>();
+        size_of::<Self>() + shown + named.bytes()
+    }
+
     /// The common name, `{cert.cn}`.
     ///
     /// # Errors
@@ -213,6 +228,23 @@ fn period(body: &[u8]) -> Result<(i64, i64), Broken> {
 }
 
 impl Named {
+    fn bytes(&self) -> usize {
+        let Self {
+            cn,
+            ou,
+            serial_number,
+            uri,
+            dns,
+            email,
+        } = self;
+        let found = [cn, ou, serial_number, uri, dns, email];
+        let one = |found: &Found| match found {
+            Found::One(text) => text.len(),
+            Found::Nothing | Found::Unreadable | Found::Several => 0,
+        };
+        found.into_iter().map(one).sum()
+    }
+
     /// Notes what the subject holds; all of its fields are unreadable when it is broken.
     fn add_subject(&mut self, subject: Result<&Name<'_>, &Broken>) {
         let Ok(subject) = subject else {

@@ -481,6 +481,80 @@ fn a_stale_list_refuses_or_is_used_as_configured() {
     assert_refused(&judged(&settings, &bad).0, "certificate_revoked", &[]);
 }
 
+/// What `verifier` makes of a chain at a time, in seconds since 1970: the reason label of the refusal, if any.
+fn verdict(verifier: &DeviceVerifier, chain: &[&Made], at: i64) -> Option<&'static str> {
+    let sent: Vec<_> = chain[1..].iter().map(|made| made.der.clone()).collect();
+    let mut seen = Seen::default();
+    let result = witness(&mut seen, || {
+        verifier.verify_client_cert(&chain[0].der, &sent, unix(at))
+    });
+    assert_eq!(result.is_ok(), seen.vouched.is_some());
+    assert_eq!(
+        seen.certificate.unwrap().subject,
+        "CN=meter-7",
+        "told whether it is known or not"
+    );
+    seen.refused.map(|refused| refused.reason)
+}
+
+/// T5: a verdict that is remembered does not outlive what it rests on.
+#[test]
+fn a_known_chain_is_judged_by_the_time_like_a_new_one() {
+    let root = root("Factory CA");
+    let sub = root.issues(ca("Line 1"), |params| params.not_after = now() + days(3));
+    let device = sub.device("meter-7");
+    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true);
+    let chain = [&device, &sub];
+
+    assert_eq!(verdict(&verifier, &chain, NOW), None);
+    assert_eq!(verdict(&verifier, &chain, NOW), None, "known by now");
+    let after = NOW + 4 * 24 * 3600;
+    assert_eq!(
+        verdict(&verifier, &chain, after),
+        Some("certificate_expired"),
+        "of an intermediate, too"
+    );
+    let before = NOW - 3650 * 24 * 3600;
+    assert_eq!(
+        verdict(&verifier, &chain, before),
+        Some("certificate_not_yet_valid")
+    );
+    assert_eq!(verdict(&verifier, &chain, NOW), None);
+}
+
+/// T5, T9: nor does it outlive the revocation list that it was checked against.
+#[test]
+fn a_known_chain_is_refused_once_its_list_is_stale() {
+    let root = root("Factory CA");
+    let device = root.device("meter-7");
+    let listed = group(&[&root], &[], &[root.crl_pem(&[])]);
+    let verifier = DeviceVerifier::new(Arc::new(listed), true);
+    assert_eq!(verdict(&verifier, &[&device], NOW), None);
+    let later = NOW + 8 * 24 * 3600;
+    assert_eq!(verdict(&verifier, &[&device], later), Some("crl_stale"));
+}
+
+/// A known certificate is known with the chain that it came with, and to the verifier that judged it.
+#[test]
+fn what_is_known_of_one_chain_says_nothing_of_another() {
+    let root = root("Factory CA");
+    let sub = root.sub_ca("Line 1");
+    let device = sub.device("meter-7");
+    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true);
+    assert_eq!(verdict(&verifier, &[&device, &sub], NOW), None);
+    assert_eq!(
+        verdict(&verifier, &[&device], NOW),
+        Some("certificate_unknown_issuer"),
+        "without the intermediate"
+    );
+    let revoked = group(&[&root], &[&sub], &[sub.crl_pem(&[&device])]);
+    let other = DeviceVerifier::new(Arc::new(revoked), true);
+    assert_eq!(
+        verdict(&other, &[&device, &sub], NOW),
+        Some("certificate_revoked")
+    );
+}
+
 /// The whole handshake: which devices come through, and what those that do not are told.
 #[test]
 fn devices_of_every_key_kind_come_through() {
