@@ -1,6 +1,7 @@
 //! The walk of one connection: Accepted → Secured → Asking → Admitted → Linked → Closed; then one log line, one count.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,14 +9,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::mqtt::Version;
 use crate::observe::logging::{CertificateLine, Event, Line};
+use crate::observe::metrics::OpenGuard;
 use crate::rules::device::{DeviceId, Mode};
 use crate::rules::identity::Certificate;
 use crate::rules::reason::{Ending, Refusal};
 
 use super::admit::{Linked, Unlinked};
-use super::control::Roll;
+use super::control::{Control, Roll};
 use super::handshake::Accepted;
-use super::relay::{Closed, Relay, Tally};
+use super::relay::{Relay, Tally};
 use super::{Gate, now};
 
 /// What is learnt of a connection on its way: the log line, field by field.
@@ -103,6 +105,20 @@ impl Teller<'_> {
     }
 }
 
+impl Teller<'_> {
+    /// Tells of a relay that has ended. Gives what is left to do: let both sides take in what was sent last.
+    fn close(&mut self, relay: Relay, ending: Ending) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let closed = relay.close(ending);
+        self.facts.to_broker = Some(closed.to_broker);
+        self.facts.to_device = Some(closed.to_device);
+        if self.gate.is_draining() && (closed.lost > 0 || closed.ending == Ending::Cut) {
+            self.gate.note_loss();
+        }
+        self.tell(&Outcome::Ended(closed.ending.clone()));
+        Box::pin(closed.linger())
+    }
+}
+
 impl Drop for Teller<'_> {
     fn drop(&mut self) {
         if !self.told {
@@ -140,51 +156,47 @@ pub(crate) async fn walk(
     // What the steps before the relay need is in a box of its own, and goes when they are over.
     let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
     match linked {
-        Ok((linked, mode)) => {
-            teller.linked = true;
-            let listener = gate.metrics.listener(teller.listener);
-            let open = listener.opened(mode);
-            let seat = roll.sit();
-            let Linked {
-                link,
-                broker,
-                version,
-                from_device,
-                from_broker,
-                broker_open,
-            } = linked;
-            let tally = Tally {
-                metrics: gate.metrics.clone(),
-                listener: teller.listener,
-            };
-            let mut relay = Relay::new(link, broker, version, seat.control.clone(), tally);
-            relay.inject(&from_device, &from_broker);
-            drop((from_device, from_broker));
-            let closed = relay.run().await;
-            drop((open, broker_open));
-            let Closed {
-                to_broker,
-                to_device,
-                lost,
-                ..
-            } = closed;
-            teller.facts.to_broker = Some(to_broker);
-            teller.facts.to_device = Some(to_device);
-            if gate.is_draining() && (lost > 0 || closed.ending == Ending::Cut) {
-                gate.note_loss();
-            }
-            teller.tell(&Outcome::Ended(closed.ending.clone()));
-            tokio::select! {
-                () = closed.linger() => {}
-                () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
-            }
-            drop(seat);
-        }
+        Ok((linked, mode)) => Box::pin(carry(linked, mode, &mut teller, &roll)).await,
         Err(Unlinked::Refused(refusal)) => teller.tell(&Outcome::Refused(refusal)),
         Err(Unlinked::Ended(ending)) => teller.tell(&Outcome::Ended(ending)),
     }
     drop(teller);
     drop(permit);
+}
+
+/// From the CONNACK to the close. An idle connection is mostly this future: it is kept small.
+async fn carry(linked: Linked, mode: Mode, teller: &mut Teller<'_>, roll: &Arc<Roll>) {
+    teller.linked = true;
+    let gate = teller.gate;
+    let open = gate.metrics.listener(teller.listener).opened(mode);
+    let seat = roll.sit();
+    let (mut relay, broker_open) = relay(linked, teller, seat.control.clone());
+    let ending = relay.run().await;
+    drop((open, broker_open));
+    let lingering = teller.close(relay, ending);
+    tokio::select! {
+        () = lingering => {}
+        () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
+    }
+}
+
+/// Sets the relay up, with what was read of either side before it.
+fn relay(linked: Linked, teller: &Teller<'_>, control: Arc<Control>) -> (Relay, OpenGuard) {
+    let Linked {
+        link,
+        broker,
+        version,
+        from_device,
+        from_broker,
+        broker_open,
+    } = linked;
+    let tally = Tally {
+        metrics: teller.gate.metrics.clone(),
+        listener: teller.listener,
+    };
+    let mut relay = Relay::new(link, broker, version, control, tally);
+    relay.inject(&from_device, &from_broker);
+    (relay, broker_open)
 }
 
 /// The steps before the relay. Each consumes the one before, so none can be skipped or reordered.

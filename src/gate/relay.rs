@@ -363,9 +363,13 @@ impl Relay {
         }
     }
 
-    /// Relays until both sides have closed, or an end of ours is over. Dropping it closes both sides at once.
-    pub(crate) async fn run(mut self) -> Closed {
-        let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
+    /// Relays until both sides have closed, or an end of ours is over; gives why it ended.
+    pub(crate) async fn run(&mut self) -> Ending {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The account of a relay that has ended.
+    pub(crate) fn close(self, ending: Ending) -> Closed {
         let unsent = if self.down.closed {
             0
         } else {
@@ -396,9 +400,14 @@ impl Relay {
         if self.farewell != farewell {
             self.poll_ways(cx); // the other direction ends with it
         }
+        let (up, down) = (self.up.bytes - up, self.down.bytes - down);
         let listener = self.tally.metrics.listener(self.tally.listener);
-        listener.to_broker(self.up.bytes - up);
-        listener.to_device(self.down.bytes - down);
+        if up > 0 {
+            listener.to_broker(up);
+        }
+        if down > 0 {
+            listener.to_device(down);
+        }
 
         if self.up.is_over() && self.down.is_over() {
             return Poll::Ready(self.ending.clone().unwrap_or(Ending::DeviceClosed));
