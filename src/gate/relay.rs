@@ -61,6 +61,8 @@ struct Way {
     at: usize,
     /// Nothing more is read.
     ended: bool,
+    /// Its source said so itself: nothing of it is left in a socket.
+    drained: bool,
     /// The other side was told that nothing more comes, or is lost.
     closed: bool,
     /// Said after the last packet.
@@ -102,6 +104,7 @@ impl Way {
             pending: Vec::new(),
             at: 0,
             ended: false,
+            drained: false,
             closed: false,
             last_word: None,
             farewell: None,
@@ -287,6 +290,7 @@ impl Way {
                 Ok(Got::Bytes) => Poll::Ready(None),
                 Ok(Got::End) => {
                     self.ended = true;
+                    self.drained = true;
                     Poll::Ready(Some(Pumped::SourceEnded))
                 }
                 Err(fault) => {
@@ -325,6 +329,8 @@ pub(crate) struct Closed {
     pub(crate) lost: usize,
     /// The end was ours: bytes that nobody read may be in the sockets.
     ours: bool,
+    /// Both sides have said all and were told that nothing more comes.
+    clean: bool,
     device: DeviceLink,
     broker: Socket,
 }
@@ -382,6 +388,7 @@ impl Relay {
             to_device: self.down.bytes,
             lost,
             ours: self.farewell,
+            clean: self.up.drained && self.up.closed && self.down.drained && self.down.closed,
             device: self.device,
             broker: self.broker,
         }
@@ -539,6 +546,7 @@ impl Closed {
     pub(crate) async fn linger(mut self) {
         let (limit, most) = match self.ending {
             Ending::Cut => return,
+            _ if self.clean => return,
             _ if self.ours => (LINGER, LINGER_BYTES),
             _ => (HALF_OPEN, usize::MAX),
         };
