@@ -1,5 +1,6 @@
 //! `[connect]`
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::fault::quoted;
@@ -12,7 +13,8 @@ use crate::rules::template::{Template, Use};
 use crate::tls::files::read_regular;
 
 /// `[connect]` as far as it could be read.
-pub(super) struct Connect {
+pub(super) struct Connect<'n> {
+    section: Section<'n>,
     /// `None`, if a template is wrong.
     pub(super) settings: Option<ConnectSettings>,
     pub(super) alphabet: Alphabet,
@@ -20,7 +22,7 @@ pub(super) struct Connect {
 }
 
 /// Reads `[connect]`.
-pub(super) fn read(mut section: Section<'_>) -> Connect {
+pub(super) fn read(mut section: Section<'_>) -> Connect<'_> {
     let alphabet = section.parsed("extra_characters", ":", |text| {
         let way_out = "leave it out: a device id with it is refused";
         Alphabet::with_extra(text).map_err(|fault| (fault.to_string(), way_out.to_owned()))
@@ -57,9 +59,43 @@ pub(super) fn read(mut section: Section<'_>) -> Connect {
         })
     })();
     Connect {
+        section,
         settings,
         alphabet,
         password_file,
+    }
+}
+
+impl Connect<'_> {
+    /// Where several trust groups count, each of them can issue any name: the names that the broker is told have to hold the
+    /// group, or a CA of one could make a device of the other (threats.md I3, I7).
+    pub(super) fn check_groups(&self, groups: &BTreeSet<&str>) {
+        let Some(settings) = self.settings.as_ref().filter(|_| groups.len() > 1) else {
+            return;
+        };
+        let between = [':', '@', '=', '~', '/']
+            .into_iter()
+            .find(|c| !self.alphabet.holds(*c))
+            .unwrap_or('/'); // which no alphabet holds
+        let names: Vec<&str> = groups.iter().copied().collect();
+        for (key, template) in [
+            ("client_id", &settings.client_id),
+            ("username", &settings.username),
+        ] {
+            if template.tells_groups_apart() {
+                continue;
+            }
+            let what = format!(
+                "{} could name devices of different trust groups alike: {} count at this gate, and a CA of each can issue \
+                 any device id",
+                quoted(&template.to_string()),
+                names.join(", ")
+            );
+            let way_out = format!(
+                "write {key} = \"{{trust}}{between}{{device}}\", or give one group all CAs that speak for one fleet"
+            );
+            self.section.fault(key, what, way_out);
+        }
     }
 }
 

@@ -268,6 +268,12 @@ pub(super) fn check_together(listeners: &mut [Draft<'_>], groups: &[Group]) {
     }
 }
 
+/// The trust groups that count at any of `listeners`, by name.
+pub(super) fn counting<'a>(listeners: &'a [Draft<'_>]) -> BTreeSet<&'a str> {
+    let names = listeners.iter().flat_map(|listener| &listener.counting);
+    names.map(String::as_str).collect()
+}
+
 /// Each check tells whether it noted a fault.
 fn check_name(this: &Draft<'_>, before: &[Draft<'_>]) -> bool {
     let Some(other) = before.iter().find(|other| other.name == this.name) else {

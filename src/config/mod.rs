@@ -188,6 +188,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     whole.finish();
 
     listener::check_together(&mut listeners, &groups);
+    connect.check_groups(&listener::counting(&listeners));
     if let Some(admin) = &admin {
         let taken = listeners
             .iter()

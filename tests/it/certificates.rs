@@ -12,7 +12,7 @@ use tidegate::rules::identity::Certificate;
 
 use crate::support::broker::Visit;
 use crate::support::device::{Answer, BOTH, Device, Link, connect};
-use crate::support::gate::{Gate, Plan, group, listener};
+use crate::support::gate::{Gate, Plan, group, lay_out, listener, tidegate};
 use crate::support::shown::Shown;
 
 const DAY: i64 = 24 * 3600;
@@ -37,6 +37,10 @@ fn issue(authority: &Authority, order: Order) -> Issued {
 fn put(name: &str, text: impl AsRef<[u8]>) -> (String, Vec<u8>) {
     (name.to_owned(), text.as_ref().to_vec())
 }
+
+/// Where several groups count, the broker is told the group, too.
+const WITH_GROUPS: &str =
+    "[connect]\nclient_id = \"{trust}:{device}\"\nusername = \"{trust}:{device}\"\n";
 
 /// The TLS versions, each alone, and how they are called.
 const EACH: [(&[&SupportedProtocolVersion], &str); 2] = [(&[&TLS12], "1.2"), (&[&TLS13], "1.3")];
@@ -121,6 +125,12 @@ async fn admitted(device: &Device) -> (Link, Answer) {
 
 /// A device calls over both TLS versions, is admitted as `name`, and belongs to `trust`.
 async fn assert_admitted(gate: &Gate, listener: &str, shown: &Shown, name: &str, trust: &str) {
+    let file = std::fs::read_to_string(gate.file("tidegate.toml")).expect("its file");
+    let told = if file.contains(WITH_GROUPS) {
+        format!("{trust}:{name}")
+    } else {
+        name.to_owned()
+    };
     let fingerprint = Certificate::read(&shown.chain[0])
         .expect("a certificate")
         .fingerprint;
@@ -129,8 +139,8 @@ async fn assert_admitted(gate: &Gate, listener: &str, shown: &Shown, name: &str,
         let calls = admitted(&device);
         let ((link, answer), visit): (_, Visit) = tokio::join!(calls, gate.broker().welcome());
         assert_eq!(answer, Answer::Admitted, "TLS {version}");
-        assert_eq!(visit.connect.client_id, name, "TLS {version}");
-        assert_eq!(visit.connect.username.as_deref(), Some(name));
+        assert_eq!(visit.connect.client_id, told, "TLS {version}");
+        assert_eq!(visit.connect.username.as_deref(), Some(&*told));
         drop((link, visit));
         let line = gate
             .line("closed", |line| {
@@ -242,7 +252,8 @@ fn pem(text: &str) -> Vec<u8> {
         .to_vec()
 }
 
-/// Two groups, two customers: the right name from the wrong CA is a stranger's (threats.md I7).
+/// Two groups, two customers: the right name from the wrong CA is a stranger's (threats.md I7). Where both count, each has
+/// a device of that name, and they are two devices (I3).
 #[tokio::test]
 async fn a_trust_group_vouches_for_its_own_listeners_only() {
     let fleet = authority("Device CA");
@@ -270,6 +281,7 @@ async fn a_trust_group_vouches_for_its_own_listeners_only() {
             put("fleet.pem", fleet.certificate_pem()),
             put("vendor.pem", vendor.certificate_pem()),
         ],
+        more: WITH_GROUPS.into(),
         ..Plan::default()
     };
     let gate = Gate::plan(plan).await;
@@ -290,6 +302,37 @@ async fn a_trust_group_vouches_for_its_own_listeners_only() {
     assert_admitted(&gate, "both", &vendors, "meter-7", "vendor").await;
 }
 
+/// threats.md I3, I7: without the group in its names, a gate whose groups could name each other's devices does not start.
+#[tokio::test]
+async fn two_groups_cannot_mint_each_others_devices() {
+    let vendor = authority("Vendor CA");
+    let plan = Plan {
+        listeners: Some(
+            [
+                listener("devices", "mutual-tls", "", ""),
+                group("fleet", "ca.pem", ""),
+                group("vendor", "vendor.pem", ""),
+            ]
+            .concat(),
+        ),
+        files: vec![put("vendor.pem", vendor.certificate_pem())],
+        ..Plan::default()
+    };
+    let (folder, _broker) = lay_out(&plan).await;
+    let (code, said, _) = tidegate(&["check"], folder.path());
+    assert_eq!(code, 2, "{said}");
+    for key in ["client_id", "username"] {
+        let told = format!(
+            "connect.{key}: \"{{device}}\" could name devices of different trust groups alike"
+        );
+        assert!(said.contains(&told), "{told} is not in\n{said}");
+        let way_out = format!("write {key} = \"{{trust}}:{{device}}\"");
+        assert!(said.contains(&way_out), "{way_out} is not in\n{said}");
+    }
+    let (code, _, said) = tidegate(&["run"], folder.path());
+    assert_eq!(code, 2, "{said}");
+}
+
 /// The field that names the device is that of the group that vouched, not of another that counts there, too.
 #[tokio::test]
 async fn a_group_names_its_devices_by_its_own_field() {
@@ -304,6 +347,7 @@ async fn a_group_names_its_devices_by_its_own_field() {
             .concat(),
         ),
         files: vec![put("vendor.pem", vendor.certificate_pem())],
+        more: WITH_GROUPS.into(),
         ..Plan::default()
     };
     let gate = Gate::plan(plan).await;
@@ -336,6 +380,7 @@ async fn a_revoked_certificate_is_refused() {
             put("list.crl", list.der()),
         ],
         authority: ours,
+        more: WITH_GROUPS.into(),
         ..Plan::default()
     };
     let gate = Gate::plan(plan).await;
@@ -389,6 +434,7 @@ async fn a_stale_list_refuses_or_is_used_as_the_operator_says() {
         ),
         files: vec![put("list.pem", list.pem().expect("PEM"))],
         authority: ours,
+        more: WITH_GROUPS.into(),
         ..Plan::default()
     };
     let gate = Gate::plan(plan).await;
@@ -511,6 +557,7 @@ async fn a_leaf_alone_needs_its_intermediates_configured() {
         ),
         files: vec![put("line.pem", line.certificate_pem())],
         authority: ours,
+        more: WITH_GROUPS.into(),
         ..Plan::default()
     };
     let gate = Gate::plan(plan).await;

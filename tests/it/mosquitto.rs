@@ -4,12 +4,12 @@
 use std::process::{Output, Stdio};
 
 use tidegate::mqtt::Version;
-use tidegate::pki::{Issued, Order};
+use tidegate::pki::{Authority, Issued, Order};
 use tokio::process::Command;
 
 use crate::support::broker::publish;
-use crate::support::device::{Answer, Device, Link, connect};
-use crate::support::gate::{Gate, Plan};
+use crate::support::device::{Answer, BOTH, Device, Link, connect};
+use crate::support::gate::{Gate, Plan, group, listener};
 use crate::support::mosquitto::{Mosquitto, command};
 use crate::support::wire::packet;
 use crate::support::{soon, until};
@@ -172,6 +172,54 @@ async fn a_device_named_by_its_fingerprint_has_its_own_topics_only() {
         hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der))
     };
     has_its_own_topics_only("device = \"fingerprint\"", Order::device_named, id).await;
+}
+
+/// threats.md I3, I7: the CAs of two groups each make a device of one name; to the broker they are two, and neither has the
+/// other's topics. (Mosquitto reads `+ # /` in a `%u` as part of the topic, or refuses it; a `:` is plain text to it.)
+#[tokio::test]
+async fn devices_of_two_groups_have_their_own_topics_only() {
+    let mosquitto = Mosquitto::start().await;
+    let vendor = Authority::new("Vendor CA").expect("a CA");
+    let listeners = [
+        listener("devices", "mutual-tls", "", ""),
+        group("fleet", "ca.pem", ""),
+        group("vendor", "vendor.pem", ""),
+    ];
+    let name = "\"{trust}:{device}\"";
+    let gate = Gate::plan(Plan {
+        listeners: Some(listeners.concat()),
+        files: vec![("vendor.pem".into(), vendor.certificate_pem().into())],
+        more: format!("[connect]\nclient_id = {name}\nusername = {name}\n"),
+        ..in_front_of(&[&mosquitto])
+    })
+    .await;
+    gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    let theirs = vendor
+        .issue(Order::device_named("meter-7"))
+        .expect("issued");
+    for version in Version::ALL {
+        let mut ours = admitted(&gate.device("meter-7"), version).await;
+        let mut theirs = admitted(&gate.device_with(&theirs, BOTH), version).await;
+        subscribe(&mut ours, version, "devices/#").await;
+        for topic in [
+            "devices/fleet:meter-7/x",
+            "devices/meter-7/x",
+            "devices/vendor:meter-7/x",
+        ] {
+            let says = publish(version, topic, b"forged");
+            theirs.say(&says).await.expect("sent");
+        }
+        for topic in ["devices/fleet:meter-7/x", "devices/meter-7/x"] {
+            let denied = format!("Denied PUBLISH from vendor:meter-7 (d0, q0, r0, m0, '{topic}'");
+            mosquitto.logs(&denied).await;
+        }
+        let received =
+            "Received PUBLISH from vendor:meter-7 (d0, q0, r0, m0, 'devices/vendor:meter-7/x'";
+        mosquitto.logs(received).await;
+        let says = publish(version, "devices/fleet:meter-7/x", b"mine");
+        ours.say(&says).await.expect("sent");
+        assert_eq!(ours.packet().await, Some(says), "{version}");
+    }
 }
 
 fn in_front_of(brokers: &[&Mosquitto]) -> Plan {

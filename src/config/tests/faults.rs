@@ -172,9 +172,39 @@ fn no_two_trust_groups_share_a_name() {
 
 #[test]
 fn a_listener_without_trust_takes_every_group() {
-    let file = format!("{GOOD}[[trust]]\nname = \"vendor\"\nca = [\"b.pem\"]\n");
+    let file = format!(
+        "{GOOD}[[trust]]\nname = \"vendor\"\nca = [\"b.pem\"]\n[connect]\nclient_id = \"{{trust}}:{{device}}\"\nusername = \"{{device}}/{{trust}}\"\n"
+    );
     let config = Operator::writes(&file).loads().expect("good");
     assert_eq!(config.gate.listeners[0].trust, ["default", "vendor"]);
+}
+
+/// threats.md I3, I7: a CA of one group could issue a certificate with the name of another group's device.
+#[test]
+fn where_several_groups_count_a_name_must_tell_the_group() {
+    let two = format!("{GOOD}[[trust]]\nname = \"vendor\"\nca = [\"b.pem\"]\n");
+    assert_eq!(
+        Operator::writes(&two).tells(),
+        ["client_id", "username"].map(|key| format!(
+            "connect.{key}: \"{{device}}\" could name devices of different trust groups alike: default, vendor count at \
+             this gate, and a CA of each can issue any device id; write {key} = \"{{trust}}:{{device}}\", or give one group all \
+             CAs that speak for one fleet"
+        ))
+    );
+    // Also when no listener takes both; and with a `:` in device ids another character is proposed.
+    let apart = two.replacen("[[listener]]\n", "[[listener]]\ntrust = \"default\"\n", 1)
+        + "[[listener]]\nname = \"b\"\nbind = \"127.0.0.1:1\"\ntrust = \"vendor\"\n\
+           tls = { certificate = \"s.pem\", key = \"s.key\" }\n\
+           [connect]\nextra_characters = \":\"\nclient_id = \"{trust}/{device}\"\n";
+    let told = Operator::writes(&apart).tells();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("username = \"{trust}@{device}\""),
+        "{told:?}"
+    );
+    // A group that counts nowhere mints nothing.
+    let idle = two.replacen("[[listener]]\n", "[[listener]]\ntrust = \"default\"\n", 1);
+    assert_eq!(Operator::writes(&idle).tells(), [""; 0]);
 }
 
 #[test]

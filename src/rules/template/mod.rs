@@ -47,7 +47,7 @@ pub struct Facts<'a> {
     pub mode: Mode,
     /// `{listener}`: its name.
     pub listener: &'a str,
-    /// `{trust}`: the group whose CA vouched, if a certificate was shown.
+    /// `{trust}`: the group whose CA vouched, if a certificate was shown: 1 to 64 of A–Z a–z 0–9 . _ -
     pub trust: Option<&'a str>,
     /// `{ip}`: the device's address, without the port.
     pub ip: IpAddr,
@@ -128,7 +128,7 @@ impl Template {
     pub fn parse(text: &str, use_: Use, alphabet: &Alphabet) -> Result<Self, TemplateFault> {
         let pieces = parse::pieces(text, use_)?;
         if use_ == Use::Name {
-            parse::tells_devices_apart(&pieces, alphabet)?;
+            parse::tells_apart(Placeholder::Device, &pieces, alphabet)?;
         }
         Ok(Self {
             text: text.to_owned(),
@@ -136,6 +136,12 @@ impl Template {
             use_,
             alphabet: alphabet.clone(),
         })
+    }
+
+    /// Whether two devices of two trust groups can never get the same text, even if their certificates give them the same name
+    /// (threats.md I7): `{trust}` is in it, set off by characters that no device id and no name of a group holds.
+    pub fn tells_groups_apart(&self) -> bool {
+        parse::tells_apart(Placeholder::Trust, &self.pieces, &self.alphabet).is_ok()
     }
 
     /// The text for one connection: at most 65 535 bytes, without U+0000.

@@ -167,7 +167,8 @@ fn placeholder(inside: &str, at: usize) -> Result<Placeholder, TemplateFault> {
 
 /// Whether two devices can never get the same text, whatever else is known about them (threats.md I3).
 ///
-/// The proof, for one `{device}` with a literal *fence* on each side that has placeholders:
+/// `which` is `{device}`; or `{trust}`, and then the same is said of two trust groups (I7): the names of groups are of every
+/// alphabet, too. The proof, for one `{device}` with a literal *fence* on each side that has placeholders:
 ///
 /// - Without placeholders on a side, the device id starts (or ends) at a fixed place. Its other end is the first
 ///   character that no device id holds: there is one in the fence, and what stands before it in the fence is fixed.
@@ -176,13 +177,14 @@ fn placeholder(inside: &str, at: usize) -> Result<Placeholder, TemplateFault> {
 ///   the fence, and so the place where the device id starts. The other end is found as before.
 ///
 /// Any one `{device}` that is set off so will do.
-pub(super) fn tells_devices_apart(
+pub(super) fn tells_apart(
+    which: Placeholder,
     pieces: &[Piece],
     alphabet: &Alphabet,
 ) -> Result<(), TemplateFault> {
     let mut fault = TemplateFault::NoDevice;
     for (i, piece) in pieces.iter().enumerate() {
-        if *piece != Piece::Fact(Placeholder::Device) {
+        if *piece != Piece::Fact(which) {
             continue;
         }
         let left = Side::of(pieces[..i].iter().rev(), alphabet);

@@ -300,12 +300,40 @@ fn a_name_must_set_the_device_off() {
     assert_eq!(fault, TemplateFault::RunsInto { neighbour: "{ip}" });
 }
 
+/// threats.md I7: where `{trust}` sets groups apart, and where it does not.
+#[test]
+fn a_name_may_tell_the_group_too() {
+    for good in [
+        "{trust}:{device}",
+        "{device}@{trust}",
+        "{trust}/{device}/{client_id}",
+        "{client_id}/{trust}:{device}",
+        "{device}:{trust}/{ip}",
+        "{cert.cn}/{trust}/{device}",
+    ] {
+        let template = name(good).expect(good);
+        assert!(template.tells_groups_apart(), "{good}");
+    }
+    for bad in [
+        "{device}",
+        "{listener}:{device}",
+        "{device}/{trust}{client_id}",
+        "{device}/{client_id}-{trust}",
+        "{device}/{client_id}/{trust}.{ip}",
+    ] {
+        // What does not even tell devices apart is no template.
+        let apart = name(bad).is_ok_and(|template| template.tells_groups_apart());
+        assert!(!apart, "{bad}");
+    }
+}
+
 /// Texts that are made to be mistaken for each other.
 struct World {
     devices: Vec<DeviceId>,
     client_ids: &'static [&'static str],
     ips: Vec<IpAddr>,
     words: &'static [&'static str],
+    groups: &'static [&'static str],
     certificates: Vec<Certificate>,
 }
 
@@ -324,12 +352,17 @@ impl World {
                 .map(|ip| ip.parse().unwrap())
                 .into(),
             words: &["a", "a/a", "a:b", "b/a", "b:a"],
+            groups: &["a", "a/a", "a:b", "b/a", "b:a"],
             certificates: certificates.into(),
         }
     }
 
-    /// Every text that `template` has, with the device that got it; at most `most` of them.
-    fn names(&self, template: &Template, most: usize) -> impl Iterator<Item = (String, &DeviceId)> {
+    /// Every text that `template` has, with the device that got it and its group; at most `most` of them.
+    fn names(
+        &self,
+        template: &Template,
+        most: usize,
+    ) -> impl Iterator<Item = (String, (&DeviceId, &str))> {
         let text = template.to_string();
         // What the template does not mention need not vary.
         let count =
@@ -339,7 +372,7 @@ impl World {
             count("{client_id}", self.client_ids.len()),
             count("{username}", self.client_ids.len()),
             count("{listener}", self.words.len()),
-            count("{trust}", self.words.len()),
+            count("{trust}", self.groups.len()),
             count("{ip}", self.ips.len()),
             count("{cert.", self.certificates.len()),
         ];
@@ -358,11 +391,14 @@ impl World {
                 username: Some(self.client_ids[user]),
                 mode: Mode::MutualTls,
                 listener: self.words[listener],
-                trust: Some(self.words[trust]),
+                trust: Some(self.groups[trust]),
                 ip: self.ips[ip],
                 certificate: Some(&self.certificates[shown]),
             };
-            Some((template.render(&facts).ok()?, facts.device))
+            Some((
+                template.render(&facts).ok()?,
+                (facts.device, self.groups[trust]),
+            ))
         })
     }
 }
@@ -407,9 +443,26 @@ proptest! {
         };
         let world = World::new(&alphabet);
         let mut owners: HashMap<String, &DeviceId> = HashMap::new();
-        for (name, device) in world.names(&template, 4_000) {
+        for (name, (device, _)) in world.names(&template, 4_000) {
             let owner = *owners.entry(name.clone()).or_insert(device);
             prop_assert_eq!(owner, device, "{} gives both the name {:?}", text, name);
+        }
+    }
+
+    /// threats.md I3, I7: nor do two groups give one name, though each of them names a device as it likes.
+    #[test]
+    fn no_template_with_groups_gives_two_groups_one_name(text in templates(), extra in select(vec!["", ":", "@"])) {
+        let alphabet = Alphabet::with_extra(extra).unwrap();
+        let template = Template::parse(&text, Use::Name, &alphabet);
+        let Some(template) = template.ok().filter(Template::tells_groups_apart) else {
+            return Ok(());
+        };
+        let groups: &[&str] = &["a", "b", "a-a", "a.b", "ab", "2001"];
+        let world = World { groups, ..World::new(&alphabet) };
+        let mut owners: HashMap<String, (&DeviceId, &str)> = HashMap::new();
+        for (name, owner) in world.names(&template, 4_000) {
+            let first = *owners.entry(name.clone()).or_insert(owner);
+            prop_assert_eq!(first, owner, "{} gives both the name {:?}", text, name);
         }
     }
 
