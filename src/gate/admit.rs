@@ -166,6 +166,7 @@ impl Asking {
                     trust: &vouched.group.name,
                     naming: &vouched.group.naming,
                     not_after: vouched.not_after,
+                    direct: vouched.direct,
                 }),
             };
             policy::decide(&caller, connect, &gate.connect, now)

@@ -9,7 +9,7 @@ use crate::mqtt::connect::{Connect, Password as MqttPassword};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 
 use super::device::{DeviceId, Mode};
-use super::identity::{Certificate, Naming};
+use super::identity::{Certificate, Field, Naming, Unnamed};
 use super::reason::Refusal;
 use super::secret::Secret;
 use super::template::{Facts, Template};
@@ -73,6 +73,8 @@ pub struct Credential<'a> {
     pub naming: &'a Naming,
     /// The end of the earliest validity in the chain, in seconds since 1970.
     pub not_after: i64,
+    /// The CA of the group issued the certificate itself, and no intermediate that the device brought along.
+    pub direct: bool,
 }
 
 /// A device may enter, under this name and with this CONNECT.
@@ -108,6 +110,10 @@ pub fn decide(
     }
     if asks.properties.get(Id::AuthenticationMethod).is_some() {
         return Err(Refusal::EnhancedAuthentication);
+    }
+    // Serials are unique for one CA only (RFC 5280 §4.1.2.2): another below the same anchor may have given the same one.
+    if credential.naming.field == Field::Serial && !credential.direct {
+        return Err(Refusal::Unnamed(Unnamed::OfAnotherCa));
     }
     let device = credential
         .naming

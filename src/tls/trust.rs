@@ -1,6 +1,6 @@
 //! Trust groups: whose word counts, and which field of a certificate names the device.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::der::{Front, SignatureFault};
 use super::diagnose::short_rsa;
 use super::files;
 use super::verify::algorithms;
-use crate::rules::identity::{Certificate, Naming};
+use crate::rules::identity::{Certificate, Field, Naming};
 
 /// `[[trust]]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -265,6 +265,14 @@ impl Group {
                     }
                 }
             }
+        }
+        // Serials are unique for one CA only (RFC 5280 §4.1.2.2). A CA's new certificate for its old key is the same CA.
+        let issuers = group.authorities.iter().map(|ca| (&ca.subject, &ca.spki));
+        if settings.naming.field == Field::Serial && issuers.collect::<HashSet<_>>().len() > 1 {
+            let sentence = "\"serial\" cannot name the devices of more than one CA: each gives the same serials, so two devices \
+                            could have one name; give each CA a trust group of its own, without intermediates, or name another \
+                            field";
+            fault("device", sentence.into());
         }
         for path in &settings.crl {
             match files::crls(path) {

@@ -33,6 +33,8 @@ pub struct Vouched {
     pub certificate: Arc<Certificate>,
     /// When the first certificate of the path ends, in seconds since 1970.
     pub not_after: i64,
+    /// The anchor itself issued the certificate: there is no intermediate in the path.
+    pub direct: bool,
 }
 
 /// Why a certificate was refused.
@@ -179,6 +181,7 @@ fn verify(
         group: Arc::clone(group),
         certificate,
         not_after: span.until,
+        direct: path.intermediate_certificates().next().is_none(),
     };
     span.cut(i64::MIN, check_revocation(chain, group, &path, now)?);
     Ok((vouched, span))

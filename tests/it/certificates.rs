@@ -664,7 +664,10 @@ async fn a_bad_certificate_never_falls_back_to_a_token() {
 
 /// What a device is told when its certificate is good and names nobody: a CONNACK, as it may be right elsewhere.
 async fn assert_unnamed(gate: &Gate, order: Order, reason: &str, why: &str) {
-    let issued = issue(&gate.authority, order);
+    assert_names_nobody(gate, &issue(&gate.authority, order), reason, why).await;
+}
+
+async fn assert_names_nobody(gate: &Gate, issued: &Issued, reason: &str, why: &str) {
     let certificate = Certificate::read(issued.certificate()).expect("a certificate");
     let subject = &certificate.subject;
     for (version, code) in [
@@ -674,7 +677,7 @@ async fn assert_unnamed(gate: &Gate, order: Order, reason: &str, why: &str) {
     ] {
         let labels = [("reason", reason)];
         let before = gate.metric("tidegate_refusals_total", &labels).await;
-        let device = gate.device_with(&issued, BOTH);
+        let device = gate.device_with(issued, BOTH);
         let answer = device.connects_as("meter-7", version).await;
         assert_eq!(answer, Answer::Refused(code), "{version}, {subject}");
         let line = gate
@@ -695,6 +698,24 @@ async fn assert_unnamed(gate: &Gate, order: Order, reason: &str, why: &str) {
         gate.metric_becomes("tidegate_refusals_total", &labels, before + 1.0)
             .await;
     }
+}
+
+/// threats.md I3: a CA below the anchor gives the same serials as the anchor itself, and a device brings along which it likes.
+#[tokio::test]
+async fn a_serial_of_a_ca_that_the_device_brought_along_names_nobody() {
+    let plan = Plan {
+        trust: "device = \"serial\"".into(),
+        ..Plan::default()
+    };
+    let gate = Gate::plan(plan).await;
+    let line = gate.authority.intermediate(Order::ca("Line 1"));
+    let line = line.expect("a CA");
+    let [ours, posing] =
+        [&gate.authority, &line].map(|ca| issue(ca, order("meter-7").serial(&[0x42, 0x07])));
+    let why = "make the intermediate the CA of a trust group of its own";
+    assert_names_nobody(&gate, &posing, "identity_not_allowed", why).await;
+    nobody_called(&gate);
+    assert_admitted(&gate, "devices", &Shown::from(&ours), "4207", "fleet").await;
 }
 
 /// A name that a broker could read as a topic, or that reads in two ways, is no name (threats.md I5, CVE-2017-7650).

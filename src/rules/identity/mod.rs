@@ -147,6 +147,12 @@ pub enum Unnamed {
          connect.extra_characters; use trust.pattern to pick the part that is the id"
     )]
     NotAllowed(Field, String),
+    /// The field is the serial, and the certificate was not issued by the group's own CA.
+    #[error(
+        "an intermediate CA issued the certificate, and its serial is unique among that CA's only, so two devices could have \
+         it; make the intermediate the CA of a trust group of its own (trust.ca), or name another field in trust.device"
+    )]
+    OfAnotherCa,
 }
 
 impl Unnamed {
@@ -157,7 +163,7 @@ impl Unnamed {
             Self::Repeated(_) => "identity_repeated",
             Self::Unreadable(_) => "identity_unreadable",
             Self::NotMatched(..) => "identity_not_matched",
-            Self::NotAllowed(..) => "identity_not_allowed",
+            Self::NotAllowed(..) | Self::OfAnotherCa => "identity_not_allowed",
         }
     }
 }

@@ -61,6 +61,35 @@ fn a_ca_is_in_one_group_of_a_listener() {
     assert!(Groups::load(&[&a, &c]).is_ok());
 }
 
+/// threats.md I3: two CAs give the same serials, so a serial names devices of one CA only.
+#[test]
+fn a_serial_names_the_devices_of_one_ca_only() {
+    let folder = Folder::new();
+    let (ca, other) = (root("Factory CA"), root("Other CA"));
+    let sub = ca.sub_ca("Line 1");
+    let by_serial = |name: &str, cas: &[&Made], intermediates: &[&Made]| {
+        let mut group = folder.group(name, cas, intermediates, &[]);
+        group.naming.field = Field::Serial;
+        group
+    };
+    for several in [
+        by_serial("a", &[&ca, &other], &[]),
+        by_serial("b", &[&ca], &[&sub]),
+        by_serial("c", &[&ca, &root("Factory CA")], &[]), // of the same name, with another key
+    ] {
+        let faults = faults(&[&several]);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let key = format!("trust[{}].device: \"serial\" cannot name", several.name);
+        assert!(faults[0].starts_with(&key), "{faults:?}");
+    }
+    for one in [
+        by_serial("d", &[&ca, &ca], &[]),
+        by_serial("e", &[&sub], &[]),
+    ] {
+        assert!(Groups::load(&[&one]).is_ok());
+    }
+}
+
 #[test]
 fn what_runs_out_is_warned_of() {
     let folder = Folder::new();
