@@ -241,3 +241,34 @@ pub fn is_out_of_descriptors(fault: &io::Error) -> bool {
     let errno = fault.raw_os_error();
     errno == Some(Errno::MFILE.raw_os_error()) || errno == Some(Errno::NFILE.raw_os_error())
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// threats.md V7: a broker that is gone is found.
+    #[tokio::test]
+    async fn a_dialled_socket_finds_out_that_its_broker_is_gone() {
+        let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let dialled = tcp(broker.local_addr().expect("bound")).await;
+        let Socket::Tcp(dialled) = dialled.expect("it listens") else {
+            panic!("TCP was dialled");
+        };
+        let socket = SockRef::from(&dialled);
+        assert!(socket.keepalive().expect("a socket") && socket.tcp_nodelay().expect("a socket"));
+        let second = Duration::from_secs(1); // docs/operation.md, "Dead links"
+        assert_eq!(socket.tcp_keepalive_time().expect("a socket"), 30 * second);
+        assert_eq!(
+            socket.tcp_keepalive_interval().expect("a socket"),
+            10 * second
+        );
+        assert_eq!(socket.tcp_keepalive_retries().expect("a socket"), 3);
+        assert_eq!(
+            socket.tcp_user_timeout().expect("a socket"),
+            Some(60 * second)
+        );
+    }
+}
