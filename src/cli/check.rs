@@ -74,6 +74,12 @@ impl Args {
     }
 }
 
+/// Every fault of `source` and of the files that it names, as a failure of `run`.
+pub(super) fn failure(source: &Source) -> Failure {
+    let faults = Report::of(source).faults;
+    settings::nothing_started(faults.into_iter().map(|found| found.line).collect(), source)
+}
+
 impl Report {
     fn of(source: &Source) -> Self {
         let examined = config::examine(source);

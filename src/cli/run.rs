@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, settings::Settings};
+use super::{Failure, check, settings::Settings};
 use crate::admin;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::gate::{Loaded, Outcome, StartFault};
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
@@ -37,7 +37,9 @@ at the end of the window.";
 
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let config = self.settings.load()?;
+        // What `check` tells, `run` tells, too: also of the files, when the configuration itself is faulty.
+        let source = self.settings.source();
+        let config = config::load(&source).map_err(|_| check::failure(&source))?;
         match serve(config)? {
             Outcome::Drained => Ok(()),
             Outcome::Cut => Err(Failure {

@@ -73,15 +73,18 @@ impl Settings {
     pub(super) fn load(&self) -> Result<Config, Failure> {
         let source = self.source();
         config::load(&source).map_err(|faults| {
-            let mut lines: Vec<String> = faults.iter().map(|fault| told(fault, &source)).collect();
-            lines.push(format!(
-                "{}: {} wrong; nothing was started",
-                name(&source),
-                things(faults.len())
-            ));
-            Failure::asked_wrongly(lines.join("\n"))
+            let lines = faults.iter().map(|fault| told(fault, &source));
+            nothing_started(lines.collect(), &source)
         })
     }
+}
+
+/// The failure that tells these faults, one a line.
+pub(super) fn nothing_started(mut faults: Vec<String>, source: &Source) -> Failure {
+    let wrong = things(faults.len());
+    let summary = format!("{}: {wrong} wrong; nothing was started", name(source));
+    faults.push(summary);
+    Failure::asked_wrongly(faults.join("\n"))
 }
 
 /// The file to read: the one named; else, unless flags alone speak, the default one if it is there.

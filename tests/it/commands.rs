@@ -192,6 +192,17 @@ async fn check_tells_every_fault_at_once() {
         });
         assert!(known, "{key}: {told} is not in {out}");
     }
+
+    // `run` does not tell them in rounds.
+    let (code, _, err) = tidegate(&["run"], folder.path());
+    assert_eq!(code, 2);
+    for fault in found {
+        let (key, why) = (fault["key"].as_str(), fault["why"].as_str());
+        let line = format!("tidegate: {}: {}", key.expect("text"), why.expect("text"));
+        assert!(err.contains(&line), "{line} is not in\n{err}");
+    }
+    let summary = format!("{} things are wrong; nothing was started", found.len());
+    assert!(err.contains(&summary), "{err}");
 }
 
 /// A certificate near its end is a warning, not a fault.
