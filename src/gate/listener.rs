@@ -38,30 +38,41 @@ pub(crate) struct Listener {
 /// its worker. Port 0 takes one free port for all.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// When the address cannot be bound, or somebody else listens there already: also another gate of the same user, which
+/// would share the port, and half of the devices, without a word.
 pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    // A port that a socket without SO_REUSEPORT can have is nobody's. Of port 0 the kernel sees to that itself.
+    if address.port() != 0 {
+        bound(address, false)?;
+    }
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?; // `[::]` beside `0.0.0.0` must not depend on the host's settings
-        }
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
+        let socket = bound(address, true)?;
         socket.set_nonblocking(true)?;
         prepare(&socket, DEVICE)?;
-        socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);
         address = socket.local_addr()?;
         sockets.push(socket);
     }
     Ok(sockets)
+}
+
+/// A socket bound to `address`; `shared`: among those of this gate.
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?; // `[::]` beside `0.0.0.0` must not depend on the host's settings
+    }
+    socket.set_reuse_address(true)?; // connections of a gate that ended may still be closing
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// Accepts until the gate drains. A full house waits: what comes meanwhile stays in the kernel's queue, but for one

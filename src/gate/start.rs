@@ -302,7 +302,9 @@ fn bind_all(
 
 fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
     let way_out = match fault.kind() {
-        io::ErrorKind::AddrInUse => "; something else listens there: stop it, or bind another port",
+        io::ErrorKind::AddrInUse => {
+            "; something else listens there, or another gate: stop it, or bind another port"
+        }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=) or a port above"
         }

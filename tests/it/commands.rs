@@ -131,6 +131,56 @@ async fn an_address_in_use_is_a_failure() {
     drop(holder);
 }
 
+/// A second gate on the port of the first would share it, and take half of its devices, without a word.
+#[tokio::test]
+async fn a_second_gate_on_one_port_is_a_failure() {
+    let first = Gate::start().await;
+    let folder = good().await;
+    for ip in ["127.0.0.1", "0.0.0.0"] {
+        let taken = format!("{ip}:{}", first.address().port());
+        let run = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .arg("run")
+            .current_dir(folder.path())
+            .env_clear()
+            .env("TIDEGATE_LISTENER__0__BIND", &taken)
+            .output()
+            .expect("the binary runs");
+        let told = String::from_utf8(run.stderr).expect("UTF-8");
+        assert_eq!(run.status.code(), Some(1), "{told}");
+        let fault = format!("listener[devices].bind: cannot listen on {taken}");
+        assert!(
+            told.contains(&fault) && told.contains("another gate"),
+            "{told}"
+        );
+    }
+}
+
+/// A gate comes back to its port at once, whatever connections of the one before are still closing.
+#[tokio::test]
+async fn a_gate_comes_back_to_its_port_at_once() {
+    let mut first = Gate::start().await;
+    let address = first.address();
+    let device = first.device("meter-7");
+    let (_, visit) = tokio::join!(
+        device.connects_as("meter-7", Version::V311),
+        first.broker().welcome()
+    );
+    first.signal("TERM"); // it closes first, and its end of the connection stays behind in TIME_WAIT
+    assert_eq!(first.exit().await.code(), Some(0));
+    drop(visit);
+
+    let listeners = format!(
+        "{}[[trust]]\nname = \"fleet\"\nca = [\"ca.pem\"]\n",
+        MUTUAL.replace("127.0.0.1:0", &address.to_string())
+    );
+    let second = Gate::plan(Plan {
+        listeners: Some(listeners),
+        ..Plan::default()
+    })
+    .await;
+    assert_eq!(second.address(), address);
+}
+
 #[tokio::test]
 async fn a_missing_key_file_is_told_by_check_and_run_alike() {
     let folder = good().await;
