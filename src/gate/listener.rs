@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
@@ -20,7 +20,7 @@ use super::handshake::Accepted;
 /// How many connections may wait in the kernel for accept, for each socket; the kernel caps it (`somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// How long accept pauses when no file descriptor is left.
+/// How long accept pauses when it fails for want of file descriptors, or for another cause that is not one device's.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// One listener, as its connections see it.
@@ -125,17 +125,36 @@ pub(crate) async fn accept(
                 };
                 tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
             }
-            Err(fault) if is_out_of_room(&fault) => {
-                gate.metrics.accept_paused("descriptors");
-                gate.tell_out_of_room(&fault);
+            Err(fault) if is_the_devices(&fault) => {}
+            Err(fault) => {
+                pause(&gate, &listener, &fault);
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = told(&mut draining) => return,
                 }
             }
-            // The device went away between its SYN and our accept.
-            Err(_) => {}
         }
+    }
+}
+
+/// Counts and tells that accept failed and is tried again after [`PAUSE`]: it would fail on and on, and spin.
+fn pause(gate: &Gate, listener: &Listener, fault: &io::Error) {
+    let out_of_room = is_out_of_room(fault);
+    let reason = if out_of_room { "descriptors" } else { "fault" };
+    gate.metrics.accept_paused(reason);
+    if !gate.may_tell_no_accept(Instant::now()) {
+        return;
+    }
+    if out_of_room {
+        tracing::error!(
+            event = "out_of_descriptors",
+            "new connections wait: {fault}; raise the limit of file descriptors (LimitNOFILE, ulimit -n) or lower limits.connections"
+        );
+    } else {
+        tracing::error!(
+            event = "accept_failed", listener = %listener.name,
+            "new connections wait: {fault}; it is tried again"
+        );
     }
 }
 
@@ -156,6 +175,28 @@ async fn place(gate: &Gate) -> Option<OwnedSemaphorePermit> {
     }
 }
 
+/// One device went away, or its network did, between its SYN and our accept; the next one can be taken at once
+/// (accept(2), "Error handling").
+fn is_the_devices(fault: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = fault.raw_os_error();
+    [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::PERM, // a firewall's word
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+    ]
+    .iter()
+    .any(|its| errno == Some(its.raw_os_error()))
+}
+
 /// Out of descriptors or memory: wait, something will be given back.
 fn is_out_of_room(fault: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -165,3 +206,6 @@ fn is_out_of_room(fault: &io::Error) -> bool {
             .iter()
             .any(|room| errno == Some(room.raw_os_error()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,10 @@
 //! and ends. Each core has a worker: a thread with its own runtime and its own sockets (SO_REUSEPORT). A connection
 //! stays with its worker, so nothing on its path is shared but counters.
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -28,6 +27,8 @@ mod listener;
 mod relay;
 mod running;
 mod start;
+#[cfg(test)]
+mod testing;
 mod wire;
 mod worker;
 
@@ -58,7 +59,8 @@ pub struct Limits {
     pub handshakes: u32,
     /// From accept to the end of the handshake. Default 10 s.
     pub handshake_timeout: Duration,
-    /// From the end of the handshake to a whole CONNECT; and again from the dial to the broker's CONNACK. Default 10 s.
+    /// From the end of the handshake to a whole CONNECT; and again, once a broker took the connection, until its CONNACK is
+    /// with the device. Default 10 s.
     pub connect_timeout: Duration,
     /// Largest CONNECT taken, in bytes, fixed header included. Default 16 KiB.
     pub connect_bytes: u32,
@@ -97,7 +99,7 @@ pub(crate) struct Gate {
     names: Vec<Arc<str>>,
     draining: watch::Sender<bool>,
     lost: AtomicBool,
-    told_out_of_room: AtomicI64,
+    told_no_accept: Mutex<Option<Instant>>,
 }
 
 impl Gate {
@@ -114,23 +116,23 @@ impl Gate {
         self.lost.store(true, Ordering::Relaxed);
     }
 
-    /// Tells the operator, at most once in ten seconds.
-    pub(crate) fn tell_out_of_room(&self, fault: &io::Error) {
-        let now = now();
-        let last = self.told_out_of_room.load(Ordering::Relaxed);
-        if now - last >= 10
-            && self
-                .told_out_of_room
-                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        {
-            tracing::error!(
-                event = "out_of_descriptors",
-                "new connections wait: {fault}; raise the limit of file descriptors (LimitNOFILE, ulimit -n) or lower limits.connections"
-            );
+    /// Whether the operator is to be told, at `now`, that accept fails: at most once in ten seconds, by the monotonic clock
+    /// (threats.md V8).
+    pub(crate) fn may_tell_no_accept(&self, now: Instant) -> bool {
+        let mut told = self
+            .told_no_accept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let due = told.is_none_or(|last| now.saturating_duration_since(last) >= APART);
+        if due {
+            *told = Some(now);
         }
+        due
     }
 }
+
+/// Lines on an accept that fails are at least so far apart.
+const APART: Duration = Duration::from_secs(10);
 
 /// Seconds since 1970 by the wall clock: for certificates only, never for deadlines (threats.md V8).
 #[expect(

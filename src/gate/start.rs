@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::{Semaphore, watch};
@@ -216,7 +216,7 @@ impl Loaded {
             connect: settings.connect,
             draining: watch::Sender::new(false),
             lost: AtomicBool::new(false),
-            told_out_of_room: AtomicI64::new(0),
+            told_no_accept: Mutex::new(None),
             metrics,
             logger,
         });

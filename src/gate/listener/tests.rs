@@ -1,0 +1,81 @@
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use socket2::SockRef;
+
+use super::*;
+use crate::gate::testing::gate;
+
+/// threats.md V7: a device that is gone is found, as keep-alive and user timeout are set before it is accepted.
+#[tokio::test]
+async fn an_accepted_socket_finds_out_that_its_device_is_gone() {
+    let bound = bind("127.0.0.1:0".parse().expect("an address"), 1).expect("a port");
+    let listener = tokio::net::TcpListener::from_std(bound.into_iter().next().expect("one"));
+    let listener = listener.expect("in a runtime");
+    let address = listener.local_addr().expect("bound");
+    let (device, accepted) =
+        tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+    let (accepted, _device) = (accepted.expect("accepted").0, device.expect("connected"));
+    let socket = SockRef::from(&accepted);
+    assert!(socket.keepalive().expect("a socket") && socket.tcp_nodelay().expect("a socket"));
+    let second = Duration::from_secs(1); // docs/operation.md, "Dead links"
+    assert_eq!(socket.tcp_keepalive_time().expect("a socket"), 300 * second);
+    assert_eq!(
+        socket.tcp_keepalive_interval().expect("a socket"),
+        30 * second
+    );
+    assert_eq!(socket.tcp_keepalive_retries().expect("a socket"), 4);
+    assert_eq!(
+        socket.tcp_user_timeout().expect("a socket"),
+        Some(420 * second)
+    );
+}
+
+/// A second gate must not share a port without a word; sockets of one gate do.
+#[test]
+fn an_address_is_bound_by_one_gate_only() {
+    let first = bind("127.0.0.1:0".parse().expect("an address"), 2).expect("a port");
+    let address = first[0].local_addr().expect("bound");
+    assert_eq!(first[1].local_addr().expect("bound"), address);
+    let fault = bind(address, 2).expect_err("taken");
+    assert_eq!(fault.kind(), io::ErrorKind::AddrInUse);
+    drop(first);
+    assert!(bind(address, 2).is_ok());
+}
+
+/// threats.md V3: accept goes on at once only after what is one device's own affair; else it would spin.
+#[test]
+fn accept_pauses_after_what_will_fail_again() {
+    for own in [Errno::CONNABORTED, Errno::HOSTUNREACH, Errno::PERM] {
+        assert!(is_the_devices(&own.into()), "{own:?}");
+    }
+    for lasting in [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::INVAL,
+        Errno::BADF,
+    ] {
+        assert!(!is_the_devices(&lasting.into()), "{lasting:?}");
+    }
+    assert!(!is_the_devices(&io::Error::other("no number")));
+}
+
+/// threats.md V8: by the monotonic clock, once in ten seconds.
+#[test]
+fn that_accept_fails_is_told_once_in_ten_seconds() {
+    let (gate, began) = (gate(), Instant::now());
+    for (seconds, told) in [
+        (0, true),
+        (1, false),
+        (9, false),
+        (10, true),
+        (19, false),
+        (21, true),
+    ] {
+        let now = began + Duration::from_secs(seconds);
+        assert_eq!(gate.may_tell_no_accept(now), told, "after {seconds} s");
+    }
+}

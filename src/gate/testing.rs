@@ -1,0 +1,55 @@
+//! A gate for tests of its steps: no listener, no worker.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::{Gate, Limits};
+use crate::broker;
+use crate::broker::dial::Brokers;
+use crate::observe::logging::Logger;
+use crate::observe::metrics::Metrics;
+use crate::rules::device::Alphabet;
+use crate::rules::policy::{AskedClientId, ConnectSettings, Password};
+use crate::rules::template::{Template, Use};
+
+/// How many connections [`gate`] has room for, and how many handshakes.
+pub(super) const ROOM: usize = 10;
+
+/// A gate with one listener, `devices`, and no broker.
+pub(super) fn gate() -> Arc<Gate> {
+    let name = || Template::parse("{device}", Use::Name, &Alphabet::default()).expect("good");
+    let metrics = Metrics::new(&["devices".into()], &[]);
+    Arc::new(Gate {
+        limits: Limits {
+            connections: u32::try_from(ROOM).expect("few"),
+            handshakes: u32::try_from(ROOM).expect("few"),
+            handshake_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            connect_bytes: 16 * 1024,
+            drain_timeout: Duration::from_secs(1),
+        },
+        connect: ConnectSettings {
+            client_id: name(),
+            username: name(),
+            password: Password::None,
+            asked_client_id: AskedClientId::Any,
+            user_properties: Vec::new(),
+        },
+        brokers: Brokers::new(&broker::Settings {
+            addresses: Vec::new(),
+            dial_timeout: Duration::from_secs(1),
+            health_interval: Duration::from_secs(1),
+        }),
+        logger: Logger::counted(metrics.clone()),
+        metrics,
+        connections: Arc::new(Semaphore::new(ROOM)),
+        handshakes: Semaphore::new(ROOM),
+        names: vec!["devices".into()],
+        draining: watch::Sender::new(false),
+        lost: AtomicBool::new(false),
+        told_no_accept: Mutex::new(None),
+    })
+}
