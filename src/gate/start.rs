@@ -1,5 +1,6 @@
 //! From settings to a running gate: read the files they name, bind, begin.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
@@ -187,17 +188,17 @@ impl Loaded {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let Bound { addresses, sockets } = bind_all(&settings, &listeners, workers)?;
         for (place, listener) in listeners.iter().enumerate() {
-            for (name, not_after) in listener.tls.iter().flat_map(|tls| tls.certificates()) {
+            let certificates = listener.tls.iter().flat_map(|tls| tls.certificates());
+            for (name, not_after) in earliest(certificates) {
                 metrics.listener(place).server_certificate(&name, not_after);
             }
         }
-        for group in listeners
+        let groups: Vec<_> = listeners
             .iter()
-            .filter_map(|listener| listener.groups.as_ref())
-        {
-            for (name, at) in group.next_updates() {
-                metrics.crl_next_update(&name, at);
-            }
+            .filter_map(|listener| listener.groups.clone())
+            .collect();
+        for (name, at) in earliest(groups.iter().flat_map(|groups| groups.next_updates())) {
+            metrics.crl_next_update(&name, at);
         }
         let handshakes = match settings.limits.handshakes {
             0 => workers * HANDSHAKES,
@@ -251,6 +252,17 @@ impl Loaded {
             cut,
         })
     }
+}
+
+/// By name, the earliest of the times: an RSA and an ECDSA certificate of one name share a series, and what ends first is what
+/// an operator must know.
+fn earliest(times: impl Iterator<Item = (String, i64)>) -> BTreeMap<String, i64> {
+    let mut first = BTreeMap::new();
+    for (name, at) in times {
+        let known = first.entry(name).or_insert(at);
+        *known = at.min(*known);
+    }
+    first
 }
 
 /// Every listener's sockets.
@@ -314,4 +326,16 @@ fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
         _ => "",
     };
     format!("cannot listen on {address}: {fault}{way_out}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_one_name_the_earliest_end_is_told() {
+        let times = [("a", 3), ("b", 2), ("a", 1), ("a", 2)];
+        let first = earliest(times.map(|(name, at)| (name.to_owned(), at)).into_iter());
+        assert_eq!(first, [("a".into(), 1), ("b".into(), 2)].into());
+    }
 }

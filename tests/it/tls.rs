@@ -18,7 +18,8 @@ use rustls::{
 };
 use serde_json::Value;
 use tidegate::mqtt::Version;
-use tidegate::pki::{Authority, Issued, KeyKind, Order};
+use tidegate::pki::{Authority, Issued, KeyKind, Order, Validity};
+use tidegate::rules::identity::Certificate;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -322,6 +323,32 @@ async fn the_name_that_a_device_dials_chooses_the_certificate() {
     assert_eq!(met.answer, [0x20, 2, 0, 5], "{}", met.said);
     let line = gate.refusal("no_token").await;
     assert_eq!(line.get("sni"), None);
+}
+
+/// Two certificates of one name, for devices that check different signatures: the metric tells the end that comes first.
+#[tokio::test]
+async fn of_two_certificates_of_one_name_the_first_end_is_told() {
+    let authority = Authority::new("Test CA").expect("a CA");
+    let [sooner, later] = [(KeyKind::Rsa2048, 40), (KeyKind::EcdsaP256, 80)].map(|(kind, days)| {
+        let order = Order::server(&["localhost"]).expect("a name");
+        let order = order.key(kind).valid(Validity::days(days));
+        authority.issue(order).expect("issued")
+    });
+    for (first, second) in [(&sooner, &later), (&later, &sooner)] {
+        let plan = Plan {
+            files: servers(&[("server", first), ("other", second)]),
+            ..Plan::default()
+        };
+        let gate = one("mutual-tls", &also("", "other"), plan).await;
+        let ends = gate
+            .metric(
+                "tidegate_server_certificate_not_after_timestamp_seconds",
+                &[("listener", "devices")],
+            )
+            .await;
+        let certificate = Certificate::read(sooner.certificate()).expect("a certificate");
+        assert_eq!(ends as i64, certificate.not_after);
+    }
 }
 
 /// Of the certificates for a name the device is shown one whose signature it can check.
