@@ -212,19 +212,30 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// The RSA key below 2048 bits that a SubjectPublicKeyInfo holds: its length. No signature of it is taken.
-pub(super) fn short_rsa(spki: &[u8]) -> Option<usize> {
+/// The RSA key that a SubjectPublicKeyInfo holds, in words, if no signature of it is taken: it is below 2048 bits, or negative.
+pub(super) fn weak_rsa(spki: &[u8]) -> Option<String> {
     let (_, spki) = SubjectPublicKeyInfo::from_der(spki).ok()?;
-    match spki.parsed().ok()? {
-        PublicKey::RSA(key) if key.key_size() < 2048 => Some(key.key_size()),
-        _ => None,
-    }
+    let PublicKey::RSA(key) = spki.parsed().ok()? else {
+        return None;
+    };
+    let zeros = key.modulus.iter().take_while(|byte| **byte == 0).count();
+    let bits = match &key.modulus[zeros..] {
+        // X.690 §8.3.3; a library that leaves the byte out makes keys that others cannot read.
+        [first, ..] if zeros == 0 && *first >= 0x80 => {
+            return Some(
+                "an RSA key with a negative modulus (the zero byte in front is missing)".into(),
+            );
+        }
+        [first, rest @ ..] => u8::BITS as usize * (1 + rest.len()) - first.leading_zeros() as usize,
+        [] => 0,
+    };
+    (bits < 2048).then(|| format!("an RSA key of {bits} bits"))
 }
 
 /// A device whose own key is too short to prove anything; `None`: it is not.
 pub(super) fn short_key(leaf: &[u8]) -> Option<Refused> {
-    let bits = short_rsa(Front::read(leaf).ok()?.spki)?;
-    let why = format!("the device's certificate has an RSA key of {bits} bits; {ALGORITHMS}");
+    let key = weak_rsa(Front::read(leaf).ok()?.spki)?;
+    let why = format!("the device's certificate has {key}; {ALGORITHMS}");
     Some(refuse(
         CertificateError::InvalidPurpose,
         "certificate_unsupported",
@@ -341,11 +352,9 @@ impl<'a> Path<'a> {
             .iter()
             .flat_map(|(_, front)| self.issuers(front.issuer));
         issuers.take(MOST_CERTIFICATES).find_map(|der| {
-            let bits = short_rsa(Front::read(der).ok()?.spki)?;
+            let key = weak_rsa(Front::read(der).ok()?.spki)?;
             let which = self.chain.called(der);
-            Some(format!(
-                "{which} has an RSA key of {bits} bits; {ALGORITHMS}"
-            ))
+            Some(format!("{which} has {key}; {ALGORITHMS}"))
         })
     }
 
@@ -476,4 +485,41 @@ fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
         let id = extension.oid.to_id_string();
         (!KNOWN.contains(&id.as_str())).then_some(id)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::tlv;
+
+    /// threats.md T3: the sentence tells what is wrong with the key.
+    #[test]
+    fn a_weak_rsa_key_is_told_by_its_length_or_its_sign() {
+        let spki = |modulus: &[u8]| {
+            let key = [tlv(2, modulus), tlv(2, &[1, 0, 1])].concat();
+            let rsa = [tlv(6, b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"), tlv(5, &[])].concat();
+            let bits = [&[0][..], &tlv(0x30, &key)].concat();
+            tlv(0x30, &[tlv(0x30, &rsa), tlv(3, &bits)].concat())
+        };
+        let with_zero = |first: u8, length: usize| {
+            let mut modulus = vec![0, first];
+            modulus.resize(1 + length, 7);
+            modulus
+        };
+        for (modulus, told) in [
+            (with_zero(0x80, 256), None),
+            (with_zero(0x80, 128), Some("an RSA key of 1024 bits")),
+            (
+                with_zero(0x80, 256)[1..].to_vec(),
+                Some("an RSA key with a negative modulus (the zero byte in front is missing)"),
+            ),
+            (
+                [&[0x7f][..], &[7; 255]].concat(),
+                Some("an RSA key of 2047 bits"),
+            ),
+            (vec![0], Some("an RSA key of 0 bits")),
+        ] {
+            assert_eq!(weak_rsa(&spki(&modulus)).as_deref(), told);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::crl::{self, Lists};
 use super::der::{Front, SignatureFault};
-use super::diagnose::short_rsa;
+use super::diagnose::weak_rsa;
 use super::files;
 use super::verify::algorithms;
 use crate::rules::identity::{Certificate, Field, Naming};
@@ -433,9 +433,9 @@ impl Authority {
                 "{subject:?} is not a CA (basicConstraints); give the certificate of the CA that issues your devices'"
             ));
         }
-        if let Some(bits) = short_rsa(front.spki) {
+        if let Some(key) = weak_rsa(front.spki) {
             return Err(format!(
-                "{subject:?} has an RSA key of {bits} bits, and no signature of a key below 2048 bits is taken; exchange \
+                "{subject:?} has {key}, and no signature of a key below 2048 bits is taken; exchange \
                  the CA's key"
             ));
         }
