@@ -98,7 +98,8 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
                 None => std::future::pending().await,
             }
         };
-        let beside = async { tokio::join!(admin, running.watch_brokers()) };
+        let beside =
+            async { tokio::join!(admin, running.watch_brokers(), running.watch_lists()) };
         let mut hear = async || {
             loop {
                 tokio::select! {

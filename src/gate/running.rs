@@ -1,5 +1,6 @@
 //! A gate at work: its drain and its end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,11 +8,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::broker;
 use crate::observe::ready::Ready;
+use crate::tls::trust::Groups;
 
-use super::Gate;
+use super::{Gate, now};
+
+/// What has lapsed is told again after so long.
+const DAY: Duration = Duration::from_hours(24);
 
 /// How a gate came to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,6 +32,10 @@ pub enum Outcome {
 pub struct Running {
     pub(super) gate: Arc<Gate>,
     pub(super) ready: Arc<Ready>,
+    /// The trust groups of each listener that has any.
+    pub(super) groups: Vec<Arc<Groups>>,
+    /// What was warned of when the files were read.
+    pub(super) warned: Vec<String>,
     pub(super) health: Duration,
     pub(super) addresses: Vec<(Arc<str>, SocketAddr)>,
     pub(super) threads: Vec<JoinHandle<()>>,
@@ -57,6 +67,28 @@ impl Running {
         .await;
     }
 
+    /// Tells of each revocation list, or CA, when it lapses, and once a day while it has lapsed; for as long as it is polled.
+    /// What had lapsed at the start is told there.
+    pub async fn watch_lists(&self) {
+        let mut ticks = interval(self.health);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Told::default();
+        told.due(self.warned.iter().cloned().collect(), Instant::now());
+        loop {
+            ticks.tick().await;
+            for warning in told.due(self.lapsed(), Instant::now()) {
+                tracing::warn!(event = "lapsed", "{warning}");
+            }
+        }
+    }
+
+    /// Once each, what several listeners share.
+    fn lapsed(&self) -> BTreeSet<String> {
+        let now = now();
+        let all = self.groups.iter();
+        all.flat_map(|groups| groups.lapsed(now)).collect()
+    }
+
     /// Begins the drain: not ready, no more accepting, open connections end one after the other.
     pub fn drain(&self) {
         self.ready.set_draining();
@@ -85,6 +117,50 @@ impl Running {
             Outcome::Cut
         } else {
             Outcome::Drained
+        }
+    }
+}
+
+/// What was told, and when.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<String, Instant>);
+
+impl Told {
+    /// Those of `warnings` that are to be told at `now`; they count as told then. What is not among them any more is forgotten.
+    fn due(&mut self, mut warnings: BTreeSet<String>, now: Instant) -> BTreeSet<String> {
+        self.0.retain(|warning, _| warnings.contains(warning));
+        warnings.retain(|warning| {
+            let last = self.0.get(warning);
+            last.is_none_or(|last| now.saturating_duration_since(*last) >= DAY)
+        });
+        let told = warnings.iter().map(|warning| (warning.clone(), now));
+        self.0.extend(told);
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// threats.md T9: whoever missed the line of the day a list lapsed sees it the next day.
+    #[test]
+    fn what_lapses_is_told_at_once_and_then_once_a_day() {
+        let began = Instant::now();
+        let lapsed = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let mut told = Told::default();
+        for (hours, is, due) in [
+            (0, &["a"][..], &["a"][..]),
+            (1, &["a"], &[]),
+            (2, &["a", "b"], &["b"]),
+            (24, &["a", "b"], &["a"]),
+            (25, &["a", "b"], &[]),
+            (26, &["a", "b"], &["b"]),
+            (27, &["b"], &[]),
+            (28, &["a", "b"], &["a"]), // again
+        ] {
+            let now = began + Duration::from_hours(hours);
+            assert_eq!(told.due(lapsed(is), now), lapsed(due), "after {hours} h");
         }
     }
 }

@@ -183,7 +183,7 @@ impl Loaded {
         let Self {
             settings,
             listeners,
-            ..
+            warnings,
         } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let Bound { addresses, sockets } = bind_all(&settings, &listeners, workers)?;
@@ -245,6 +245,8 @@ impl Loaded {
         Ok(Running {
             gate,
             ready,
+            groups,
+            warned: warnings,
             health: settings.broker.health_interval,
             addresses,
             threads,

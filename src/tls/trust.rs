@@ -1,6 +1,7 @@
 //! Trust groups: whose word counts, and which field of a certificate names the device.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -157,6 +158,14 @@ impl Groups {
         self.all
             .iter()
             .flat_map(|group| group.warnings(now))
+            .collect()
+    }
+
+    /// What has lapsed since it was loaded, or nearly so, `now` in seconds since 1970: CAs and revocation lists.
+    pub fn lapsed(&self, now: i64) -> Vec<String> {
+        self.all
+            .iter()
+            .flat_map(|group| group.lapsed(now))
             .collect()
     }
 
@@ -336,10 +345,34 @@ impl Group {
     }
 
     fn warnings(&self, now: i64) -> Vec<String> {
+        let mut warnings = self.lapsed(now);
+        let mut warn = |sentence| warnings.push(self.warning("crl", sentence));
+        for ca in self.authorities.iter().filter(|ca| !ca.is_anchor) {
+            if !self.lists.is_empty() && !self.lists.covers(&ca.subject, &ca.spki) {
+                let why = "has no revocation list, so devices that it issued are refused (crl_missing); add its list";
+                warn(format!("{:?} {why}", ca.facts.subject));
+            }
+        }
+        for list in self.lists.iter() {
+            let issuer = &list.issuer;
+            if list.next_update.is_none() {
+                warn(format!(
+                    "the list of {issuer:?} has no nextUpdate, so it never counts as stale"
+                ));
+            }
+            if list.this_update > now {
+                let from = date(list.this_update);
+                warn(format!(
+                    "the list of {issuer:?} is dated {from}, which is still to come; see to this host's clock"
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// The warnings that come with time.
+    fn lapsed(&self, now: i64) -> Vec<String> {
         let mut warnings = Vec::new();
-        let mut warn = |key: &str, sentence: String| {
-            warnings.push(format!("trust[{}].{key}: {sentence}", self.name));
-        };
         for ca in &self.authorities {
             let key = if ca.is_anchor { "ca" } else { "intermediates" };
             let (subject, end) = (&ca.facts.subject, ca.facts.not_after);
@@ -348,54 +381,34 @@ impl Group {
             } else {
                 "devices that need it are refused"
             };
-            if end < now {
-                warn(
-                    key,
-                    format!("{subject:?} ended on {}; {consequence}", date(end)),
-                );
+            let sentence = if end < now {
+                format!("{subject:?} ended on {}; {consequence}", date(end))
             } else if end < now + MONTH {
-                warn(
-                    key,
-                    format!("{subject:?} ends on {}; have it renewed", date(end)),
-                );
-            }
-            let issues = self.lists.covers(&ca.subject, &ca.spki);
-            if !self.lists.is_empty() && !ca.is_anchor && !issues {
-                let why = "has no revocation list, so devices that it issued are refused (crl_missing); add its list";
-                warn("crl", format!("{subject:?} {why}"));
-            }
+                format!("{subject:?} ends on {}; have it renewed", date(end))
+            } else {
+                continue;
+            };
+            warnings.push(self.warning(key, sentence));
         }
         for list in self.lists.iter() {
-            match list.next_update {
-                Some(next) if next < now => {
-                    let consequence = match self.crl_stale {
-                        CrlStale::Refuse => "the devices it speaks for are refused (crl_stale)",
-                        CrlStale::Use => "it is used on, as crl_stale says",
-                    };
-                    let (issuer, next) = (&list.issuer, date(next));
-                    let sentence = format!(
-                        "the list of {issuer:?} was to be replaced by {next}: {consequence}; fetch the new one"
-                    );
-                    warn("crl", sentence);
-                }
-                Some(_) => {}
-                None => warn(
-                    "crl",
-                    format!(
-                        "the list of {:?} has no nextUpdate, so it never counts as stale",
-                        list.issuer
-                    ),
-                ),
-            }
-            if list.this_update > now {
-                let (issuer, from) = (&list.issuer, date(list.this_update));
-                let sentence = format!(
-                    "the list of {issuer:?} is dated {from}, which is still to come; see to this host's clock"
-                );
-                warn("crl", sentence);
-            }
+            let Some(next) = list.next_update.filter(|next| *next < now) else {
+                continue;
+            };
+            let consequence = match self.crl_stale {
+                CrlStale::Refuse => "the devices it speaks for are refused (crl_stale)",
+                CrlStale::Use => "it is used on, as crl_stale says",
+            };
+            let (issuer, next) = (&list.issuer, date(next));
+            let sentence = format!(
+                "the list of {issuer:?} was to be replaced by {next}: {consequence}; fetch the new one"
+            );
+            warnings.push(self.warning("crl", sentence));
         }
         warnings
+    }
+
+    fn warning(&self, key: &str, sentence: impl Display) -> String {
+        format!("trust[{}].{key}: {sentence}", self.name)
     }
 }
 

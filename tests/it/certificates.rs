@@ -403,6 +403,55 @@ async fn a_revoked_certificate_is_refused() {
     }
 }
 
+/// threats.md T9: a list that lapses while the gate runs raises an alarm by itself, once, however many listeners use it.
+#[tokio::test]
+async fn a_list_that_lapses_is_told_when_it_does() {
+    let ours = authority("Test CA");
+    let none: [&[u8]; 0] = [];
+    let list = ours.crl(&none, now() - DAY, now() + 8).expect("a list");
+    let plan = Plan {
+        listeners: Some(
+            [
+                listener("devices", "mutual-tls", "", ""),
+                listener("others", "mutual-tls", "", ""),
+                group("fleet", "ca.pem", "crl = [\"list.pem\"]"),
+            ]
+            .concat(),
+        ),
+        files: vec![put("list.pem", list.pem().expect("PEM"))],
+        broker: "[broker.health]\ninterval = \"100ms\"\n".into(),
+        authority: ours,
+        ..Plan::default()
+    };
+    let gate = Gate::plan(plan).await;
+    assert_admitted(
+        &gate,
+        "devices",
+        &Shown::from(&issue(&gate.authority, order("early"))),
+        "early",
+        "fleet",
+    )
+    .await;
+    assert!(gate.lines("lapsed").is_empty());
+
+    let line = gate.line("lapsed", |_| true).await;
+
+    assert_eq!(line["level"], "warn");
+    let why = line["why"].as_str().expect("a sentence");
+    assert!(
+        why.starts_with("trust[fleet].crl: the list of \"CN=Test CA\" was to be replaced by"),
+        "{why}"
+    );
+    let late = issue(&gate.authority, order("late"));
+    let answer = gate
+        .device_with(&late, BOTH)
+        .connects_as("late", Version::V311)
+        .await;
+    assert!(matches!(answer, Answer::NoTls(_)), "{answer:?}");
+    gate.refusal("crl_stale").await;
+    assert_eq!(gate.lines("lapsed").len(), 1, "{}", gate.log_text());
+}
+
 /// Past nextUpdate the operator's word counts: refuse the group's devices, or use the old list; never ignore it.
 #[tokio::test]
 async fn a_stale_list_refuses_or_is_used_as_the_operator_says() {
