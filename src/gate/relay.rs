@@ -463,7 +463,14 @@ impl Relay {
                     });
                     self.up.give_up();
                 }
-                Poll::Ready(Pumped::SinkLost(fault)) => self.device_lost(&fault),
+                Poll::Ready(Pumped::SinkLost(fault)) => {
+                    // TLS that can write no more (not the socket): a device that is never answered must not stay.
+                    if fault.kind() == io::ErrorKind::Other {
+                        self.up.ended = true;
+                        cx.waker().wake_by_ref(); // that way was polled already
+                    }
+                    self.device_lost(&fault);
+                }
             }
         }
     }
@@ -556,3 +563,6 @@ impl Closed {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
