@@ -33,6 +33,9 @@ const FLIGHT: usize = 4 * 1024;
 /// rustls takes handshake messages up to 64 KiB; what needs more is no TLS.
 const HELD: usize = 96 * 1024;
 
+/// The most that is read after TLS failed, in bytes, so that the alert is not lost to a reset.
+const MOST_FORGOTTEN: usize = 1024 * 1024;
+
 thread_local! {
     /// Ciphertext that came, and ciphertext to go. Borrowed inside one poll only.
     static CIPHERTEXT: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
@@ -71,6 +74,8 @@ pub struct TlsStream {
     closed: bool,
     /// TLS failed: rustls may not be asked again, as it remembers places in bytes that are gone.
     failed: bool,
+    /// How many bytes came after that.
+    forgotten: usize,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -97,6 +102,7 @@ impl TlsStream {
             ended: false,
             closed: false,
             failed: false,
+            forgotten: 0,
         })
     }
 
@@ -178,7 +184,7 @@ impl TlsStream {
     }
 
     /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes. After TLS failed, what comes is
-    /// forgotten, and only the end of the stream is told.
+    /// forgotten, and only the end of the stream is told, which is after 1 MiB at the latest.
     ///
     /// # Errors
     /// [`Lost`]; plaintext that came before the fault is in `plain`.
@@ -241,7 +247,10 @@ impl TlsStream {
             return Ok(());
         }
         if self.failed {
-            return Ok(()); // read and forgotten: nobody is left to understand it
+            // Read and forgotten, as nobody is left to understand it; but not for ever (threats.md T2).
+            self.forgotten += got;
+            self.ended = self.forgotten > MOST_FORGOTTEN;
+            return Ok(());
         }
         buffer[..start].copy_from_slice(&self.held);
         let whole = &mut buffer[..start + got];

@@ -806,6 +806,95 @@ async fn garbage_records_end_the_connection() {
     converses(&gate, dialled.tls.expect("a handshake")).await;
 }
 
+/// Where the records of TLS in `bytes` end, that are no ChangeCipherSpec.
+fn records(mut bytes: &[u8]) -> Vec<usize> {
+    let (mut ends, mut at) = (Vec::new(), 0);
+    while let [kind, _, _, high, low, rest @ ..] = bytes {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        at += 5 + length;
+        bytes = &rest[length..];
+        if *kind != 20 {
+            ends.push(at);
+        }
+    }
+    ends
+}
+
+/// threats.md V9: a device that says a part of its Certificate message, in whole records, and goes away hurts nobody.
+#[tokio::test]
+async fn a_device_that_leaves_amid_a_handshake_message_hurts_nobody() {
+    let gate = Gate::start().await;
+    for (versions, version) in EACH {
+        for count in [1, 2] {
+            let mut device = gate.device_over("meter-7", versions);
+            let mut config = device.config.take().expect("TLS");
+            config.max_fragment_size = Some(64); // so that the message needs many records
+            let name = device.server_name.clone();
+            let mut tls = ClientConnection::new(Arc::new(config), name).expect("a device");
+            let mut socket = TcpStream::connect(device.gate).await.expect("a listener");
+            let from = socket.local_addr().expect("connected");
+            let mut flight = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut flight).expect("a buffer takes all");
+            }
+            socket.write_all(&flight).await.expect("sent");
+            flight.clear();
+            while records(&flight).len() <= count {
+                let mut came = vec![0; 4096];
+                let read = soon("the server's flight", socket.read(&mut came)).await;
+                let mut came = &came[..read.expect("open")];
+                assert!(!came.is_empty(), "TLS {version}: the gate closed");
+                while !came.is_empty() {
+                    tls.read_tls(&mut came).expect("read");
+                    tls.process_new_packets().expect("a good server");
+                }
+                while tls.wants_write() {
+                    tls.write_tls(&mut flight).expect("a buffer takes all");
+                }
+            }
+            let front = &flight[..records(&flight)[count - 1]];
+            socket.write_all(front).await.expect("sent");
+            socket.shutdown().await.expect("closed");
+
+            let mut rest = Vec::new();
+            let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+            let line = refusal_of(&gate, from).await;
+            assert_eq!(line["reason"], "device_gone", "TLS {version}: {line}");
+            assert_eq!(line["tls_version"], version);
+        }
+    }
+    let panics = gate.lines("panicked");
+    assert!(panics.is_empty(), "{panics:?}");
+    let faults = [("reason", "gate_fault")];
+    let faults = gate.metric("tidegate_refusals_total", &faults).await;
+    assert!(faults.abs() < f64::EPSILON);
+    let device = gate.device("meter-7");
+    let dialled = dial(&device, |socket| socket).await;
+    converses(&gate, dialled.tls.expect("a handshake")).await;
+}
+
+/// threats.md T2: what comes after TLS failed is read, so that the alert is not lost, but not without end.
+#[tokio::test]
+async fn who_floods_after_tls_failed_is_cut_off() {
+    let gate = Gate::start().await;
+    let mut socket = TcpStream::connect(gate.address())
+        .await
+        .expect("a listener");
+    let junk = [&client_hello()[..], &[0x17, 3, 3, 0, 32], &[0x5a; 32]].concat();
+    socket.write_all(&junk).await.expect("sent");
+    gate.refusal("tls_fault").await;
+    let flood = vec![0; 64 * 1024];
+    let mut sent = 0;
+    let cut_off = async {
+        while let Ok(n) = socket.write(&flood).await {
+            sent += n;
+        }
+    };
+    soon("the gate to close", cut_off).await;
+    // 1 MiB, and what the kernels of both sides had taken in.
+    assert!(sent < 32 * 1024 * 1024, "it read {sent} bytes");
+}
+
 /// Every way of falling silent ends with the handshake's own deadline, which bytes do not push back (threats.md V2).
 #[tokio::test]
 async fn silence_in_the_handshake_ends_by_its_deadline() {
