@@ -290,6 +290,24 @@ async fn brokers_that_all_swallow_the_attempt_are_temporary_trouble() {
     assert!(line["why"].as_str().expect("text").contains(&swallowing));
 }
 
+/// A broker may be given by its host name: it is looked up beside the path, and known by the name.
+#[tokio::test]
+async fn a_broker_is_found_by_its_host_name() {
+    let broker = Broker::start().await;
+    let address = format!("mqtt://localhost:{}", broker.address.port());
+    let gate = gate_to(&[address.clone()], "").await;
+    let up = [("broker", &*address)];
+    gate.metric_becomes("tidegate_broker_up", &up, 1.0).await;
+    assert_eq!(gate.admin_get("/readyz").await.0, 200);
+
+    let mut link = asks(&gate.device("meter-7"), Version::V5).await;
+    let visit = broker.welcome().await;
+    assert_eq!(link.answer(Version::V5).await, Answer::Admitted);
+    drop((link, visit));
+    let line = gate.line("closed", |_| true).await;
+    assert_eq!(line["broker"], *address);
+}
+
 /// A device that goes away while the broker thinks takes its place at the broker with it.
 #[tokio::test]
 async fn a_device_that_leaves_before_its_connack_leaves_nothing_behind() {
