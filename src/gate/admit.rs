@@ -11,7 +11,6 @@ use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
-use crate::rules::device::DeviceId;
 use crate::rules::policy::{self, Admission, Caller, Credential};
 use crate::rules::reason::{Ending, Refusal};
 use crate::tls::stream::Got;
@@ -117,7 +116,7 @@ impl Secured {
         match Connect::decode(&came) {
             Ok(connect) => {
                 facts.mqtt_version = Some(connect.version);
-                facts.client_id_asked = Some(connect.client_id.clone());
+                facts.note_asked(&connect.client_id);
                 gate.metrics
                     .listener(self.listener.place)
                     .connect(connect.version, self.mode);
@@ -192,7 +191,8 @@ impl Asking {
             connect,
             tell_client_id,
         } = admission;
-        facts.admitted(device, &connect.client_id);
+        facts.device = Some(device);
+        facts.note_given(&connect.client_id);
         Ok(Admitted {
             link: secured.link,
             packet,
@@ -380,11 +380,4 @@ async fn refuse(
     })
     .await;
     refusal
-}
-
-impl Facts {
-    fn admitted(&mut self, device: DeviceId, client_id: &str) {
-        self.device = Some(device);
-        self.client_id_given = Some(client_id.to_owned());
-    }
 }

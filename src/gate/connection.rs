@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::mqtt::Version;
-use crate::observe::logging::{CertificateLine, Event, Line};
+use crate::observe::logging::{CertificateLine, Event, LONGEST_VALUE, Line};
 use crate::observe::metrics::OpenGuard;
 use crate::rules::device::{DeviceId, Mode};
 use crate::rules::identity::Certificate;
@@ -32,13 +32,34 @@ pub(crate) struct Facts {
     pub(crate) alpn: Option<String>,
     pub(crate) trust: Option<Arc<str>>,
     pub(crate) mqtt_version: Option<Version>,
-    pub(crate) client_id_asked: Option<String>,
-    pub(crate) client_id_given: Option<String>,
+    client_id_asked: Option<Box<str>>,
+    client_id_given: Option<Box<str>>,
     pub(crate) broker: Option<Arc<str>>,
     pub(crate) waits_for_turn: bool,
     pub(crate) certificate: Option<Arc<Certificate>>,
     to_broker: Option<u64>,
     to_device: Option<u64>,
+}
+
+impl Facts {
+    /// Keeps of the client id that the device asked for what the log shows.
+    pub(crate) fn note_asked(&mut self, client_id: &str) {
+        self.client_id_asked = Some(kept(client_id));
+    }
+
+    /// Keeps of the client id that the broker was told what the log shows.
+    pub(crate) fn note_given(&mut self, client_id: &str) {
+        self.client_id_given = Some(kept(client_id));
+    }
+}
+
+/// What the log shows of `text`, and one character more, so that it can tell of the cut: a connection that stays for weeks
+/// does not keep 64 KiB of client id.
+fn kept(text: &str) -> Box<str> {
+    match text.char_indices().nth(LONGEST_VALUE + 1) {
+        Some((end, _)) => text[..end].into(),
+        None => text.into(),
+    }
 }
 
 /// How a connection ended, whichever step it reached.
@@ -225,3 +246,6 @@ async fn link(
     let linked = admitted.dial(gate, facts).await?;
     Ok((linked, mode))
 }
+
+#[cfg(test)]
+mod tests;

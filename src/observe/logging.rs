@@ -24,6 +24,9 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use connection::{CertificateLine, Event, Line, Logger};
 use escape::Form;
 use format::{Fields, Lines};
+
+/// The most characters of a value that a line shows.
+pub const LONGEST_VALUE: usize = format::MOST;
 pub use sink::Losses;
 use sink::Sink;
 

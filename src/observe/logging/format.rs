@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::escape::{self, Form};
 
 /// The most characters of a value; client ids may have 65 535.
-const MOST: usize = 256;
+pub(super) const MOST: usize = 256;
 /// The most characters of `why`, which may quote a value.
 const MOST_WHY: usize = 1024;
 /// The most characters of `backtrace`: ours, never from the wire.
