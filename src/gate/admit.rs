@@ -11,7 +11,7 @@ use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
-use crate::rules::policy::{self, Admission, Caller, Credential};
+use crate::rules::policy::{self, Admission, Caller, Credential, Refused};
 use crate::rules::reason::{Ending, Refusal};
 use crate::tls::stream::Got;
 
@@ -154,7 +154,7 @@ impl Asking {
         let version = connect.version;
         let most = maximum_packet(&connect);
         let verdict = if gate.is_draining() {
-            Err(Refusal::Draining)
+            Err(Refusal::Draining.into())
         } else {
             let caller = Caller {
                 listener: &secured.listener.name,
@@ -170,19 +170,17 @@ impl Asking {
             };
             policy::decide(&caller, connect, &gate.connect, now)
         };
-        let verdict = verdict.and_then(|admission| can_be_told(admission, most));
-        let encoded = verdict.and_then(|admission| match admission.connect.encode() {
+        let encoded = verdict.and_then(|admission| match encode(&admission, most) {
             Ok(packet) => Ok((admission, packet)),
-            Err(too_long) => Err(Refusal::RewriteTooLong(format!(
-                "the CONNECT for the broker: {too_long}"
-            ))),
+            Err(refusal) => Err(Refused {
+                refusal,
+                device: Some(admission.device),
+            }),
         });
         let (admission, packet) = match encoded {
             Ok(admitted) => admitted,
-            Err(refusal) => {
-                if let Refusal::ClientIdNotOwn { device, .. } = &refusal {
-                    facts.device = Some(device.clone());
-                }
+            Err(Refused { refusal, device }) => {
+                facts.device = device;
                 return Err(refuse(secured.link, refusal, Some(version), most).await);
             }
         };
@@ -334,9 +332,9 @@ fn maximum_packet(connect: &Connect) -> Option<u32> {
     }
 }
 
-/// Lets a device in only if the client id that it has to be told fits into what it takes: a larger packet may not be
-/// sent [MQTT-3.1.2-24], and without the id it would not know its own session.
-fn can_be_told(admission: Admission, most: Option<u32>) -> Result<Admission, Refusal> {
+/// The CONNECT for the broker; only if the client id that the device has to be told fits into what it takes: a larger packet
+/// may not be sent [MQTT-3.1.2-24], and without the id it would not know its own session.
+fn encode(admission: &Admission, most: Option<u32>) -> Result<Vec<u8>, Refusal> {
     if let Some(most) = most.filter(|_| admission.tell_client_id) {
         let mut shortest = Connack {
             session_present: false,
@@ -351,7 +349,10 @@ fn can_be_told(admission: Admission, most: Option<u32>) -> Result<Admission, Ref
             )));
         }
     }
-    Ok(admission)
+    let packet = admission.connect.encode();
+    packet.map_err(|too_long| {
+        Refusal::RewriteTooLong(format!("the CONNECT for the broker: {too_long}"))
+    })
 }
 
 fn tell_client_id(connack: &mut Connack, client_id: &str) {

@@ -89,16 +89,68 @@ pub struct Admission {
     pub tell_client_id: bool,
 }
 
+/// A device may not enter.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// Who it is, if that was known by then: for the log.
+    pub device: Option<DeviceId>,
+}
+
+impl From<Refusal> for Refused {
+    /// Nobody knows who it is.
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            device: None,
+        }
+    }
+}
+
 /// Decides whether `caller` may enter with the CONNECT it sent, at `now` (seconds since 1970).
 ///
 /// # Errors
-/// The [`Refusal`]; nothing has reached a broker then (threats.md I1).
+/// The [`Refusal`], and who it is for; nothing has reached a broker then (threats.md I1).
 pub fn decide(
     caller: &Caller<'_>,
     asks: Connect,
     settings: &ConnectSettings,
     now: i64,
-) -> Result<Admission, Refusal> {
+) -> Result<Admission, Refused> {
+    let (credential, device) = identify(caller, &asks, now)?;
+    let refused = |refusal| Refused {
+        refusal,
+        device: Some(device.clone()),
+    };
+    if settings.asked_client_id == AskedClientId::Device
+        && !asks.client_id.is_empty()
+        && asks.client_id != device.as_str()
+    {
+        return Err(refused(Refusal::ClientIdNotOwn {
+            device: device.clone(),
+            asked: asks.client_id,
+        }));
+    }
+    let tell_client_id = asks.version == Version::V5 && asks.client_id.is_empty();
+    let connect = rewrite(caller, &credential, &device, asks, settings).map_err(refused)?;
+    Ok(Admission {
+        device,
+        connect,
+        tell_client_id,
+    })
+}
+
+/// Who calls, by the one credential that it has.
+fn identify<'a>(
+    caller: &Caller<'a>,
+    asks: &Connect,
+    now: i64,
+) -> Result<(Credential<'a>, DeviceId), Refusal> {
+    // Before any credential: it asks for a conversation that the gate does not have (threats.md §5).
+    if asks.properties.get(Id::AuthenticationMethod).is_some() {
+        return Err(Refusal::EnhancedAuthentication);
+    }
     let Some(credential) = caller.credential else {
         return Err(Refusal::NoToken { mode: caller.mode });
     };
@@ -108,9 +160,6 @@ pub fn decide(
             why: "the certificate, or one of its issuers, ended between the handshake and the CONNECT".into(),
         });
     }
-    if asks.properties.get(Id::AuthenticationMethod).is_some() {
-        return Err(Refusal::EnhancedAuthentication);
-    }
     // Serials are unique for one CA only (RFC 5280 §4.1.2.2): another below the same anchor may have given the same one.
     if credential.naming.field == Field::Serial && !credential.direct {
         return Err(Refusal::Unnamed(Unnamed::OfAnotherCa));
@@ -119,22 +168,7 @@ pub fn decide(
         .naming
         .device(credential.certificate)
         .map_err(Refusal::Unnamed)?;
-    if settings.asked_client_id == AskedClientId::Device
-        && !asks.client_id.is_empty()
-        && asks.client_id != device.as_str()
-    {
-        return Err(Refusal::ClientIdNotOwn {
-            device,
-            asked: asks.client_id,
-        });
-    }
-    let tell_client_id = asks.version == Version::V5 && asks.client_id.is_empty();
-    let connect = rewrite(caller, &credential, &device, asks, settings)?;
-    Ok(Admission {
-        device,
-        connect,
-        tell_client_id,
-    })
+    Ok((credential, device))
 }
 
 /// The CONNECT that the broker is told: the names are the gate's, everything else is the device's.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use tidegate::mqtt::Version;
+use tidegate::mqtt::properties::{Id, Property, Value};
 
 use crate::support::device::{Answer, BOTH, Device, connect};
 use crate::support::gate::{Gate, Plan, group, listener};
@@ -87,6 +88,32 @@ async fn without_a_certificate_no_device_is_admitted() {
     }
     assert_eq!(gate.broker().visits(), 0, "no broker hears of them");
     assert!(!gate.log_text().contains("secret-7"), "a token in the log");
+}
+
+/// threats.md §5: whoever asks for enhanced authentication is told that there is none (MQTT 5.0 §4.12), certificate or not.
+#[tokio::test]
+async fn enhanced_authentication_is_refused_without_a_certificate_too() {
+    let gate = every_mode().await;
+    let mut asks = connect("meter-7", Version::V5);
+    asks.properties.push(Property {
+        id: Id::AuthenticationMethod,
+        value: Value::Text("SCRAM-SHA-1".into()),
+    });
+    for listener in ["mixed", "server", "plain"] {
+        let (at, ca) = (gate.addresses[listener], gate.authority.certificate());
+        let device = match listener {
+            "plain" => Device::plain(at),
+            _ => Device::new(at, ca, None, BOTH),
+        };
+        let (answer, _) = device.asks(&asks).await;
+        assert_eq!(answer, Answer::Refused(0x8c), "{listener}"); // Bad authentication method
+        let labels = [
+            ("listener", listener),
+            ("reason", "enhanced_authentication"),
+        ];
+        gate.metric_becomes("tidegate_refusals_total", &labels, 1.0)
+            .await;
+    }
 }
 
 /// `mixed-tls` is `mutual-tls` for who has a certificate; listeners side by side keep their own modes and counts.

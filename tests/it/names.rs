@@ -60,6 +60,33 @@ async fn a_device_that_must_ask_for_its_own_name_is_refused_another() {
     );
 }
 
+/// T3: whoever is refused for what it asks is known by then, and the log tells who it is.
+#[tokio::test]
+async fn a_refusal_after_the_identity_tells_the_device() {
+    let gate = Gate::plan(Plan {
+        more:
+            "[connect]\nclient_id = \"{device}/{client_id}\"\nusername = \"{device}/{username}\"\n"
+                .into(),
+        limits: "connect_bytes = \"256KiB\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let long = "x".repeat(65_535);
+    for (reason, client_id, username) in [
+        ("client_id_not_allowed", "a b", Some("u")),
+        ("username_not_allowed", "a", None),
+        ("text_too_long", "a", Some(&*long)),
+    ] {
+        let mut asks = connect(client_id, Version::V311);
+        asks.username = username.map(Into::into);
+        let (answer, _) = gate.device("meter-7").asks(&asks).await;
+        assert!(matches!(answer, Answer::Refused(_)), "{reason}");
+        let line = gate.refusal(reason).await;
+        assert_eq!(line["device"], "meter-7", "{line}");
+    }
+    assert_eq!(gate.broker().visits(), 0);
+}
+
 #[tokio::test]
 async fn what_looks_like_our_word_is_removed_before_ours_is_added() {
     let more =
