@@ -13,7 +13,7 @@ use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
 use crate::rules::policy::{self, Admission, Caller, Credential, Refused};
 use crate::rules::reason::{Ending, Refusal};
-use crate::tls::stream::Got;
+use crate::tls::stream::{Got, Lost};
 
 use super::Gate;
 use super::connection::Facts;
@@ -91,13 +91,14 @@ impl Secured {
                     Ok(None) => {}
                     Err(fault) => return Err(Refusal::Connect(fault)),
                 }
-                match read(&mut self.link, &mut came).await {
+                match self.link.read(&mut came).await {
                     Ok(Got::Bytes) => {}
-                    Ok(Got::End) | Err(_) => {
+                    Ok(Got::End) | Err(Lost::Io(_)) => {
                         return Err(Refusal::DeviceGone {
                             during: "before a whole CONNECT",
                         });
                     }
+                    Err(Lost::Tls(fault)) => return Err(tls_fault(fault)),
                 }
             }
         });
@@ -321,6 +322,18 @@ impl Admitted {
 
     async fn refused(self, refusal: Refusal) -> Unlinked {
         Unlinked::Refused(refuse(self.link, refusal, Some(self.version), self.most).await)
+    }
+}
+
+/// Why TLS broke after the handshake, in words for the one who mends it.
+fn tls_fault(fault: rustls::Error) -> Refusal {
+    match fault {
+        rustls::Error::AlertReceived(alert) => Refusal::ServerRefused {
+            alert: format!("{alert:?}"),
+        },
+        fault => Refusal::TlsFault {
+            what: fault.to_string(),
+        },
     }
 }
 

@@ -39,6 +39,25 @@ impl DeviceLink {
             Self::Tls(tls) => tls.unsent(),
         }
     }
+
+    /// Reads once onto the end of `bytes`. Dropping it loses nothing.
+    ///
+    /// # Errors
+    /// [`Lost`], which tells a fault of TLS from one of the socket.
+    pub(crate) async fn read(&mut self, bytes: &mut Vec<u8>) -> Result<Got, Lost> {
+        std::future::poll_fn(|cx| self.poll_read_link(cx, bytes)).await
+    }
+
+    fn poll_read_link(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut Vec<u8>,
+    ) -> Poll<Result<Got, Lost>> {
+        match self {
+            Self::Plain(socket) => Wire::poll_read(socket, cx, plain).map_err(Lost::Io),
+            Self::Tls(tls) => tls.poll_read(cx, plain),
+        }
+    }
 }
 
 impl Wire for Socket {
@@ -61,10 +80,7 @@ impl Wire for Socket {
 
 impl Wire for DeviceLink {
     fn poll_read(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<Got>> {
-        match self {
-            Self::Plain(socket) => Wire::poll_read(socket, cx, plain),
-            Self::Tls(tls) => tls.poll_read(cx, plain).map_err(into_io),
-        }
+        self.poll_read_link(cx, plain).map_err(into_io)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {

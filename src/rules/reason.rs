@@ -54,7 +54,7 @@ pub enum Refusal {
     },
     /// It refused our certificate.
     #[error(
-        "the device ended the handshake with the TLS alert {alert}: it does not take the server's certificate or parameters; check the CA in the device and the name it dials"
+        "the device ended TLS with the alert {alert}: it does not take the server's certificate or parameters; check the CA in the device and the name it dials"
     )]
     ServerRefused {
         /// The alert's name.
@@ -66,8 +66,8 @@ pub enum Refusal {
         /// Which parameter.
         what: String,
     },
-    /// The handshake broke TLS's rules.
-    #[error("the TLS handshake failed: {what}")]
+    /// The rules of TLS were broken, in the handshake or before the CONNECT was whole.
+    #[error("TLS failed: {what}")]
     TlsFault {
         /// rustls's word on it.
         what: String,

@@ -4,12 +4,14 @@
 use std::io;
 use std::time::Duration;
 
+use rustls::version::TLS13;
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connect::Password;
 use tidegate::mqtt::properties::{Id, Property, Value};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 
+use crate::relay::ByHand;
 use crate::support::broker::{Visit, publish};
 use crate::support::device::{Answer, Device, Link, connect};
 use crate::support::gate::{Gate, Plan};
@@ -285,6 +287,29 @@ async fn enhanced_authentication_is_refused() {
     assert_eq!(until_closed(&mut link).await, [0x20, 3, 0, 0x8c, 0]);
     gate.refusal("enhanced_authentication").await;
     assert_eq!(gate.broker().visits(), 0);
+}
+
+/// T3: a device whose TLS breaks before its CONNECT is whole did not just go away: the alert, or the rule, is told.
+#[tokio::test]
+async fn tls_that_breaks_before_the_connect_is_told_by_its_alert_or_its_rule() {
+    const ALERT: u8 = 21;
+    let gate = Gate::start().await;
+    let device = gate.device_over("meter-7", &[&TLS13]);
+    let broken = b"\x17\x03\x03\x00\x12 not what was said";
+    for (reason, why, record) in [
+        ("server_refused", "BadCertificate", None),
+        ("tls_fault", "decrypt", Some(&broken[..])),
+    ] {
+        let mut hand = ByHand::dial(&device).await;
+        let front = hand.record(23, b"\x10"); // a CONNECT has begun
+        let alert = hand.record(ALERT, &[2, 42]); // fatal, bad_certificate
+        hand.say(&[&front, record.unwrap_or(&alert)].concat(), usize::MAX)
+            .await;
+        let line = gate.refusal(reason).await;
+        let told = line["why"].as_str().expect("a sentence");
+        assert!(told.contains(why), "{told}");
+        assert_eq!(line["certificate_subject"], "CN=meter-7");
+    }
 }
 
 /// `limits.connect_bytes` counts the whole packet; one byte more is too many, and is not waited for.

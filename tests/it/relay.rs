@@ -696,7 +696,7 @@ async fn a_device_may_update_its_keys_at_any_time() {
 }
 
 /// A device of TLS 1.3 that writes its records by hand once the handshake is over.
-struct ByHand {
+pub(crate) struct ByHand {
     socket: TcpStream,
     key: aws_lc_rs::aead::LessSafeKey,
     iv: [u8; 12],
@@ -704,7 +704,7 @@ struct ByHand {
 }
 
 impl ByHand {
-    async fn dial(device: &Device) -> Self {
+    pub(crate) async fn dial(device: &Device) -> Self {
         let mut device = device.clone();
         let config = device.config.as_mut().expect("TLS");
         config.enable_secret_extraction = true;
@@ -724,7 +724,7 @@ impl ByHand {
     }
 
     /// A record of that type (RFC 8446 §5.2).
-    fn record(&mut self, kind: u8, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn record(&mut self, kind: u8, body: &[u8]) -> Vec<u8> {
         let mut nonce = self.iv;
         for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= number;
@@ -741,7 +741,7 @@ impl ByHand {
     }
 
     /// Sends `bytes`, in pieces of `size`.
-    async fn say(&mut self, bytes: &[u8], size: usize) {
+    pub(crate) async fn say(&mut self, bytes: &[u8], size: usize) {
         for piece in bytes.chunks(size) {
             if self.socket.write_all(piece).await.is_err() {
                 return; // the gate has closed
