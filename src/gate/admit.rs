@@ -1,6 +1,7 @@
 //! CONNECT: `Secured` → `Asking` → `Admitted` → `Linked`.
 
-use std::time::Instant;
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
 
@@ -18,10 +19,10 @@ use crate::tls::stream::{Got, Lost};
 use super::Gate;
 use super::connection::Facts;
 use super::handshake::Secured;
-use super::wire::{DeviceLink, LINGER_BYTES, linger, read, write_all};
+use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger, read, write_all};
 
 /// How long a refused device has to take in its CONNACK.
-const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(2);
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The largest CONNACK taken from a broker, in bytes.
 const LARGEST_CONNACK: usize = 64 * 1024;
@@ -33,6 +34,8 @@ pub(crate) struct Asking {
     connect: Connect,
     /// What the device sent behind its CONNECT (threats.md M3).
     behind: Vec<u8>,
+    /// When the CONNECT was whole.
+    asked: Instant,
 }
 
 /// May enter, under this name. [`Asking::admit`] is the only maker.
@@ -47,6 +50,8 @@ pub(crate) struct Admitted {
     /// The client id it is to be told (MQTT 5.0 §3.2.2.3.7).
     assigned: Option<String>,
     behind: Vec<u8>,
+    /// When the CONNECT was whole.
+    asked: Instant,
     listener: usize,
 }
 
@@ -113,6 +118,7 @@ impl Secured {
                 return Err(refuse(self.link, refusal, None, None).await);
             }
         };
+        let asked = Instant::now();
         let behind = came.split_off(length);
         match Connect::decode(&came) {
             Ok(connect) => {
@@ -125,6 +131,7 @@ impl Secured {
                     secured: self,
                     connect,
                     behind,
+                    asked,
                 })
             }
             Err(fault) => {
@@ -151,6 +158,7 @@ impl Asking {
             secured,
             connect,
             behind,
+            asked,
         } = self;
         let version = connect.version;
         let most = maximum_packet(&connect);
@@ -199,6 +207,7 @@ impl Asking {
             most,
             assigned: tell_client_id.then_some(connect.client_id),
             behind,
+            asked,
             listener: secured.listener.place,
         })
     }
@@ -233,20 +242,22 @@ impl Admitted {
         let broker_open = gate.metrics.broker(dialled.place).opened();
         facts.broker = Some(gate.brokers.all()[dialled.place].label.clone());
         let mut broker = dialled.socket;
-        let asked = Instant::now();
-        let (connack, from_broker) = match self.ask(&mut broker, gate).await {
+        let limit = gate.limits.connect_timeout;
+        let deadline = tokio::time::Instant::now() + limit;
+        let (connack, from_broker) = match self.ask(&mut broker, deadline, limit).await {
             Ok(answer) => answer,
             Err(refusal) => return Err(self.refused(refusal).await),
         };
         let metrics = gate.metrics.listener(self.listener);
-        metrics.connect_to_connack(asked.elapsed());
+        metrics.connect_to_connack(self.asked.elapsed());
         metrics.connack(connack.code);
         let code = connack.code;
-        let packet = self.connack_for_device(connack);
-        if let Err(fault) = write_all(&mut self.link, &packet).await {
-            return Err(Unlinked::Ended(Ending::DeviceLost {
-                what: fault.to_string(),
-            }));
+        let packet = match self.connack_for_device(connack) {
+            Ok(packet) => packet,
+            Err(refusal) => return Err(self.refused(refusal).await),
+        };
+        if let Err(what) = hand_over(&mut self.link, &packet, deadline).await {
+            return Err(Unlinked::Ended(Ending::DeviceLost { what }));
         }
         if code != 0 {
             let _ = timeout(LAST_WORD, linger(&mut self.link, LINGER_BYTES)).await;
@@ -262,14 +273,13 @@ impl Admitted {
         })
     }
 
-    /// Sends the CONNECT and reads the CONNACK, within `connect_timeout`; gives what came behind it, too.
+    /// Sends the CONNECT and reads the CONNACK, until `deadline`, which was `limit` away; gives what came behind it, too.
     async fn ask(
         &mut self,
         broker: &mut Socket,
-        gate: &Gate,
+        deadline: tokio::time::Instant,
+        limit: Duration,
     ) -> Result<(Connack, Vec<u8>), Refusal> {
-        let limit = gate.limits.connect_timeout;
-        let deadline = tokio::time::Instant::now() + limit;
         let packet = std::mem::take(&mut self.packet);
         let answer = timeout_at(deadline, async {
             let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed {
@@ -300,7 +310,10 @@ impl Admitted {
 
     /// The broker's CONNACK as the device is to see it: with the client id it got, if it sent none, and without what
     /// would lead it round the gate (Server Reference, MQTT 5.0 §3.2.2.3.16; threats.md M5).
-    fn connack_for_device(&self, mut connack: Connack) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// When it cannot be made to fit what the device takes: a larger packet may not be sent [MQTT-3.1.2-24].
+    fn connack_for_device(&self, mut connack: Connack) -> Result<Vec<u8>, Refusal> {
         if self.version == Version::V5 {
             connack.properties.remove(Id::ServerReference);
             connack.properties.remove(Id::AssignedClientIdentifier);
@@ -312,16 +325,41 @@ impl Admitted {
         }
         let packet = connack.encode(self.version);
         if self.most.is_none_or(|most| packet.len() <= most as usize) {
-            return packet;
+            return Ok(packet);
         }
         // What may not be sent beyond the device's limit (MQTT 5.0 §3.2.2.3.9, §3.2.2.3.10).
         connack.properties.remove(Id::ReasonString);
         connack.properties.remove(Id::UserProperty);
-        connack.encode(self.version)
+        let packet = connack.encode(self.version);
+        match self.most.filter(|most| packet.len() > *most as usize) {
+            None => Ok(packet),
+            Some(most) => Err(Refusal::RewriteTooLong(format!(
+                "the CONNACK of the broker, with the client id of the device if it sent none, has {} bytes, and the device takes \
+                 {most}",
+                packet.len()
+            ))),
+        }
     }
 
     async fn refused(self, refusal: Refusal) -> Unlinked {
         Unlinked::Refused(refuse(self.link, refusal, Some(self.version), self.most).await)
+    }
+}
+
+/// Hands a CONNACK to the device, down to its socket, until `deadline` (threats.md V2).
+async fn hand_over(
+    link: &mut impl Wire,
+    packet: &[u8],
+    deadline: tokio::time::Instant,
+) -> Result<(), String> {
+    let handed = timeout_at(deadline, async {
+        write_all(link, packet).await?;
+        poll_fn(|cx| link.poll_flush(cx)).await
+    });
+    match handed.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(fault)) => Err(fault.to_string()),
+        Err(_) => Err("it did not take in the CONNACK in time".into()),
     }
 }
 
@@ -394,4 +432,51 @@ async fn refuse(
     })
     .await;
     refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    /// A device that takes in nothing.
+    struct Stuck {
+        takes_over: bool,
+    }
+
+    impl Wire for Stuck {
+        fn poll_read(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>) -> Poll<io::Result<Got>> {
+            Poll::Pending
+        }
+
+        fn poll_write(&mut self, _: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+            if self.takes_over {
+                Poll::Ready(Ok(plain.len()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close_write(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// threats.md V2: a device that does not take in its CONNACK has the time of the broker's, and no more.
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_does_not_take_its_connack_is_let_go() {
+        for takes_over in [true, false] {
+            let began = tokio::time::Instant::now();
+            let deadline = began + Duration::from_secs(10);
+            let handed = hand_over(&mut Stuck { takes_over }, b"\x20\x02\0\0", deadline).await;
+            assert!(handed.is_err_and(|what| what.contains("CONNACK")));
+            assert_eq!(began.elapsed(), Duration::from_secs(10));
+        }
+    }
 }

@@ -624,6 +624,37 @@ async fn a_corrected_connack_keeps_within_the_devices_maximum_packet_size() {
     );
 }
 
+/// M4: ... and with the broker's other properties it may be too large even so: then the device is not sent it.
+#[tokio::test]
+async fn a_connack_that_cannot_be_made_to_fit_is_not_sent() {
+    let gate = Gate::start().await;
+    // Response Information (MQTT 5.0 §3.2.2.3.15) is the broker's to say.
+    let said = b"\x20\x0d\x00\x00\x0a\x1a\x00\x07answers";
+    for (client_id, most, expected) in [
+        (
+            "",
+            25,
+            &b"\x20\x17\x00\x00\x14\x1a\x00\x07answers\x12\x00\x07meter-7"[..],
+        ),
+        ("", 24, &[0x20, 3, 0, 0x95, 0]),
+        ("meter-7", 15, said),
+        ("meter-7", 14, &[0x20, 3, 0, 0x95, 0]),
+    ] {
+        let sent = with_maximum_packet(client_id, most);
+        let mut link = say(&gate.device("meter-7"), &sent).await;
+        let mut visit = gate.broker().visit().await;
+        visit.say(said).await;
+        assert_eq!(link.packet().await.as_deref(), Some(expected), "{most}");
+        if expected[3] == 0x95 {
+            assert_eq!(link.packet().await, None);
+            assert_eq!(visit.packet().await, None, "the broker is told, too");
+        }
+    }
+    let line = gate.refusal("rewrite_too_long").await;
+    assert_eq!(line["device"], "meter-7");
+    assert!(line["broker"].is_string(), "{line}");
+}
+
 /// M4: ... and a device that could not be told its client id at all is refused before a broker hears of it.
 #[tokio::test]
 async fn a_device_that_cannot_be_told_its_client_id_is_refused() {
@@ -631,7 +662,8 @@ async fn a_device_that_cannot_be_told_its_client_id_is_refused() {
     let device = gate.device("meter-7");
     let mut link = say(&device, &with_maximum_packet("", 14)).await;
     assert_eq!(until_closed(&mut link).await, [0x20, 3, 0, 0x95, 0]);
-    gate.refusal("rewrite_too_long").await;
+    let line = gate.refusal("rewrite_too_long").await;
+    assert_eq!(line["device"], "meter-7");
     assert_eq!(gate.broker().visits(), 0);
 
     let (mut link, _visit) = heard(&gate, &with_maximum_packet("", 15)).await;
