@@ -190,10 +190,11 @@ async fn what_a_device_does_not_read_is_lost_and_told() {
         gate.signal("TERM");
 
         assert_eq!(gate.exit().await.code(), Some(3), "{window}");
-        assert!(
-            gate.log_text()
-                .contains("drain_timeout gives them more time")
-        );
+        until("the last word of the gate", async || {
+            let told = gate.log_text();
+            told.contains("drain_timeout gives them more time").then_some(())
+        })
+        .await;
         drop(link);
         flood.abort();
     }
