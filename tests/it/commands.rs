@@ -138,13 +138,15 @@ async fn a_second_gate_on_one_port_is_a_failure() {
     let folder = good().await;
     for ip in ["127.0.0.1", "0.0.0.0"] {
         let taken = format!("{ip}:{}", first.address().port());
-        let run = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let run = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .arg("run")
             .current_dir(folder.path())
             .env_clear()
             .env("TIDEGATE_LISTENER__0__BIND", &taken)
-            .output()
-            .expect("the binary runs");
+            .kill_on_drop(true)
+            .output();
+        let run = soon("the second gate to end", run).await;
+        let run = run.expect("the binary runs");
         let told = String::from_utf8(run.stderr).expect("UTF-8");
         assert_eq!(run.status.code(), Some(1), "{told}");
         let fault = format!("listener[devices].bind: cannot listen on {taken}");

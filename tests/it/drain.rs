@@ -192,7 +192,8 @@ async fn what_a_device_does_not_read_is_lost_and_told() {
         assert_eq!(gate.exit().await.code(), Some(3), "{window}");
         until("the last word of the gate", async || {
             let told = gate.log_text();
-            told.contains("drain_timeout gives them more time").then_some(())
+            told.contains("drain_timeout gives them more time")
+                .then_some(())
         })
         .await;
         drop(link);
