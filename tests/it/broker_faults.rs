@@ -295,7 +295,7 @@ async fn brokers_that_all_swallow_the_attempt_are_temporary_trouble() {
 async fn a_broker_is_found_by_its_host_name() {
     let broker = Broker::start().await;
     let address = format!("mqtt://localhost:{}", broker.address.port());
-    let gate = gate_to(&[address.clone()], "").await;
+    let gate = gate_to(std::slice::from_ref(&address), "").await;
     let up = [("broker", &*address)];
     gate.metric_becomes("tidegate_broker_up", &up, 1.0).await;
     assert_eq!(gate.admin_get("/readyz").await.0, 200);
