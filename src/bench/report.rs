@@ -1,0 +1,145 @@
+//! What a run of the harness found. One model; `live`, `table`, `json` and `html` show it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Everything that one run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What was measured.
+    pub scenario: Scenario,
+    /// The target, as the operator wrote it: `host:port`.
+    pub target: String,
+    /// What was asked for and where it ran, in the order to be shown: name and value.
+    pub setup: Vec<(&'static str, String)>,
+    /// When it began, in seconds since 1970.
+    pub began: i64,
+    /// How long it ran, without the preparation.
+    pub lasted: Duration,
+    /// Ctrl-C ended it before its time.
+    pub interrupted: bool,
+    /// Attempts that were begun: handshakes, connections or messages.
+    pub attempts: u64,
+    /// Attempts that did what was asked for.
+    pub succeeded: u64,
+    /// Attempts that failed, by kind; closed set of words.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// What was agreed on, as `TLS 1.3 TLS13_AES_128_GCM_SHA256 X25519 full`, and how often.
+    pub negotiated: BTreeMap<String, u64>,
+    /// Times, by what was timed: `handshake`, `connack`, `round_trip` …
+    pub latencies: Vec<Latency>,
+    /// Payload moved, in bytes; 0 where nothing was to be moved.
+    pub payload_bytes: u64,
+    /// One row a second.
+    pub timeline: Vec<Second>,
+    /// What the server's processes spent, where `--pid` named them.
+    pub server: Option<ServerCost>,
+    /// What the harness itself spent.
+    pub client: ClientCost,
+}
+
+/// What a run measures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scenario {
+    /// `bench handshake`
+    Handshake,
+    /// `bench connections`
+    Connections,
+    /// `bench relay`
+    Relay,
+}
+
+/// The times of one thing.
+#[derive(Clone, Debug)]
+pub struct Latency {
+    /// What was timed: one word.
+    pub name: &'static str,
+    /// In microseconds, three significant figures.
+    pub micros: Histogram<u64>,
+}
+
+/// What happened in one second of the run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Second {
+    /// The second, from 0.
+    pub at: u32,
+    /// Attempts begun in it.
+    pub begun: u64,
+    /// Attempts that succeeded in it.
+    pub succeeded: u64,
+    /// Attempts that failed in it.
+    pub failed: u64,
+    /// Median of the times that ended in it, in microseconds; 0 when none did.
+    pub p50_micros: u64,
+    /// 99th percentile, likewise.
+    pub p99_micros: u64,
+}
+
+/// What the server's processes spent.
+#[derive(Clone, Debug, Default)]
+pub struct ServerCost {
+    /// The processes named, and their children.
+    pub pids: Vec<u32>,
+    /// CPU time of all their threads during the run.
+    pub cpu: Duration,
+    /// Resident memory before the run, in KiB.
+    pub resident_before: u64,
+    /// Resident memory at its end, connections still open, in KiB.
+    pub resident_after: u64,
+}
+
+/// What the harness itself spent: a harness at its own limit measures itself.
+#[derive(Clone, Debug, Default)]
+pub struct ClientCost {
+    /// Threads that made load.
+    pub threads: usize,
+    /// Part of one core that each of them used at most: 0.0 to 1.0.
+    pub busiest_thread: f64,
+    /// How late attempts began after their schedule (open loop), 99th percentile, in microseconds.
+    pub late_p99_micros: u64,
+    /// Why the figures may be the harness's own, in sentences with the way out; empty: they are not.
+    pub bottlenecks: Vec<String>,
+}
+
+impl Report {
+    /// Attempts that succeeded, per second.
+    #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+    pub fn per_second(&self) -> f64 {
+        let lasted = self.lasted.as_secs_f64();
+        if lasted > 0.0 {
+            self.succeeded as f64 / lasted
+        } else {
+            0.0
+        }
+    }
+
+    /// Attempts that failed.
+    pub fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// CPU time of the server for each attempt that succeeded, in microseconds.
+    #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+    pub fn server_micros_each(&self) -> Option<f64> {
+        let server = self.server.as_ref()?;
+        (self.succeeded > 0).then(|| server.cpu.as_secs_f64() * 1e6 / self.succeeded as f64)
+    }
+
+    /// CPU time of the server for each byte of payload, in nanoseconds.
+    #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+    pub fn server_nanos_per_byte(&self) -> Option<f64> {
+        let server = self.server.as_ref()?;
+        (self.payload_bytes > 0).then(|| server.cpu.as_secs_f64() * 1e9 / self.payload_bytes as f64)
+    }
+
+    /// Memory of the server for each connection held, in KiB.
+    #[expect(clippy::cast_precision_loss, reason = "kibibytes of one host are far below 2^52")]
+    pub fn server_kib_each(&self) -> Option<f64> {
+        let server = self.server.as_ref()?;
+        let grown = server.resident_after as f64 - server.resident_before as f64;
+        (self.scenario == Scenario::Connections && self.succeeded > 0)
+            .then(|| grown / self.succeeded as f64)
+    }
+}
