@@ -12,6 +12,7 @@
 //! Nothing is sent to a broker, and no broker is dialled, before the verdict. Rooms and arrows: ARCHITECTURE.md.
 
 pub mod admin;
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod config;

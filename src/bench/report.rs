@@ -105,7 +105,10 @@ pub struct ClientCost {
 
 impl Report {
     /// Attempts that succeeded, per second.
-    #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of one run are far below 2^52"
+    )]
     pub fn per_second(&self) -> f64 {
         let lasted = self.lasted.as_secs_f64();
         if lasted > 0.0 {
@@ -121,21 +124,30 @@ impl Report {
     }
 
     /// CPU time of the server for each attempt that succeeded, in microseconds.
-    #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of one run are far below 2^52"
+    )]
     pub fn server_micros_each(&self) -> Option<f64> {
         let server = self.server.as_ref()?;
         (self.succeeded > 0).then(|| server.cpu.as_secs_f64() * 1e6 / self.succeeded as f64)
     }
 
     /// CPU time of the server for each byte of payload, in nanoseconds.
-    #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of one run are far below 2^52"
+    )]
     pub fn server_nanos_per_byte(&self) -> Option<f64> {
         let server = self.server.as_ref()?;
         (self.payload_bytes > 0).then(|| server.cpu.as_secs_f64() * 1e9 / self.payload_bytes as f64)
     }
 
     /// Memory of the server for each connection held, in KiB.
-    #[expect(clippy::cast_precision_loss, reason = "kibibytes of one host are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "kibibytes of one host are far below 2^52"
+    )]
     pub fn server_kib_each(&self) -> Option<f64> {
         let server = self.server.as_ref()?;
         let grown = server.resident_after as f64 - server.resident_before as f64;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 pub mod ca;
 mod check;
 mod config;
@@ -44,6 +45,9 @@ enum Command {
     /// Keys and certificates for devices
     #[command(subcommand)]
     Device(device::Command),
+    /// Loads an endpoint that speaks MQTT over TLS, and tells what it took
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Why a command did not do what it was asked: an exit code and a sentence, or several, one a line.
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => args.run(),
         Command::Ca(command) => command.run(),
         Command::Device(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

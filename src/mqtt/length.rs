@@ -47,7 +47,7 @@ pub(super) fn width(length: usize) -> usize {
 }
 
 /// Appends the shortest spelling of `length`, which is at most [`MOST`].
-pub(super) fn put(mut length: usize, out: &mut Vec<u8>) {
+pub fn put(mut length: usize, out: &mut Vec<u8>) {
     debug_assert!(length <= MOST);
     while length > 0x7f {
         out.push(0x80 | length.to_le_bytes()[0]);

@@ -1,15 +1,16 @@
-//! Arrows between rooms point down: cli → config → admin, pki → gate → tls, broker, observe → rules → mqtt.
+//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → tls, broker, observe → rules → mqtt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first. Rooms of one floor do not know each other.
-const FLOORS: [&[&str]; 7] = [
+const FLOORS: [&[&str]; 8] = [
     &["mqtt"],
     &["rules"],
     &["tls", "broker", "observe"],
     &["gate"],
     &["admin", "pki"],
+    &["bench"],
     &["config"],
     &["cli"],
 ];

@@ -1,0 +1,129 @@
+//! When attempts are due, in open loop: a pure function of their number.
+
+use std::time::Duration;
+
+use super::settings::{Rate, Until};
+
+/// A schedule: attempt `n` is due when the integral of the rate reaches `n`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    from: f64,
+    /// How much the rate grows each second; 0.0: it is constant.
+    growth: f64,
+    count: u64,
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "attempts of one run are far below 2^52, and none is negative"
+)]
+impl Schedule {
+    /// Attempts at `rate`, from the moment 0 on. A ramp lasts as long as the run.
+    pub fn new(rate: Rate, until: Until) -> Self {
+        let mean = f64::midpoint(rate.from, rate.to);
+        let (seconds, count) = match until {
+            Until::Time(time) => {
+                let seconds = time.as_secs_f64();
+                // What is due before the end, the one at 0 included; the quotient of a round rate may be a hair off.
+                (seconds, (mean * seconds - 1e-6).ceil().max(0.0) as u64)
+            }
+            Until::Count(count) => (count as f64 / mean, count),
+        };
+        let growth = if seconds > 0.0 {
+            (rate.to - rate.from) / seconds
+        } else {
+            0.0
+        };
+        Self {
+            from: rate.from,
+            growth,
+            count,
+        }
+    }
+
+    /// When attempt `n` (from 0) is due; `None`: there are not so many.
+    pub fn at(&self, n: u64) -> Option<Duration> {
+        if n >= self.count {
+            return None;
+        }
+        if n == 0 {
+            return Some(Duration::ZERO);
+        }
+        // from·t + growth·t²/2 = n, in the form that also holds for growth 0.
+        let n = n as f64;
+        let root = (self.from * self.from + 2.0 * self.growth * n).max(0.0);
+        Some(Duration::from_secs_f64(2.0 * n / (self.from + root.sqrt())))
+    }
+
+    /// How many attempts there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(schedule: Schedule) -> Vec<Duration> {
+        (0..).map_while(|n| schedule.at(n)).collect()
+    }
+
+    #[test]
+    fn a_constant_rate_is_even() {
+        let rate = Rate { from: 4.0, to: 4.0 };
+        let due = all(Schedule::new(rate, Until::Time(Duration::from_secs(2))));
+        let even: Vec<_> = (0..8).map(|n| Duration::from_millis(250 * n)).collect();
+        assert_eq!(due, even);
+        assert_eq!(all(Schedule::new(rate, Until::Count(8))), even);
+    }
+
+    #[test]
+    fn a_ramp_from_nothing_has_half_of_its_attempts_in_the_last_three_tenths() {
+        let rate = Rate {
+            from: 0.0,
+            to: 100.0,
+        };
+        let due = all(Schedule::new(rate, Until::Time(Duration::from_secs(10))));
+        assert_eq!(due.len(), 500);
+        let half = due.partition_point(|at| *at < Duration::from_millis(7071));
+        assert!((249..=251).contains(&half), "{half}");
+    }
+
+    #[test]
+    fn no_time_has_no_attempts() {
+        let rate = Rate { from: 9.0, to: 1.0 };
+        assert_eq!(all(Schedule::new(rate, Until::Time(Duration::ZERO))), []);
+        assert_eq!(all(Schedule::new(rate, Until::Count(0))), []);
+    }
+
+    proptest! {
+        #[test]
+        fn attempts_are_in_order_and_as_many_as_the_integral(
+            from in 0.0..2000.0f64,
+            to in 0.1..2000.0f64,
+            millis in 1..5000u64,
+            part in 0.0..1.0f64,
+        ) {
+            let time = Duration::from_millis(millis);
+            let due = all(Schedule::new(Rate { from, to }, Until::Time(time)));
+            prop_assert!(due.is_sorted());
+            prop_assert!(due.iter().all(|at| *at <= time + Duration::from_micros(1)));
+            let t = part * time.as_secs_f64();
+            let integral = from * t + (to - from) / time.as_secs_f64() * t * t / 2.0;
+            let seen = due.partition_point(|at| at.as_secs_f64() < t);
+            prop_assert!((seen as f64 - integral).abs() <= 1.001, "{seen} by then, not {integral}");
+        }
+
+        #[test]
+        fn a_count_is_kept_whatever_the_ramp(from in 0.0..500.0f64, to in 0.1..500.0f64, count in 0..2000u64) {
+            let due = all(Schedule::new(Rate { from, to }, Until::Count(count)));
+            prop_assert_eq!(due.len() as u64, count);
+            prop_assert!(due.is_sorted());
+        }
+    }
+}

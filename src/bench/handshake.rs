@@ -1,0 +1,436 @@
+//! `bench handshake`: how many devices get in, and how long it takes them.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::arrivals::Schedule;
+use super::devices::{self, Device};
+use super::link::{Agreed, Link};
+use super::report::Scenario;
+use super::settings::{Load, Settings, Until};
+use super::stage::{self, Found, Gathered, Pulse, Seat};
+use super::timer::Timer;
+use super::trouble::Trouble;
+use super::{Fault, limits, process, setup, tls};
+
+/// What a run of handshakes is to do, beside what every run has.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// When attempts are begun.
+    pub load: Load,
+    /// When no more are begun.
+    pub until: Until,
+    /// Go on to CONNECT and CONNACK.
+    pub connect: bool,
+    /// A device gives up an attempt after so long; `None`: only the timeout of the run ends it.
+    pub give_up: Option<Duration>,
+    /// How often a device that failed comes back at once; 0: never.
+    pub retries: u32,
+    /// Connections stay open until the end of the run.
+    pub hold: bool,
+}
+
+/// What the operator hears while it goes on.
+pub trait Listener {
+    /// Devices are made: so many of so many.
+    fn preparing(&mut self, done: usize, of: usize);
+    /// A second of the run is over.
+    fn second(&mut self, pulse: &Pulse<'_>);
+}
+
+/// Runs it.
+///
+/// # Errors
+/// [`Fault`], when it cannot begin. Attempts that fail are in the report.
+pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Result<Found, Fault> {
+    limits::allow(at_once(plan))?;
+    let mut report = setup::report(Scenario::Handshake, settings);
+    let caller = Arc::new(Caller::prepare(settings, 60, plan.connect, listener)?);
+    if caller.resume > 0.0 {
+        let primed = prime(&caller, settings.threads)?;
+        let of = caller.devices.len();
+        report.setup.push((
+            "sessions",
+            format!("{primed} of {of} devices have one to resume"),
+        ));
+    }
+    report.setup.extend([
+        ("load", setup::load(plan.load)),
+        ("lasts", setup::until(plan.until)),
+        (
+            "goes on to",
+            if plan.connect {
+                "CONNACK"
+            } else {
+                "the end of the handshake"
+            }
+            .into(),
+        ),
+    ]);
+
+    let work = Arc::new(Work {
+        caller,
+        plan: plan.clone(),
+        schedule: match plan.load {
+            Load::Open(rate) => Some(Schedule::new(rate, plan.until)),
+            Load::Closed(_) => None,
+        },
+        next: AtomicU64::new(0),
+        arrived: AtomicU64::new(0),
+    });
+    let before = process::look(&settings.pids);
+    let shared = work.clone();
+    let mut gathered = stage::run(
+        threads(plan.load, settings.threads),
+        &mut |pulse| listener.second(pulse),
+        move |seat| shared.clone().sit(seat),
+    )?;
+    if !settings.pids.is_empty() {
+        let (cost, told) = process::look(&settings.pids).cost_since(&before);
+        report.server = Some(cost);
+        gathered.client.bottlenecks.extend(told);
+    }
+    if plan.give_up.is_some() || plan.retries > 0 {
+        report.setup.push(("storm", storm(plan, &work, &gathered)));
+    }
+    if let Load::Open(_) = plan.load {
+        gathered.judge_lateness();
+    }
+    Ok(gathered.fill(report))
+}
+
+fn storm(plan: &Plan, work: &Work, gathered: &Gathered) -> String {
+    let patience = match plan.give_up {
+        None => "devices do not give up".to_owned(),
+        Some(time) => format!("devices give up after {}", humantime::format_duration(time)),
+    };
+    let again = match plan.retries {
+        0 => "do not come back".to_owned(),
+        u32::MAX => "come back until the end".to_owned(),
+        times => format!("come back up to {times} times"),
+    };
+    let arrived = work.arrived.load(Ordering::Relaxed);
+    format!(
+        "{patience}, {again}; {arrived} arrived, {} got in",
+        gathered.tally.succeeded
+    )
+}
+
+/// How many connections are open at once at most, as far as one can know before.
+fn at_once(plan: &Plan) -> u64 {
+    match (plan.load, plan.hold, plan.until) {
+        (_, true, Until::Count(count)) => count,
+        (Load::Closed(many), ..) => many as u64,
+        (Load::Open(_), ..) => 64,
+    }
+}
+
+/// No more threads than attempts at once.
+fn threads(load: Load, threads: usize) -> usize {
+    match load {
+        Load::Closed(many) => threads.min(many),
+        Load::Open(_) => threads,
+    }
+}
+
+/// Who calls, whom, and how: what the attempts of all threads share and none changes.
+pub(super) struct Caller {
+    pub(super) devices: Vec<Device>,
+    target: super::settings::Target,
+    sources: Vec<IpAddr>,
+    timeout: Duration,
+    mqtt: crate::mqtt::Version,
+    connect: bool,
+    resume: f64,
+}
+
+/// An attempt that went well.
+pub(super) struct Done {
+    pub(super) link: Link,
+    agreed: Agreed,
+    /// When the device's part of the handshake was over.
+    handshake: Instant,
+    /// What the end was, and when; `None`: the handshake.
+    end: Option<(&'static str, Instant)>,
+}
+
+impl Caller {
+    /// Makes the devices.
+    pub(super) fn prepare(
+        settings: &Settings,
+        keep_alive: u16,
+        connect: bool,
+        listener: &mut dyn Listener,
+    ) -> Result<Self, Fault> {
+        let template = tls::template(&settings.tls)?;
+        let devices = devices::prepare(
+            &settings.devices,
+            &template,
+            settings.threads,
+            keep_alive,
+            settings.tls.resume > 0.0,
+            &mut |done, of| listener.preparing(done, of),
+        )?;
+        Ok(Self {
+            devices,
+            target: settings.target.clone(),
+            sources: settings.sources.clone(),
+            timeout: settings.timeout,
+            mqtt: settings.devices.mqtt,
+            connect,
+            resume: settings.tls.resume,
+        })
+    }
+
+    /// Whether attempt `n` is one of those to be resumed: spread evenly.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "attempts of one run are far below 2^52, and none is negative"
+    )]
+    fn resumes(&self, n: u64) -> bool {
+        let part = |n: u64| (n as f64 * self.resume).floor() as u64;
+        part(n + 1) > part(n)
+    }
+
+    /// Attempt `n`, for `limit` at most: `word` is what it is then counted under. Dropped half-way, the socket is closed.
+    pub(super) async fn attempt(&self, n: u64, limit: Option<Duration>) -> Result<Done, Trouble> {
+        let (limit, word) = match limit {
+            Some(limit) if limit < self.timeout => (limit, "gave_up"),
+            _ => (self.timeout, "timeout"),
+        };
+        let attempt = self.call(n, self.resumes(n));
+        match tokio::time::timeout(limit, attempt).await {
+            // The signature that does not fit is the one under the certificate: its CA has the name of one that the
+            // server knows, and another key.
+            Ok(Err(Trouble {
+                word: "tls_alert_decrypt_error",
+                said,
+            })) if self.device(n).shows => Err(Trouble::said("certificate_refused", said)),
+            Ok(done) => done,
+            Err(_) => Err(Trouble::of(word)),
+        }
+    }
+
+    /// The device that makes attempt `n`.
+    pub(super) fn device(&self, n: u64) -> &Device {
+        &self.devices[nth(n, self.devices.len())]
+    }
+
+    async fn call(&self, n: u64, resume: bool) -> Result<Done, Trouble> {
+        let device = self.device(n);
+        let config = match &device.resuming {
+            Some((config, _)) if resume => config,
+            _ => &device.full,
+        };
+        let source = match self.sources.as_slice() {
+            [] => None,
+            sources => Some(sources[nth(n, sources.len())]),
+        };
+        let (target, name) = (self.target.address, self.target.name.clone());
+        let mut link = Link::dial(target, source, config.clone(), name).await?;
+        let agreed = link.handshake().await?;
+        let handshake = Instant::now();
+        let end = if self.connect {
+            link.connect(&device.connect, self.mqtt).await?;
+            Some(("connack", Instant::now()))
+        } else if link.verdict_is_open() {
+            link.verdict().await?;
+            Some(("verdict", Instant::now()))
+        } else {
+            None
+        };
+        Ok(Done {
+            link,
+            agreed,
+            handshake,
+            end,
+        })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the rest is below a usize")]
+fn nth(n: u64, of: usize) -> usize {
+    (n % of as u64) as usize
+}
+
+impl Done {
+    /// Writes it into the book; times count from `from`. Gives the connection.
+    pub(super) fn note(self, seat: &Seat, from: Instant) -> Link {
+        let mut book = seat.book();
+        book.agree(self.agreed);
+        book.time("handshake", self.handshake - from);
+        let last = match self.end {
+            Some((name, at)) => {
+                book.time(name, at - from);
+                at
+            }
+            None => self.handshake,
+        };
+        book.succeed(last - from);
+        self.link
+    }
+}
+
+/// Lets every device make a TLS session that it can resume; gives how many have one.
+fn prime(caller: &Arc<Caller>, threads: usize) -> Result<usize, Fault> {
+    let next = Arc::new(AtomicU64::new(0));
+    let shared = caller.clone();
+    stage::run(threads, &mut |_| (), move |seat| {
+        let (caller, next) = (shared.clone(), next.clone());
+        async move {
+            let one = || async {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= caller.devices.len() as u64 {
+                        return;
+                    }
+                    let call = tokio::time::timeout(caller.timeout, caller.call(n, true));
+                    // What fails here fails again in the run, and is counted there.
+                    if let Ok(Ok(done)) = call.await {
+                        done.link.bye(caller.connect);
+                    }
+                }
+            };
+            let all = futures_util::future::join_all((0..8).map(|_| one()));
+            tokio::select! {
+                _ = all => {}
+                () = seat.stopped() => {}
+            }
+        }
+    })?;
+    let primed = caller.devices.iter().filter(|device| {
+        let sessions = device.resuming.as_ref().map(|(_, sessions)| sessions);
+        sessions.is_some_and(|sessions| sessions.are_there())
+    });
+    Ok(primed.count())
+}
+
+struct Work {
+    caller: Arc<Caller>,
+    plan: Plan,
+    schedule: Option<Schedule>,
+    /// The number of the next attempt, in closed loop.
+    next: AtomicU64,
+    /// Devices that came, however often they tried.
+    arrived: AtomicU64,
+}
+
+/// Connections that stay open until the end.
+type Held = Rc<std::cell::RefCell<Vec<Link>>>;
+
+impl Work {
+    async fn sit(self: Arc<Self>, seat: Rc<Seat>) {
+        let held = Held::default();
+        let all = async {
+            match self.schedule {
+                Some(schedule) => self.open(&seat, schedule, &held).await,
+                None => self.closed(&seat, &held).await,
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = seat.stopped() => {}
+        }
+        for link in held.borrow_mut().drain(..) {
+            link.bye(self.plan.connect);
+        }
+    }
+
+    /// This thread's share of so many at once.
+    async fn closed(self: &Arc<Self>, seat: &Rc<Seat>, held: &Held) {
+        let Load::Closed(many) = self.plan.load else {
+            return;
+        };
+        let share = many / seat.threads + usize::from(seat.thread < many % seat.threads);
+        let mut tasks = JoinSet::new();
+        for _ in 0..share {
+            let (work, seat, held) = (self.clone(), seat.clone(), held.clone());
+            tasks.spawn_local(async move {
+                while let Some(n) = work.take(&seat) {
+                    work.visit(&seat, n, Instant::now(), &held).await;
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// The number of the next attempt in closed loop; `None`: no more are to be begun.
+    fn take(&self, seat: &Seat) -> Option<u64> {
+        if self.is_over(seat) {
+            return None;
+        }
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        match self.plan.until {
+            Until::Count(count) if n >= count => None,
+            _ => Some(n),
+        }
+    }
+
+    fn is_over(&self, seat: &Seat) -> bool {
+        match self.plan.until {
+            Until::Time(time) => seat.begin.elapsed() >= time,
+            Until::Count(_) => false,
+        }
+    }
+
+    /// Every attempt of the schedule that is this thread's, each when it is due and whatever became of the others.
+    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, schedule: Schedule, held: &Held) {
+        let mut timer = match Timer::new() {
+            Ok(timer) => timer,
+            Err(fault) => return seat.book().fail(fault.into()),
+        };
+        let mut tasks = JoinSet::new();
+        let mine = (seat.thread as u64..).step_by(seat.threads);
+        for (n, at) in mine.map_while(|n| Some((n, schedule.at(n)?))) {
+            let due = seat.begin + at;
+            if let Err(fault) = timer.until(due).await {
+                return seat.book().fail(fault.into());
+            }
+            let (work, seat, held) = (self.clone(), seat.clone(), held.clone());
+            tasks.spawn_local(async move { work.visit(&seat, n, due, &held).await });
+            while tasks.try_join_next().is_some() {}
+            if Instant::now() > due + Duration::from_millis(1) {
+                tokio::task::yield_now().await;
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// One device comes, at `due`, and comes back as often as the plan says.
+    async fn visit(&self, seat: &Seat, n: u64, due: Instant, held: &Held) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        let storm = self.plan.give_up.is_some() || self.plan.retries > 0;
+        let mut from = due;
+        for tried in 0.. {
+            seat.book().begin(from);
+            match self.caller.attempt(n, self.plan.give_up).await {
+                Ok(done) => {
+                    let link = done.note(seat, from);
+                    if storm {
+                        seat.book().time("got_in", due.elapsed());
+                    }
+                    if self.plan.hold {
+                        held.borrow_mut().push(link);
+                    } else {
+                        link.bye(self.plan.connect);
+                    }
+                    return;
+                }
+                Err(trouble) => seat.book().fail(trouble),
+            }
+            if tried >= self.plan.retries || self.is_over(seat) {
+                return;
+            }
+            // What fails at once must not keep the others of this thread from their turn.
+            tokio::task::yield_now().await;
+            from = Instant::now();
+        }
+    }
+}

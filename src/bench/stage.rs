@@ -1,0 +1,353 @@
+//! Where a run takes place: its threads, their beginning, what they report, and their end.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Barrier, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use super::Fault;
+use super::report::{ClientCost, Report, Second};
+use super::tally::{Book, Slice, Tally};
+use super::trouble::{DESCRIPTORS, PORTS};
+
+/// What is told once a second while a run goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse<'a> {
+    /// The second that is over.
+    pub second: &'a Second,
+    /// Attempts begun since the beginning.
+    pub attempts: u64,
+    /// Attempts that succeeded since the beginning.
+    pub succeeded: u64,
+    /// Attempts that failed since the beginning, by kind.
+    pub errors: &'a BTreeMap<&'static str, u64>,
+}
+
+/// What a run found.
+#[derive(Debug)]
+pub struct Found {
+    /// All of it.
+    pub report: Report,
+    /// What was said when something failed the first time, by kind; may be empty.
+    pub examples: BTreeMap<&'static str, String>,
+}
+
+/// A thread's place in a run.
+pub(super) struct Seat {
+    /// Which of the threads, from 0.
+    pub(super) thread: usize,
+    /// How many there are.
+    pub(super) threads: usize,
+    /// When the run began, the same for all.
+    pub(super) begin: Instant,
+    book: RefCell<Option<Book>>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Seat {
+    /// The thread's book. Not to be held over an await.
+    pub(super) fn book(&self) -> RefMut<'_, Book> {
+        RefMut::map(self.book.borrow_mut(), |book| {
+            book.as_mut().expect("closed only after the body has ended")
+        })
+    }
+
+    /// Comes when the operator ends the run before its time.
+    pub(super) async fn stopped(&self) {
+        let mut stop = self.stop.clone();
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What a run brought.
+pub(super) struct Gathered {
+    pub(super) tally: Tally,
+    pub(super) timeline: Vec<Second>,
+    /// From the common beginning to the end of the last thread's last attempt.
+    pub(super) lasted: Duration,
+    pub(super) interrupted: bool,
+    pub(super) client: ClientCost,
+}
+
+/// What one thread leaves.
+struct Left {
+    tally: Tally,
+    ended: Instant,
+    /// Part of its time that it could have run and had no core.
+    waited: f64,
+}
+
+/// Runs `body` on `threads` threads at once, each with a runtime of its own, until all have ended.
+///
+/// Ctrl-C is told to them through their seats; a second one ends the process. `live` hears of every second.
+///
+/// # Errors
+/// When there is no thread or no descriptor to be had.
+pub(super) fn run<B, F>(
+    threads: usize,
+    live: &mut dyn FnMut(&Pulse<'_>),
+    body: B,
+) -> Result<Gathered, Fault>
+where
+    B: Fn(Rc<Seat>) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let failed = |why: std::io::Error| Fault::Failed(format!("cannot start the load: {why}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let (stop, stopping) = watch::channel(false);
+    let (to, seconds) = mpsc::unbounded_channel();
+    let gate = Arc::new((Barrier::new(threads + 1), OnceLock::new()));
+    let mut running = Vec::new();
+    for thread in 0..threads {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let (body, to, stop, gate) = (body.clone(), to.clone(), stopping.clone(), gate.clone());
+        let spawned = std::thread::Builder::new()
+            .name(format!("load-{thread}"))
+            .spawn(move || {
+                gate.0.wait();
+                let begin = *gate.1.get_or_init(Instant::now);
+                let seat = Rc::new(Seat {
+                    thread,
+                    threads,
+                    begin,
+                    book: RefCell::new(Some(Book::new(begin, to))),
+                    stop,
+                });
+                sit(&runtime, &seat, body)
+            });
+        running.push(spawned.map_err(failed)?);
+    }
+    drop(to);
+    gate.0.wait();
+    let begin = *gate.1.get_or_init(Instant::now);
+    let (timeline, busiest, interrupted) = runtime.block_on(gather(threads, seconds, &stop, live));
+    finish(running, begin, timeline, busiest, interrupted)
+}
+
+fn sit<B, F>(runtime: &tokio::runtime::Runtime, seat: &Rc<Seat>, body: B) -> Left
+where
+    B: Fn(Rc<Seat>) -> F,
+    F: Future<Output = ()> + 'static,
+{
+    let waiting = waited_for_a_core();
+    let local = LocalSet::new();
+    local.block_on(runtime, async {
+        // Turns the page of a thread that has nothing to write.
+        let ticking = seat.clone();
+        let mut seconds = tokio::time::interval_at(
+            (seat.begin + Duration::from_secs(1)).into(),
+            Duration::from_secs(1),
+        );
+        tokio::task::spawn_local(async move {
+            loop {
+                seconds.tick().await;
+                ticking.book().turn();
+            }
+        });
+        body(seat.clone()).await;
+    });
+    let ended = Instant::now();
+    drop(local);
+    let book = seat.book.borrow_mut().take().expect("nobody else takes it");
+    let time = ended.saturating_duration_since(seat.begin).as_secs_f64();
+    let waited = waited_for_a_core().saturating_sub(waiting).as_secs_f64();
+    Left {
+        tally: book.close(),
+        ended,
+        waited: if time > 0.0 { waited / time } else { 0.0 },
+    }
+}
+
+/// How long this thread has waited on a run queue; nothing where the kernel does not tell.
+fn waited_for_a_core() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().nth(1);
+    Duration::from_nanos(nanos.and_then(|n| n.parse().ok()).unwrap_or_default())
+}
+
+/// Puts the seconds of all threads together, until the last thread has ended.
+async fn gather(
+    threads: usize,
+    mut seconds: mpsc::UnboundedReceiver<Slice>,
+    stop: &watch::Sender<bool>,
+    live: &mut dyn FnMut(&Pulse<'_>),
+) -> (Vec<Second>, f64, bool) {
+    let mut open: BTreeMap<u32, (usize, Slice)> = BTreeMap::new();
+    let mut told = Told::default();
+    let mut interrupted = false;
+    loop {
+        tokio::select! {
+            slice = seconds.recv() => {
+                let Some(slice) = slice else { break };
+                let at = slice.at;
+                let (count, sum) = open.entry(at).or_insert_with(|| (0, Slice::new(at)));
+                *count += 1;
+                sum.merge(&slice);
+                if *count == threads {
+                    let (_, slice) = open.remove(&at).expect("it was there");
+                    told.tell(&slice, live);
+                }
+            }
+            Ok(()) = tokio::signal::ctrl_c() => {
+                if interrupted {
+                    std::process::exit(130); // as a shell says that INT ended it
+                }
+                interrupted = true;
+                let _ = stop.send(true);
+            }
+        }
+    }
+    for (_, slice) in open.into_values() {
+        told.tell(&slice, live);
+    }
+    told.timeline.sort_by_key(|second| second.at);
+    (told.timeline, told.busiest, interrupted)
+}
+
+#[derive(Default)]
+struct Told {
+    timeline: Vec<Second>,
+    busiest: f64,
+    attempts: u64,
+    succeeded: u64,
+    errors: BTreeMap<&'static str, u64>,
+}
+
+impl Told {
+    fn tell(&mut self, slice: &Slice, live: &mut dyn FnMut(&Pulse<'_>)) {
+        let second = Second {
+            at: slice.at,
+            begun: slice.begun,
+            succeeded: slice.succeeded,
+            failed: slice.errors.values().sum(),
+            p50_micros: slice.micros.value_at_quantile(0.5),
+            p99_micros: slice.micros.value_at_quantile(0.99),
+        };
+        self.busiest = self.busiest.max(slice.busy);
+        self.attempts += slice.begun;
+        self.succeeded += slice.succeeded;
+        super::tally::add_all(&mut self.errors, &slice.errors);
+        self.timeline.push(second);
+        live(&Pulse {
+            second: &second,
+            attempts: self.attempts,
+            succeeded: self.succeeded,
+            errors: &self.errors,
+        });
+    }
+}
+
+fn finish(
+    running: Vec<JoinHandle<Left>>,
+    begin: Instant,
+    timeline: Vec<Second>,
+    busiest: f64,
+    interrupted: bool,
+) -> Result<Gathered, Fault> {
+    let threads = running.len();
+    let mut tally = Tally::default();
+    let (mut ended, mut waited) = (begin, 0.0_f64);
+    for thread in running {
+        let left = thread
+            .join()
+            .map_err(|_| Fault::Failed("a thread of the load panicked".into()))?;
+        tally.merge(left.tally);
+        ended = ended.max(left.ended);
+        waited = waited.max(left.waited);
+    }
+    let client = ClientCost {
+        threads,
+        busiest_thread: busiest,
+        late_p99_micros: 0,
+        bottlenecks: bottlenecks(&tally, busiest, waited),
+    };
+    Ok(Gathered {
+        tally,
+        timeline,
+        lasted: ended.saturating_duration_since(begin),
+        interrupted,
+        client,
+    })
+}
+
+/// A thread that uses more of its core than this is at its end.
+const BUSY: f64 = 0.9;
+
+/// A thread that waits longer than this part of its time for a core has too little of it.
+const WAITING: f64 = 0.1;
+
+fn bottlenecks(tally: &Tally, busiest: f64, waited: f64) -> Vec<String> {
+    let mut told = Vec::new();
+    let count = |word| tally.errors.get(word).copied().unwrap_or_default();
+    if busiest > BUSY {
+        told.push(format!(
+            "a thread of the harness used {:.0} % of its core: rates and times may be its own; give it more --threads and \
+             cores, or load from a second machine",
+            busiest * 100.0
+        ));
+    }
+    if waited > WAITING {
+        told.push(format!(
+            "a thread of the harness waited {:.0} % of the time for a core: it shares cores with others; set server and \
+             harness apart with taskset, or load from a second machine",
+            waited * 100.0
+        ));
+    }
+    if count(DESCRIPTORS) > 0 {
+        told.push(format!(
+            "{} attempts found no descriptor left in the harness; raise the hard limit (ulimit -Hn)",
+            count(DESCRIPTORS)
+        ));
+    }
+    if count(PORTS) > 0 {
+        told.push(format!(
+            "{} attempts found no port left in the harness; give it more addresses with --source",
+            count(PORTS)
+        ));
+    }
+    told
+}
+
+impl Gathered {
+    /// Adds how late attempts began, where a schedule said when.
+    pub(super) fn judge_lateness(&mut self) {
+        let late = self.tally.late.value_at_quantile(0.99);
+        self.client.late_p99_micros = late;
+        if late > 10_000 {
+            self.client.bottlenecks.push(format!(
+                "1 % of the attempts began {} ms or more after their time: the harness could not keep its schedule; give it \
+                 more --threads and cores, or a lower --rate",
+                late / 1000
+            ));
+        }
+    }
+
+    /// Fills in what every report takes from a run.
+    pub(super) fn fill(self, mut report: Report) -> Found {
+        report.lasted = self.lasted;
+        report.interrupted = self.interrupted;
+        report.attempts = self.tally.attempts;
+        report.succeeded = self.tally.succeeded;
+        report.errors = self.tally.errors.clone();
+        report.negotiated = self.tally.negotiated();
+        report.payload_bytes = self.tally.payload;
+        report.timeline = self.timeline;
+        report.client = self.client;
+        let examples = self.tally.examples.clone();
+        report.latencies = self.tally.latencies();
+        Found { report, examples }
+    }
+}

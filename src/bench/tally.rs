@@ -1,0 +1,314 @@
+//! What one thread counts, and how the counts of several become one.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::link::Agreed;
+use super::report::Latency;
+use super::trouble::Trouble;
+
+/// The longest time that is told apart: an hour, in microseconds.
+const LONGEST: u64 = 3_600_000_000;
+
+/// An empty histogram of microseconds, three significant figures.
+pub(super) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST, 3).expect("1 and an hour are bounds")
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros())
+        .unwrap_or(LONGEST)
+        .clamp(1, LONGEST)
+}
+
+/// The counts of one thread; and, merged, of all.
+pub(super) struct Tally {
+    pub(super) attempts: u64,
+    pub(super) succeeded: u64,
+    pub(super) errors: BTreeMap<&'static str, u64>,
+    /// What the first failure of a word was about.
+    pub(super) examples: BTreeMap<&'static str, String>,
+    negotiated: BTreeMap<Agreed, u64>,
+    latencies: Vec<Latency>,
+    /// How late attempts began after their schedule.
+    pub(super) late: Histogram<u64>,
+    /// Payload moved, in bytes.
+    pub(super) payload: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            attempts: 0,
+            succeeded: 0,
+            errors: BTreeMap::new(),
+            examples: BTreeMap::new(),
+            negotiated: BTreeMap::new(),
+            latencies: Vec::new(),
+            late: histogram(),
+            payload: 0,
+        }
+    }
+}
+
+impl Tally {
+    /// Adds what another thread counted.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.attempts += other.attempts;
+        self.succeeded += other.succeeded;
+        self.payload += other.payload;
+        add_all(&mut self.errors, &other.errors);
+        for (word, said) in other.examples {
+            self.examples.entry(word).or_insert(said);
+        }
+        for (agreed, count) in other.negotiated {
+            *self.negotiated.entry(agreed).or_default() += count;
+        }
+        for latency in other.latencies {
+            add(self.latency(latency.name), &latency.micros);
+        }
+        add(&mut self.late, &other.late);
+    }
+
+    /// Times by name, in the order of the first time.
+    pub(super) fn latencies(self) -> Vec<Latency> {
+        self.latencies
+    }
+
+    /// What was agreed on, in words, and how often.
+    pub(super) fn negotiated(&self) -> BTreeMap<String, u64> {
+        let named = self.negotiated.iter();
+        named
+            .map(|(agreed, count)| (told(*agreed), *count))
+            .collect()
+    }
+
+    fn latency(&mut self, name: &'static str) -> &mut Histogram<u64> {
+        let at = self.latencies.iter().position(|one| one.name == name);
+        let at = at.unwrap_or_else(|| {
+            self.latencies.push(Latency {
+                name,
+                micros: histogram(),
+            });
+            self.latencies.len() - 1
+        });
+        &mut self.latencies[at].micros
+    }
+}
+
+/// Every histogram here has the same bounds.
+pub(super) fn add(to: &mut Histogram<u64>, other: &Histogram<u64>) {
+    to.add(other).expect("the same bounds");
+}
+
+pub(super) fn add_all(to: &mut BTreeMap<&'static str, u64>, other: &BTreeMap<&'static str, u64>) {
+    for (word, count) in other {
+        *to.entry(word).or_default() += count;
+    }
+}
+
+fn told((version, suite, group, resumed): Agreed) -> String {
+    let version = match ProtocolVersion::from(version) {
+        ProtocolVersion::TLSv1_2 => "TLS 1.2",
+        ProtocolVersion::TLSv1_3 => "TLS 1.3",
+        _ => "TLS ?",
+    };
+    let suite = CipherSuite::from(suite).as_str().unwrap_or("?");
+    let group = match group {
+        0 => "",
+        group => NamedGroup::from(group).as_str().unwrap_or("?"),
+    };
+    let space = if group.is_empty() { "" } else { " " };
+    let kind = if resumed == 1 { "resumed" } else { "full" };
+    format!("{version} {suite}{space}{group} {kind}")
+}
+
+/// What happened on one thread in one second.
+pub(super) struct Slice {
+    /// The second, from 0.
+    pub(super) at: u32,
+    pub(super) begun: u64,
+    pub(super) succeeded: u64,
+    pub(super) errors: BTreeMap<&'static str, u64>,
+    pub(super) micros: Histogram<u64>,
+    /// Part of a core that the thread used: 0.0 to 1.0; only of a whole second.
+    pub(super) busy: f64,
+}
+
+impl Slice {
+    pub(super) fn new(at: u32) -> Self {
+        Self {
+            at,
+            begun: 0,
+            succeeded: 0,
+            errors: BTreeMap::new(),
+            micros: histogram(),
+            busy: 0.0,
+        }
+    }
+
+    /// Adds what another thread did in the same second.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.succeeded += other.succeeded;
+        self.busy = self.busy.max(other.busy);
+        add_all(&mut self.errors, &other.errors);
+        add(&mut self.micros, &other.micros);
+    }
+}
+
+/// One thread's book: its counts, and the second that is being written.
+pub(super) struct Book {
+    begin: Instant,
+    tally: Tally,
+    slice: Slice,
+    /// When the slice began, and the CPU time of the thread by then.
+    since: (Instant, Duration),
+    to: UnboundedSender<Slice>,
+}
+
+impl Book {
+    /// An empty book; each second goes `to` whoever gathers.
+    pub(super) fn new(begin: Instant, to: UnboundedSender<Slice>) -> Self {
+        Self {
+            begin,
+            tally: Tally::default(),
+            slice: Slice::new(0),
+            since: (begin, thread_time()),
+            to,
+        }
+    }
+
+    /// The counts so far.
+    pub(super) fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// An attempt begins now that was `due` before, or now (closed loop: the same).
+    pub(super) fn begin(&mut self, due: Instant) {
+        self.turn();
+        self.tally.attempts += 1;
+        self.slice.begun += 1;
+        self.tally.late.saturating_record(micros(due.elapsed()));
+    }
+
+    /// An attempt did what was asked for, in `time`.
+    pub(super) fn succeed(&mut self, time: Duration) {
+        self.turn();
+        self.tally.succeeded += 1;
+        self.slice.succeeded += 1;
+        self.slice.micros.saturating_record(micros(time));
+    }
+
+    /// An attempt failed.
+    pub(super) fn fail(&mut self, trouble: Trouble) {
+        self.fail_many(trouble, 1);
+    }
+
+    /// So many attempts failed for the same reason.
+    pub(super) fn fail_many(&mut self, Trouble { word, said }: Trouble, count: u64) {
+        self.turn();
+        *self.tally.errors.entry(word).or_default() += count;
+        *self.slice.errors.entry(word).or_default() += count;
+        self.tally.examples.entry(word).or_insert(said);
+    }
+
+    /// Something took so long.
+    pub(super) fn time(&mut self, name: &'static str, time: Duration) {
+        self.tally.latency(name).saturating_record(micros(time));
+    }
+
+    /// A handshake agreed on that.
+    pub(super) fn agree(&mut self, agreed: Agreed) {
+        *self.tally.negotiated.entry(agreed).or_default() += 1;
+    }
+
+    /// Turns the page if a new second has begun.
+    pub(super) fn turn(&mut self) {
+        let now = Instant::now();
+        let at = now.saturating_duration_since(self.begin).as_secs();
+        let at = u32::try_from(at).unwrap_or(u32::MAX);
+        if at != self.slice.at {
+            self.page(at, now);
+        }
+    }
+
+    fn page(&mut self, at: u32, now: Instant) {
+        let (since, spent) = self.since;
+        let cpu = thread_time();
+        let wall = now.saturating_duration_since(since);
+        let mut slice = std::mem::replace(&mut self.slice, Slice::new(at));
+        if wall >= Duration::from_millis(500) {
+            let busy = cpu.saturating_sub(spent).as_secs_f64() / wall.as_secs_f64();
+            slice.busy = busy.min(1.0);
+        }
+        self.since = (now, cpu);
+        // Nobody gathers any more when the run is over.
+        let _ = self.to.send(slice);
+    }
+
+    /// Closes the book.
+    pub(super) fn close(mut self) -> Tally {
+        self.page(u32::MAX, Instant::now());
+        self.tally
+    }
+}
+
+/// The CPU time of this thread.
+pub(super) fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(time.tv_sec.try_into().unwrap_or_default(), nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_agreed_on_is_told_in_words() {
+        assert_eq!(
+            told((0x0304, 0x1302, 0x001d, 0)),
+            "TLS 1.3 TLS13_AES_256_GCM_SHA384 X25519 full"
+        );
+        assert_eq!(
+            told((0x0303, 0xc02c, 0, 1)),
+            "TLS 1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 resumed"
+        );
+    }
+
+    #[test]
+    fn books_of_two_threads_become_one() {
+        let (to, _seconds) = tokio::sync::mpsc::unbounded_channel();
+        let book = |time: u64| {
+            let now = Instant::now();
+            let mut book = Book::new(now, to.clone());
+            book.begin(now);
+            book.begin(now);
+            book.succeed(Duration::from_micros(time));
+            book.time("handshake", Duration::from_micros(time));
+            book.fail(Trouble::said("reset", "by peer"));
+            book.agree((0x0304, 0x1302, 0x001d, 0));
+            book.close()
+        };
+        let mut tally = book(100);
+        tally.merge(book(300));
+        assert_eq!(
+            (tally.attempts, tally.succeeded, tally.errors["reset"]),
+            (4, 2, 2)
+        );
+        assert_eq!(tally.examples["reset"], "by peer");
+        assert_eq!(tally.negotiated().values().sum::<u64>(), 2);
+        let latencies = tally.latencies();
+        assert_eq!(latencies[0].micros.len(), 2);
+        assert_eq!(
+            (latencies[0].micros.min(), latencies[0].micros.max()),
+            (100, 300)
+        );
+    }
+}

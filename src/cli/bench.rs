@@ -1,0 +1,454 @@
+//! `tidegate bench`: loads an endpoint, and tells what it took.
+
+use std::io::Write as _;
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use rustls::pki_types::ServerName;
+
+use super::Failure;
+use crate::bench::handshake::{self, Listener, Plan};
+use crate::bench::settings::{
+    Certificates, Devices, KeyExchange, Load, MOST_DEVICES, Rate, Settings, Signature, Target, Tls,
+    TlsVersion, Until,
+};
+use crate::bench::sources::{self, Sources};
+use crate::bench::{Fault, Found, Pulse, Report, json};
+use crate::mqtt::Version;
+use crate::pki::KeyKind;
+
+/// Loads an endpoint that speaks MQTT over TLS.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// How many devices get in, and how long it takes them
+    #[command(after_help = HANDSHAKE_EXAMPLES)]
+    Handshake(Handshake),
+}
+
+const HANDSHAKE_EXAMPLES: &str = "\
+A connection that is measured is closed at once. Without --connect an attempt ends with the handshake; in TLS 1.3 the
+server judges the device's certificate after that, so the attempt waits for its answer: the device says close_notify,
+and a session ticket or a close_notify of the server means that it was taken (`verdict` among the times). A bare end
+is counted as `closed`: it could mean either.
+
+Examples:
+  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect
+  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect --rate 500..5000 --duration 30s
+  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --devices 20000 --connect \\
+      --rate 4000 --give-up 2s --retry --pid $(pidof tidegate)
+  tidegate bench handshake localhost:8883 --insecure --tls 1.2 --server-signature rsa --json
+
+Exit codes: 0 an attempt succeeded; 1 none did; 2 usage.";
+
+/// `tidegate bench handshake`
+#[derive(Args, Debug)]
+pub(super) struct Handshake {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Go on to CONNECT, until CONNACK
+    #[arg(long)]
+    connect: bool,
+    /// Which part of the handshakes resume an earlier TLS session of the same device, 0 to 1
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
+    resume: f64,
+    /// Devices abandon an attempt after so long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    give_up: Option<Duration>,
+    /// Devices that failed come back at once, so many times; without a number, until the end of the run
+    #[arg(long, value_name = "TIMES", num_args = 0..=1, default_missing_value = "4294967295")]
+    retry: Option<u32>,
+    /// Keep connections open until the end of the run
+    #[arg(long)]
+    hold: bool,
+}
+
+/// What every run has.
+#[derive(Args, Debug)]
+struct Common {
+    /// The endpoint
+    #[arg(value_name = "HOST:PORT")]
+    target: String,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    devices: DeviceArgs,
+    /// Threads that make load; left out: one for each CPU that this process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Where calls come from: an address, or a network; repeatable. Left out: 127.0.1.1 to 127.0.1.254 for a target on
+    /// loopback, so that ports do not run out; else what the system chooses
+    #[arg(long, value_name = "IP[/PREFIX]", value_delimiter = ',')]
+    source: Vec<Sources>,
+    /// A process of the server, on this host: its CPU time and memory are told, its children's too; repeatable
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// How long an attempt may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// How TLS is spoken.
+#[derive(Args, Debug)]
+struct TlsArgs {
+    /// The CAs that the server's certificate is verified by
+    #[arg(long, value_name = "FILE", required_unless_present = "insecure")]
+    ca: Option<PathBuf>,
+    /// Do not verify the server, neither its chain nor its signature
+    #[arg(long, conflicts_with = "ca")]
+    insecure: bool,
+    /// The name that the server's certificate must have; left out: HOST
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// The only version of TLS offered; left out: both
+    #[arg(long, value_name = "VERSION")]
+    tls: Option<TlsWord>,
+    /// The only key exchange offered
+    #[arg(long, value_name = "GROUP", default_value = "x25519")]
+    key_exchange: KeyExchangeWord,
+    /// The only kind of signature that the server may use; left out: any
+    #[arg(long, value_name = "KIND")]
+    server_signature: Option<KeyWord>,
+}
+
+/// Who calls.
+#[derive(Args, Debug)]
+struct DeviceArgs {
+    /// Make a certificate for each device, signed by the CA in that folder, as `tidegate ca init` made it
+    #[arg(long, value_name = "DIR")]
+    device_ca: Option<PathBuf>,
+    /// Take the pairs ID.pem and ID.key of that folder
+    #[arg(long, value_name = "DIR", conflicts_with = "device_ca")]
+    device_dir: Option<PathBuf>,
+    /// The kind of each device's key, with --device-ca
+    #[arg(long, value_name = "KIND", default_value = "ecdsa")]
+    device_key: KeyWord,
+    /// How many devices there are: bench-000001 …; left out: 1000, or all of --device-dir
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_DEVICES as i64))]
+    devices: Option<u32>,
+    /// The username in CONNECT; {device} in it is the device's name
+    #[arg(long, value_name = "TEMPLATE")]
+    username: Option<String>,
+    /// A file with the password in CONNECT; one line end behind it does not count
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// The version of MQTT
+    #[arg(long, value_name = "VERSION", default_value = "3.1.1")]
+    mqtt: MqttWord,
+}
+
+/// How much, and how long.
+#[derive(Args, Debug)]
+struct LoadArgs {
+    /// Closed loop: so many attempts at once, the next as soon as one is done [default: 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
+    /// Open loop: so many attempts per second, or a ramp A..B, whatever the server does; times count from the schedule
+    #[arg(long, value_name = "RATE", conflicts_with = "concurrency")]
+    rate: Option<RateWord>,
+    /// How long attempts are begun [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    /// How many attempts are begun
+    #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TlsWord {
+    #[value(name = "1.2")]
+    V12,
+    #[value(name = "1.3")]
+    V13,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KeyExchangeWord {
+    #[value(name = "x25519")]
+    X25519,
+    #[value(name = "p256")]
+    P256,
+    #[value(name = "p384")]
+    P384,
+    #[value(name = "x25519mlkem768")]
+    X25519MlKem768,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KeyWord {
+    #[value(name = "ecdsa")]
+    Ecdsa,
+    #[value(name = "rsa")]
+    Rsa,
+    #[value(name = "ed25519")]
+    Ed25519,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MqttWord {
+    #[value(name = "3.1")]
+    V31,
+    #[value(name = "3.1.1")]
+    V311,
+    #[value(name = "5.0")]
+    V5,
+}
+
+/// `500` or `500..5000`
+#[derive(Clone, Copy, Debug)]
+struct RateWord(Rate);
+
+impl FromStr for RateWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (from, to) = text.split_once("..").unwrap_or((text, text));
+        let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+        match (number(from), number(to)) {
+            (Some(from), Some(to)) if from >= 0.0 && to > 0.0 => Ok(Self(Rate { from, to })),
+            _ => Err("a rate is attempts per second, as 500, or a ramp, as 500..5000".into()),
+        }
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|r| (0.0..=1.0).contains(r));
+    ratio.ok_or_else(|| "a ratio is from 0 (none) to 1 (all)".to_owned())
+}
+
+impl Command {
+    /// Does it, and prints what was found.
+    ///
+    /// # Errors
+    /// The sentence, and the exit code: 1 when no attempt succeeded or the run could not begin, 2 for a wrong wish.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Handshake(args) => args.run(),
+        }
+    }
+}
+
+impl Handshake {
+    fn run(self) -> Result<(), Failure> {
+        let until = self.load.until();
+        if self.retry == Some(u32::MAX) && self.load.count.is_some() {
+            return Err(Failure::asked_wrongly(
+                "--retry without a number ends with --duration, and --count has none; say how often: --retry 3",
+            ));
+        }
+        let settings = self.common.settings(self.resume)?;
+        let plan = Plan {
+            load: self.load.load(),
+            until,
+            connect: self.connect,
+            give_up: self.give_up,
+            retries: self.retry.unwrap_or(0),
+            hold: self.hold,
+        };
+        let found = handshake::run(&settings, &plan, &mut Teller).map_err(failure)?;
+        self.common.show(&found)
+    }
+}
+
+impl LoadArgs {
+    fn load(&self) -> Load {
+        match self.rate {
+            Some(RateWord(rate)) => Load::Open(rate),
+            None => Load::Closed(self.concurrency.unwrap_or(16) as usize),
+        }
+    }
+
+    fn until(&self) -> Until {
+        match self.count {
+            Some(count) => Until::Count(count),
+            None => Until::Time(self.duration.unwrap_or(Duration::from_secs(10))),
+        }
+    }
+}
+
+impl Common {
+    fn settings(&self, resume: f64) -> Result<Settings, Failure> {
+        let target = self.resolve()?;
+        let sources: Vec<IpAddr> = match self.source.as_slice() {
+            [] => sources::usual(target.address.ip()),
+            given => given.iter().flat_map(|source| source.0.clone()).collect(),
+        };
+        if sources
+            .iter()
+            .any(|ip| ip.is_ipv4() != target.address.is_ipv4())
+        {
+            return Err(Failure::asked_wrongly(format!(
+                "--source: {} can only be called from addresses of its own kind, IPv4 or IPv6",
+                target.address
+            )));
+        }
+        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Settings {
+            target,
+            tls: self.tls.settings(resume),
+            devices: self.devices.settings()?,
+            threads: self.threads.map_or_else(cpus, usize::from),
+            sources,
+            pids: self.pid.clone(),
+            timeout: self.timeout,
+        })
+    }
+
+    fn resolve(&self) -> Result<Target, Failure> {
+        let shown = &self.target;
+        let host = shown.rsplit_once(':').map(|(host, _)| host);
+        let host = host.ok_or_else(|| {
+            Failure::asked_wrongly(format!("{shown:?} is no HOST:PORT, as in localhost:8883"))
+        })?;
+        let address = shown.to_socket_addrs().map_err(|why| {
+            Failure::asked_wrongly(format!(
+                "{shown:?}: {why}; write HOST:PORT, as in localhost:8883"
+            ))
+        })?;
+        // Loopback is both ::1 and 127.0.0.1; most servers listen on the second.
+        let mut addresses: Vec<_> = address.collect();
+        addresses.sort_by_key(|address| !address.is_ipv4());
+        let address = *addresses
+            .first()
+            .ok_or_else(|| Failure::asked_wrongly(format!("{shown:?} has no address")))?;
+        let name = self.tls.server_name.as_deref().unwrap_or(host);
+        let name = name
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let name = ServerName::try_from(name.clone()).map_err(|_| {
+            Failure::asked_wrongly(format!("{name:?} is neither a DNS name nor an IP address"))
+        })?;
+        Ok(Target {
+            shown: shown.clone(),
+            address,
+            name,
+        })
+    }
+
+    /// Prints what was found. It was a success if any attempt was.
+    fn show(&self, found: &Found) -> Result<(), Failure> {
+        let report = &found.report;
+        if self.json {
+            super::say(&format!("{}\n", json::json(report)));
+        } else {
+            super::say(&summary(report));
+        }
+        let mut err = std::io::stderr().lock();
+        for (word, said) in found.examples.iter().filter(|(_, said)| !said.is_empty()) {
+            let _ = writeln!(err, "tidegate: {word}, for example: {said}");
+        }
+        if report.succeeded > 0 {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "none of {} attempts succeeded",
+            report.attempts
+        )))
+    }
+}
+
+fn summary(report: &Report) -> String {
+    format!("{:#}\n", json::json(report))
+}
+
+impl TlsArgs {
+    fn settings(&self, resume: f64) -> Tls {
+        Tls {
+            ca: self.ca.clone(),
+            version: self.tls.map(|word| match word {
+                TlsWord::V12 => TlsVersion::V12,
+                TlsWord::V13 => TlsVersion::V13,
+            }),
+            key_exchange: match self.key_exchange {
+                KeyExchangeWord::X25519 => KeyExchange::X25519,
+                KeyExchangeWord::P256 => KeyExchange::P256,
+                KeyExchangeWord::P384 => KeyExchange::P384,
+                KeyExchangeWord::X25519MlKem768 => KeyExchange::X25519MlKem768,
+            },
+            signature: self.server_signature.map(|word| match word {
+                KeyWord::Ecdsa => Signature::Ecdsa,
+                KeyWord::Rsa => Signature::Rsa,
+                KeyWord::Ed25519 => Signature::Ed25519,
+            }),
+            resume,
+        }
+    }
+}
+
+impl DeviceArgs {
+    fn settings(&self) -> Result<Devices, Failure> {
+        let key = match self.device_key {
+            KeyWord::Ecdsa => KeyKind::EcdsaP256,
+            KeyWord::Rsa => KeyKind::Rsa2048,
+            KeyWord::Ed25519 => KeyKind::Ed25519,
+        };
+        let certificates = match (&self.device_ca, &self.device_dir) {
+            (Some(ca), _) => Certificates::Made {
+                ca: ca.clone(),
+                key,
+            },
+            (None, Some(at)) => Certificates::Folder(at.clone()),
+            (None, None) => Certificates::None,
+        };
+        Ok(Devices {
+            count: self.devices.map(|count| count as usize),
+            certificates,
+            username: self.username.clone(),
+            password: self.password_file.as_deref().map(password).transpose()?,
+            mqtt: match self.mqtt {
+                MqttWord::V31 => Version::V31,
+                MqttWord::V311 => Version::V311,
+                MqttWord::V5 => Version::V5,
+            },
+        })
+    }
+}
+
+fn password(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = std::fs::read(file).map_err(|why| {
+        Failure::failed(format!(
+            "cannot read --password-file {}: {why}",
+            file.display()
+        ))
+    })?;
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+fn failure(fault: Fault) -> Failure {
+    match fault {
+        Fault::Asked(sentence) => Failure::asked_wrongly(sentence),
+        Fault::Failed(sentence) => Failure::failed(sentence),
+    }
+}
+
+/// Tells on stderr how it goes.
+struct Teller;
+
+impl Listener for Teller {
+    fn preparing(&mut self, done: usize, of: usize) {
+        let _ = writeln!(std::io::stderr().lock(), "made {done} of {of} devices");
+    }
+
+    fn second(&mut self, pulse: &Pulse<'_>) {
+        let (second, failed) = (pulse.second, pulse.errors.values().sum::<u64>());
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "{:>4} s  {}/s  {} failed  p99 {} µs",
+            second.at + 1,
+            second.succeeded,
+            failed,
+            second.p99_micros
+        );
+    }
+}
