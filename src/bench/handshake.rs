@@ -212,10 +212,20 @@ impl Caller {
             Ok(Err(Trouble {
                 word: "tls_alert_decrypt_error",
                 said,
-            })) if self.device(n).shows => Err(Trouble::said("certificate_refused", said)),
+            })) if self.device(n).shows => Err(Trouble::said("certificate_refused", &said)),
             Ok(done) => done,
             Err(_) => Err(Trouble::of(word)),
         }
+    }
+
+    /// How long an attempt may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The version of MQTT that its devices speak.
+    pub(super) fn version(&self) -> crate::mqtt::Version {
+        self.mqtt
     }
 
     /// The device that makes attempt `n`.
@@ -375,7 +385,7 @@ impl Work {
 
     fn is_over(&self, seat: &Seat) -> bool {
         match self.plan.until {
-            Until::Time(time) => seat.begin.elapsed() >= time,
+            Until::Time(time) => seat.begin().elapsed() >= time,
             Until::Count(_) => false,
         }
     }
@@ -389,7 +399,7 @@ impl Work {
         let mut tasks = JoinSet::new();
         let mine = (seat.thread as u64..).step_by(seat.threads);
         for (n, at) in mine.map_while(|n| Some((n, schedule.at(n)?))) {
-            let due = seat.begin + at;
+            let due = seat.begin() + at;
             if let Err(fault) = timer.until(due).await {
                 return seat.book().fail(fault.into());
             }

@@ -17,7 +17,7 @@ use crate::mqtt::Version;
 use crate::mqtt::connack::{self, Connack};
 
 /// How much is read from a socket at once, in bytes.
-const READ: usize = 32 * 1024;
+const READ: usize = 16 * 1024;
 
 /// The longest CONNACK that is taken, in bytes.
 const LONGEST_CONNACK: usize = 64 * 1024;
@@ -52,7 +52,9 @@ impl Link {
         // CONNECT follows the end of the handshake; it must not wait until that is acknowledged.
         socket.set_nodelay(true)?;
         let socket = socket.connect(target).await?;
-        let tls = ClientConnection::new(config, name)?;
+        let mut tls = ClientConnection::new(config, name)?;
+        // Who writes here flushes; a message larger than the usual buffer must go in whole.
+        tls.set_buffer_limit(None);
         Ok(Self { socket, tls })
     }
 
@@ -116,14 +118,14 @@ impl Link {
         let mut heard = Vec::new();
         loop {
             let ended = self.read(&mut heard).await? != Heard::Something;
-            let other = |why| Trouble::said("other", why);
+            let other = |why| Trouble::said("other", &why);
             if let Some(length) = connack::measure(&heard, LONGEST_CONNACK).map_err(other)? {
                 let connack = Connack::decode(&heard[..length], version).map_err(other)?;
                 return match connack.code {
                     0 => Ok(()),
                     code => Err(Trouble::said(
                         "connack_refused",
-                        format!("code 0x{code:02x}"),
+                        &format_args!("code 0x{code:02x}"),
                     )),
                 };
             }
@@ -145,11 +147,6 @@ impl Link {
     /// Puts `plain` into records of its own, to be sent by the next flush.
     pub(super) fn say(&mut self, plain: &[u8]) -> io::Result<()> {
         self.tls.writer().write_all(plain)
-    }
-
-    /// Whether something waits to be sent.
-    pub(super) fn wants_flush(&self) -> bool {
-        self.tls.wants_write()
     }
 
     /// Sends what waits to be sent. Dropped half-way, the rest still waits.

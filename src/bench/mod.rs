@@ -6,17 +6,22 @@
 //! come meanwhile ([`arrivals`]).
 
 pub mod arrivals;
+pub mod connections;
 pub mod devices;
 pub mod handshake;
 pub mod json;
+pub mod relay;
 pub mod report;
 pub mod settings;
+pub mod sink;
 pub mod sources;
 
 mod limits;
 mod link;
+mod meeting;
 mod process;
 mod setup;
+mod speaker;
 mod stage;
 mod tally;
 mod timer;

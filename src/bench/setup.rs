@@ -1,5 +1,7 @@
 //! What a report says about how it was made.
 
+use std::collections::BTreeMap;
+
 use super::report::{ClientCost, Report, Scenario};
 use super::settings::{
     Certificates, KeyExchange, Load, Settings, Signature, TlsVersion, USUAL_DEVICES, Until,
@@ -17,8 +19,8 @@ pub(super) fn report(scenario: Scenario, settings: &Settings) -> Report {
         interrupted: false,
         attempts: 0,
         succeeded: 0,
-        errors: Default::default(),
-        negotiated: Default::default(),
+        errors: BTreeMap::new(),
+        negotiated: BTreeMap::new(),
         latencies: Vec::new(),
         payload_bytes: 0,
         timeline: Vec::new(),

@@ -52,7 +52,11 @@ pub fn run(address: SocketAddr, listening: impl FnOnce(SocketAddr)) -> Result<()
 fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fault> {
     let bound = || {
         use socket2::{Domain, Socket, Type};
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            None,
+        )?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(4096)?;
@@ -180,10 +184,10 @@ impl Broker {
                 input = &rest[spelt + length..];
                 continue;
             }
-            match publish_id(first, body) {
-                Some(id) if !self.subscribed => {
+            match owed(first, body) {
+                Some(owed) if !self.subscribed => {
                     self.skip = length - body.len();
-                    self.owed = id;
+                    self.owed = owed.puback;
                 }
                 _ => self.part.extend_from_slice(input),
             }
@@ -225,16 +229,16 @@ impl Broker {
     }
 
     fn publish(&mut self, first: u8, body: &[u8], out: &mut Vec<u8>) -> bool {
-        let Some(id) = publish_id(first, body) else {
+        let Some(Owed { puback }) = owed(first, body) else {
             return false;
         };
-        if let Some(id) = id {
+        if let Some(id) = puback {
             acknowledge(id, out);
         }
         if self.subscribed
             && let Some((topic, rest)) = text(body)
         {
-            let rest = &rest[if id.is_some() { 2 } else { 0 }..];
+            let rest = &rest[if puback.is_some() { 2 } else { 0 }..];
             out.push(0x30);
             length::put(2 + topic.len() + rest.len(), out);
             out.extend_from_slice(&body[..2 + topic.len()]);
@@ -296,14 +300,21 @@ fn text(input: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u16::from_be_bytes(*length).into())
 }
 
-/// The packet id of a PUBLISH of which `body` has come so far: `Some(None)` for QoS 0, which has none; `None`: this is
-/// no PUBLISH of QoS 0 or 1, or the id has not come.
-fn publish_id(first: u8, body: &[u8]) -> Option<Option<[u8; 2]>> {
+/// What a PUBLISH is answered with.
+struct Owed {
+    /// The packet id of a PUBACK; `None` for QoS 0, which is owed nothing.
+    puback: Option<[u8; 2]>,
+}
+
+/// What is owed to a PUBLISH of which `body` has come so far; `None`: this is no PUBLISH of QoS 0 or 1, or the packet id
+/// has not come.
+fn owed(first: u8, body: &[u8]) -> Option<Owed> {
     match first & 0xf6 {
-        0x30 => Some(None),
+        0x30 => Some(Owed { puback: None }),
         0x32 => {
             let (_, rest) = text(body)?;
-            rest.first_chunk().map(|id| Some(*id))
+            let puback = Some(*rest.first_chunk()?);
+            Some(Owed { puback })
         }
         _ => None,
     }
@@ -327,35 +338,69 @@ mod tests {
     #[test]
     fn the_answer_is_the_same_in_whatever_pieces_the_bytes_come() {
         let long = [b"\x32\xac\x02\0\x01t\0\x07".to_vec(), vec![9; 295]].concat();
-        let heard = [CONNECT, b"\x30\x05\0\x01tab", &long, b"\x32\x05\0\x01t\x01\x02", b"\xc0\0"].concat();
+        let heard = [
+            CONNECT,
+            b"\x30\x05\0\x01tab",
+            &long,
+            b"\x32\x05\0\x01t\x01\x02",
+            b"\xc0\0",
+        ]
+        .concat();
         let expected = [CONNACK, b"\x40\x02\0\x07\x40\x02\x01\x02\xd0\0"].concat();
-        for step in 1..heard.len() + 1 {
+        for step in 1..=heard.len() {
             assert_eq!(answers(&heard, step), (expected.clone(), true), "{step}");
         }
     }
 
     #[test]
     fn who_subscribes_hears_itself() {
-        let heard = [CONNECT, b"\x82\x06\0\x01\0\x01t\0", b"\x32\x07\0\x01t\0\x02ab"].concat();
-        let expected = [CONNACK, b"\x90\x03\0\x01\0", b"\x40\x02\0\x02", b"\x30\x05\0\x01tab"].concat();
-        for step in 1..heard.len() + 1 {
+        let heard = [
+            CONNECT,
+            b"\x82\x06\0\x01\0\x01t\0",
+            b"\x32\x07\0\x01t\0\x02ab",
+        ]
+        .concat();
+        let expected = [
+            CONNACK,
+            b"\x90\x03\0\x01\0",
+            b"\x40\x02\0\x02",
+            b"\x30\x05\0\x01tab",
+        ]
+        .concat();
+        for step in 1..=heard.len() {
             assert_eq!(answers(&heard, step), (expected.clone(), true), "{step}");
         }
     }
 
     #[test]
     fn mqtt_5_is_answered_in_its_own_form() {
-        let heard = [CONNECT_V5, b"\x82\x07\0\x01\0\0\x01t\0", b"\x30\x06\0\x01t\0ab", b"\xa2\x06\0\x02\0\0\x01t"].concat();
+        let heard = [
+            CONNECT_V5,
+            b"\x82\x07\0\x01\0\0\x01t\0",
+            b"\x30\x06\0\x01t\0ab",
+            b"\xa2\x06\0\x02\0\0\x01t",
+        ]
+        .concat();
         let expected = [
-            &b"\x20\x03\0\0\0"[..], b"\x90\x04\0\x01\0\0", b"\x30\x06\0\x01t\0ab", b"\xb0\x04\0\x02\0\0",
-        ].concat();
+            &b"\x20\x03\0\0\0"[..],
+            b"\x90\x04\0\x01\0\0",
+            b"\x30\x06\0\x01t\0ab",
+            b"\xb0\x04\0\x02\0\0",
+        ]
+        .concat();
         assert_eq!(answers(&heard, 1), (expected.clone(), true));
         assert_eq!(answers(&heard, heard.len()), (expected, true));
     }
 
     #[test]
     fn disconnect_and_nonsense_end_the_connection() {
-        for heard in [&b"\xe0\0"[..], b"GET / HTTP/1.1", b"\x34\x05\0\x01t\0\x01", b"\x10\x02\0\x04", b"\x82\x01\0"] {
+        for heard in [
+            &b"\xe0\0"[..],
+            b"\0\0",
+            b"\x34\x05\0\x01t\0\x01",
+            b"\x10\x02\0\x04",
+            b"\x82\x01\0",
+        ] {
             assert!(!answers(heard, heard.len()).1, "{heard:?}");
         }
     }

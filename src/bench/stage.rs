@@ -1,6 +1,6 @@
 //! Where a run takes place: its threads, their beginning, what they report, and their end.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, OnceLock};
@@ -43,13 +43,23 @@ pub(super) struct Seat {
     pub(super) thread: usize,
     /// How many there are.
     pub(super) threads: usize,
-    /// When the run began, the same for all.
-    pub(super) begin: Instant,
+    begin: Cell<Instant>,
     book: RefCell<Option<Book>>,
     stop: watch::Receiver<bool>,
 }
 
 impl Seat {
+    /// When the run began, the same for all.
+    pub(super) fn begin(&self) -> Instant {
+        self.begin.get()
+    }
+
+    /// Begins anew: what was done until `begin`, the same for all, was preparation.
+    pub(super) fn begin_anew(&self, begin: Instant) {
+        self.begin.set(begin);
+        self.book().begin_anew(begin);
+    }
+
     /// The thread's book. Not to be held over an await.
     pub(super) fn book(&self) -> RefMut<'_, Book> {
         RefMut::map(self.book.borrow_mut(), |book| {
@@ -68,6 +78,8 @@ impl Seat {
 
 /// What a run brought.
 pub(super) struct Gathered {
+    /// When all threads began.
+    pub(super) begin: Instant,
     pub(super) tally: Tally,
     pub(super) timeline: Vec<Second>,
     /// From the common beginning to the end of the last thread's last attempt.
@@ -79,7 +91,7 @@ pub(super) struct Gathered {
 /// What one thread leaves.
 struct Left {
     tally: Tally,
-    ended: Instant,
+    lasted: Duration,
     /// Part of its time that it could have run and had no core.
     waited: f64,
 }
@@ -122,7 +134,7 @@ where
                 let seat = Rc::new(Seat {
                     thread,
                     threads,
-                    begin,
+                    begin: Cell::new(begin),
                     book: RefCell::new(Some(Book::new(begin, to))),
                     stop,
                 });
@@ -148,7 +160,7 @@ where
         // Turns the page of a thread that has nothing to write.
         let ticking = seat.clone();
         let mut seconds = tokio::time::interval_at(
-            (seat.begin + Duration::from_secs(1)).into(),
+            (seat.begin() + Duration::from_secs(1)).into(),
             Duration::from_secs(1),
         );
         tokio::task::spawn_local(async move {
@@ -162,11 +174,11 @@ where
     let ended = Instant::now();
     drop(local);
     let book = seat.book.borrow_mut().take().expect("nobody else takes it");
-    let time = ended.saturating_duration_since(seat.begin).as_secs_f64();
+    let time = ended.saturating_duration_since(seat.begin()).as_secs_f64();
     let waited = waited_for_a_core().saturating_sub(waiting).as_secs_f64();
     Left {
         tally: book.close(),
-        ended,
+        lasted: ended.saturating_duration_since(seat.begin()),
         waited: if time > 0.0 { waited / time } else { 0.0 },
     }
 }
@@ -192,8 +204,15 @@ async fn gather(
         tokio::select! {
             slice = seconds.recv() => {
                 let Some(slice) = slice else { break };
-                let at = slice.at;
-                let (count, sum) = open.entry(at).or_insert_with(|| (0, Slice::new(at)));
+                let (epoch, at) = (slice.epoch, slice.at);
+                if epoch > told.epoch {
+                    open.clear();
+                    told = Told { epoch, ..Told::default() };
+                }
+                if epoch < told.epoch {
+                    continue;
+                }
+                let (count, sum) = open.entry(at).or_insert_with(|| (0, Slice::new(epoch, at)));
                 *count += 1;
                 sum.merge(&slice);
                 if *count == threads {
@@ -219,6 +238,8 @@ async fn gather(
 
 #[derive(Default)]
 struct Told {
+    /// How often the run began anew before; what is of an earlier beginning is forgotten.
+    epoch: u32,
     timeline: Vec<Second>,
     busiest: f64,
     attempts: u64,
@@ -259,13 +280,13 @@ fn finish(
 ) -> Result<Gathered, Fault> {
     let threads = running.len();
     let mut tally = Tally::default();
-    let (mut ended, mut waited) = (begin, 0.0_f64);
+    let (mut lasted, mut waited) = (Duration::ZERO, 0.0_f64);
     for thread in running {
         let left = thread
             .join()
             .map_err(|_| Fault::Failed("a thread of the load panicked".into()))?;
         tally.merge(left.tally);
-        ended = ended.max(left.ended);
+        lasted = lasted.max(left.lasted);
         waited = waited.max(left.waited);
     }
     let client = ClientCost {
@@ -275,9 +296,10 @@ fn finish(
         bottlenecks: bottlenecks(&tally, busiest, waited),
     };
     Ok(Gathered {
+        begin,
         tally,
         timeline,
-        lasted: ended.saturating_duration_since(begin),
+        lasted,
         interrupted,
         client,
     })

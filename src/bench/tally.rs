@@ -130,6 +130,8 @@ fn told((version, suite, group, resumed): Agreed) -> String {
 
 /// What happened on one thread in one second.
 pub(super) struct Slice {
+    /// How often the run began anew before.
+    pub(super) epoch: u32,
     /// The second, from 0.
     pub(super) at: u32,
     pub(super) begun: u64,
@@ -141,8 +143,9 @@ pub(super) struct Slice {
 }
 
 impl Slice {
-    pub(super) fn new(at: u32) -> Self {
+    pub(super) fn new(epoch: u32, at: u32) -> Self {
         Self {
+            epoch,
             at,
             begun: 0,
             succeeded: 0,
@@ -178,15 +181,24 @@ impl Book {
         Self {
             begin,
             tally: Tally::default(),
-            slice: Slice::new(0),
+            slice: Slice::new(0, 0),
             since: (begin, thread_time()),
             to,
         }
     }
 
-    /// The counts so far.
-    pub(super) fn tally(&mut self) -> &mut Tally {
-        &mut self.tally
+    /// Begins anew at `begin`: what was done until then was preparation. What was agreed on and what failed is kept.
+    pub(super) fn begin_anew(&mut self, begin: Instant) {
+        self.tally = Tally {
+            attempts: self.tally.errors.values().sum(),
+            errors: std::mem::take(&mut self.tally.errors),
+            examples: std::mem::take(&mut self.tally.examples),
+            negotiated: std::mem::take(&mut self.tally.negotiated),
+            ..Tally::default()
+        };
+        self.begin = begin;
+        self.slice = Slice::new(self.slice.epoch + 1, 0);
+        self.since = (begin, thread_time());
     }
 
     /// An attempt begins now that was `due` before, or now (closed loop: the same).
@@ -197,12 +209,40 @@ impl Book {
         self.tally.late.saturating_record(micros(due.elapsed()));
     }
 
+    /// So many attempts begin now, with no schedule to be late after.
+    pub(super) fn begin_many(&mut self, count: u64) {
+        self.turn();
+        self.tally.attempts += count;
+        self.slice.begun += count;
+    }
+
     /// An attempt did what was asked for, in `time`.
     pub(super) fn succeed(&mut self, time: Duration) {
-        self.turn();
-        self.tally.succeeded += 1;
-        self.slice.succeeded += 1;
+        self.pass(1);
         self.slice.micros.saturating_record(micros(time));
+        self.tally.succeeded += 1;
+    }
+
+    /// So many attempts got as far as can be seen now: the second that is being written has them.
+    pub(super) fn pass(&mut self, count: u64) {
+        self.turn();
+        self.slice.succeeded += count;
+    }
+
+    /// So many attempts that have passed are now known to have succeeded.
+    pub(super) fn confirm(&mut self, count: u64) {
+        self.tally.succeeded += count;
+    }
+
+    /// An attempt that had succeeded has come to nothing after all.
+    pub(super) fn lose(&mut self, trouble: Trouble) {
+        self.tally.succeeded -= 1;
+        self.fail(trouble);
+    }
+
+    /// Payload was moved, in bytes.
+    pub(super) fn carry(&mut self, payload: u64) {
+        self.tally.payload += payload;
     }
 
     /// An attempt failed.
@@ -240,9 +280,10 @@ impl Book {
 
     fn page(&mut self, at: u32, now: Instant) {
         let (since, spent) = self.since;
+        let epoch = self.slice.epoch;
         let cpu = thread_time();
         let wall = now.saturating_duration_since(since);
-        let mut slice = std::mem::replace(&mut self.slice, Slice::new(at));
+        let mut slice = std::mem::replace(&mut self.slice, Slice::new(epoch, at));
         if wall >= Duration::from_millis(500) {
             let busy = cpu.saturating_sub(spent).as_secs_f64() / wall.as_secs_f64();
             slice.busy = busy.min(1.0);
@@ -292,7 +333,7 @@ mod tests {
             book.begin(now);
             book.succeed(Duration::from_micros(time));
             book.time("handshake", Duration::from_micros(time));
-            book.fail(Trouble::said("reset", "by peer"));
+            book.fail(Trouble::said("reset", &"by peer"));
             book.agree((0x0304, 0x1302, 0x001d, 0));
             book.close()
         };

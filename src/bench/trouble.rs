@@ -23,7 +23,7 @@ impl Trouble {
     }
 
     /// Of that word, as said.
-    pub(super) fn said(word: &'static str, said: impl ToString) -> Self {
+    pub(super) fn said(word: &'static str, said: &dyn std::fmt::Display) -> Self {
         Self {
             word,
             said: said.to_string(),
@@ -56,7 +56,7 @@ impl From<io::Error> for Trouble {
             _ if errno(rustix::io::Errno::MFILE) || errno(rustix::io::Errno::NFILE) => DESCRIPTORS,
             _ => "other",
         };
-        Self::said(word, fault)
+        Self::said(word, &fault)
     }
 }
 
@@ -66,7 +66,7 @@ impl From<rustls::Error> for Trouble {
             rustls::Error::AlertReceived(alert) => alert_word(*alert),
             _ => "tls_failed",
         };
-        Self::said(word, fault)
+        Self::said(word, &fault)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `tidegate bench`: loads an endpoint, and tells what it took.
 
 use std::io::Write as _;
-use std::net::{IpAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::bench::settings::{
     TlsVersion, Until,
 };
 use crate::bench::sources::{self, Sources};
-use crate::bench::{Fault, Found, Pulse, Report, json};
+use crate::bench::{Fault, Found, Pulse, Report, connections, json, relay, sink};
 use crate::mqtt::Version;
 use crate::pki::KeyKind;
 
@@ -26,22 +26,159 @@ pub(super) enum Command {
     /// How many devices get in, and how long it takes them
     #[command(after_help = HANDSHAKE_EXAMPLES)]
     Handshake(Handshake),
+    /// Opens many connections, holds them, and tells what one costs the server
+    #[command(after_help = CONNECTIONS_EXAMPLES)]
+    Connections(Connections),
+    /// How fast messages go through
+    #[command(after_help = RELAY_EXAMPLES)]
+    Relay(Relay),
+    /// Runs a broker that costs next to nothing, to stand behind what is measured
+    #[command(after_help = SINK_EXAMPLES)]
+    Sink(SinkArgs),
 }
 
 const HANDSHAKE_EXAMPLES: &str = "\
-A connection that is measured is closed at once. Without --connect an attempt ends with the handshake; in TLS 1.3 the
-server judges the device's certificate after that, so the attempt waits for its answer: the device says close_notify,
-and a session ticket or a close_notify of the server means that it was taken (`verdict` among the times). A bare end
-is counted as `closed`: it could mean either.
+A connection that is measured is closed at once. Without --connect an attempt ends with the handshake. \
+In TLS 1.3 the server judges the device's certificate after that, so the attempt waits for its answer: the \
+device says close_notify, and a session ticket or a close_notify of the server means that it was taken \
+(`verdict` among the times). A bare end is counted as `closed`: it could mean either.
 
 Examples:
   tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect
-  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect --rate 500..5000 --duration 30s
-  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --devices 20000 --connect \\
-      --rate 4000 --give-up 2s --retry --pid $(pidof tidegate)
+  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect \\
+      --rate 500..5000 --duration 30s
+  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect \\
+      --devices 20000 --rate 4000 --give-up 2s --retry --pid $(pidof tidegate)
   tidegate bench handshake localhost:8883 --insecure --tls 1.2 --server-signature rsa --json
 
 Exit codes: 0 an attempt succeeded; 1 none did; 2 usage.";
+
+const CONNECTIONS_EXAMPLES: &str = "\
+Length, rate and CPU time are those of the opening; the CPU time at rest is told in the setup. Memory per \
+connection is what the server grew by, from before the first one to the end of the hold.
+
+Examples:
+  tidegate bench connections localhost:8883 --ca pki/ca.pem --device-ca pki \\
+      --connections 5000 --pid $(pidof tidegate)
+  tidegate bench connections localhost:8883 --ca pki/ca.pem --device-ca pki \\
+      --connections 50000 --devices 1000 --rate 2000 --hold 2m --keep-alive 30s
+
+Exit codes: 0 a connection was held to the end; 1 none was; 2 usage.";
+
+const RELAY_EXAMPLES: &str = "\
+A message of QoS 0 counts when the server has answered a PINGREQ behind it, one of QoS 1 when it was \
+acknowledged.
+
+Examples:
+  tidegate bench relay localhost:8883 --ca pki/ca.pem --device-ca pki --size 16KiB
+  tidegate bench relay localhost:8883 --ca pki/ca.pem --device-ca pki --connections 200 \\
+      --rate 5000 --qos 1 --size 64 --pid $(pidof tidegate)
+  tidegate bench relay localhost:8883 --ca pki/ca.pem --device-ca pki --connections 200 --ping-pong
+  tidegate bench relay localhost:8883 --ca pki/ca.pem --device-ca pki --sink 127.0.0.1:1883
+
+Exit codes: 0 a message arrived; 1 none did; 2 usage.";
+
+const SINK_EXAMPLES: &str = "\
+It takes every CONNECT of MQTT 3.1, 3.1.1 and 5.0, acknowledges QoS 1, answers pings, and gives a \
+connection that has subscribed to anything its own messages back. It keeps nothing, and anybody may use it: \
+keep it on loopback.
+
+Examples:
+  tidegate bench sink 127.0.0.1:1883
+
+Exit codes: 1 it cannot listen there; 2 usage.";
+
+/// `tidegate bench sink`
+#[derive(Args, Debug)]
+pub(super) struct SinkArgs {
+    /// Where it listens; port 0 is any free one, and the first line tells which
+    #[arg(value_name = "IP:PORT")]
+    address: SocketAddr,
+}
+
+/// `tidegate bench connections`
+#[derive(Args, Debug)]
+pub(super) struct Connections {
+    #[command(flatten)]
+    common: Common,
+    /// How many connections are opened
+    #[arg(long = "connections", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// So many are opened at once, the next as soon as one is open [default: 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
+    /// So many are opened per second, or a ramp A..B, whatever the server does
+    #[arg(long, value_name = "RATE", conflicts_with = "concurrency")]
+    rate: Option<RateWord>,
+    /// How long they are held when the last one is open
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    hold: Duration,
+    /// How often each says PINGREQ while it is held; 0s: never
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    keep_alive: Duration,
+}
+
+/// `tidegate bench relay`
+#[derive(Args, Debug)]
+pub(super) struct Relay {
+    #[command(flatten)]
+    common: Common,
+    /// How many connections publish
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// The payload of a message: 64, 1KiB, 2MiB
+    #[arg(long, value_name = "SIZE", default_value = "1KiB", value_parser = size)]
+    size: usize,
+    /// Quality of service
+    #[arg(long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    qos: u8,
+    /// So many messages per second in all, or a ramp A..B; left out: as fast as they can
+    #[arg(long, value_name = "RATE")]
+    rate: Option<RateWord>,
+    /// How long messages are published
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Each connection waits for its own message to come back before it sends the next
+    #[arg(long)]
+    ping_pong: bool,
+    /// With --qos 1 and no --rate: so many messages of each connection are unacknowledged at most
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    in_flight: u16,
+    /// Each message in a TLS record of its own, or as many as fit into one
+    #[arg(long, value_name = "HOW", default_value = "per-message")]
+    records: RecordsWord,
+    /// The topic; {device} in it is the device's name
+    #[arg(long, value_name = "TEMPLATE", default_value = "devices/{device}/bench", value_parser = topic)]
+    topic: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RecordsWord {
+    PerMessage,
+    Packed,
+}
+
+/// Bytes, with KiB or MiB behind them if so: less than what MQTT and a record of this house can hold.
+fn size(text: &str) -> Result<usize, String> {
+    let (number, unit) = match text.trim() {
+        kib if kib.ends_with("KiB") => (kib.trim_end_matches("KiB"), 1 << 10),
+        mib if mib.ends_with("MiB") => (mib.trim_end_matches("MiB"), 1 << 20),
+        bytes => (bytes, 1),
+    };
+    let size = number
+        .trim()
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit));
+    size.filter(|size| *size <= 8 << 20)
+        .ok_or_else(|| "a size is 0 to 8MiB, as 64, 1KiB or 2MiB".to_owned())
+}
+
+fn topic(text: &str) -> Result<String, String> {
+    let good = (1..=1024).contains(&text.len()) && !text.contains(['+', '#', '\0']);
+    let why = "a topic to publish to has 1 to 1024 bytes, and neither + nor #";
+    good.then(|| text.to_owned()).ok_or_else(|| why.to_owned())
+}
 
 /// `tidegate bench handshake`
 #[derive(Args, Debug)]
@@ -90,6 +227,9 @@ struct Common {
     /// How long an attempt may take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// Run a broker that costs next to nothing beside the load, for what is measured to point at
+    #[arg(long, value_name = "IP:PORT")]
+    sink: Option<SocketAddr>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -231,6 +371,12 @@ impl Command {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Handshake(args) => args.run(),
+            Self::Connections(args) => args.run(),
+            Self::Relay(args) => args.run(),
+            Self::Sink(SinkArgs { address }) => {
+                let listening = |address| super::say(&format!("the sink listens on {address}\n"));
+                sink::run(address, listening).map_err(failure)
+            }
         }
     }
 }
@@ -257,12 +403,62 @@ impl Handshake {
     }
 }
 
+impl Connections {
+    fn run(self) -> Result<(), Failure> {
+        let mut settings = self.common.settings(0.0)?;
+        settings.devices.count = settings.devices.count.or(Some(own_devices(self.count)));
+        let plan = connections::Plan {
+            connections: self.count.into(),
+            load: load(self.rate, self.concurrency),
+            hold: self.hold,
+            keep_alive: (!self.keep_alive.is_zero()).then_some(self.keep_alive),
+        };
+        let found = connections::run(&settings, &plan, &mut Teller).map_err(failure)?;
+        self.common.show(&found)
+    }
+}
+
+impl Relay {
+    fn run(self) -> Result<(), Failure> {
+        let mut settings = self.common.settings(0.0)?;
+        settings.devices.count = settings
+            .devices
+            .count
+            .or(Some(own_devices(self.connections)));
+        let plan = relay::Plan {
+            connections: self.connections.into(),
+            size: self.size,
+            qos: self.qos,
+            rate: self.rate.map(|RateWord(rate)| rate),
+            duration: self.duration,
+            ping_pong: self.ping_pong,
+            window: self.in_flight.into(),
+            records: match self.records {
+                RecordsWord::PerMessage => relay::Records::PerMessage,
+                RecordsWord::Packed => relay::Records::Packed,
+            },
+            topic: self.topic,
+        };
+        let found = relay::run(&settings, &plan, &mut Teller).map_err(failure)?;
+        self.common.show(&found)
+    }
+}
+
+/// Each connection is a device of its own, as far as they go: a broker lets only one of a name stay.
+fn own_devices(connections: u32) -> usize {
+    MOST_DEVICES.min(connections as usize)
+}
+
+fn load(rate: Option<RateWord>, concurrency: Option<u32>) -> Load {
+    match rate {
+        Some(RateWord(rate)) => Load::Open(rate),
+        None => Load::Closed(concurrency.unwrap_or(16) as usize),
+    }
+}
+
 impl LoadArgs {
     fn load(&self) -> Load {
-        match self.rate {
-            Some(RateWord(rate)) => Load::Open(rate),
-            None => Load::Closed(self.concurrency.unwrap_or(16) as usize),
-        }
+        load(self.rate, self.concurrency)
     }
 
     fn until(&self) -> Until {
@@ -276,6 +472,9 @@ impl LoadArgs {
 impl Common {
     fn settings(&self, resume: f64) -> Result<Settings, Failure> {
         let target = self.resolve()?;
+        if let Some(address) = self.sink {
+            sink::start(address).map_err(failure)?;
+        }
         let sources: Vec<IpAddr> = match self.source.as_slice() {
             [] => sources::usual(target.address.ip()),
             given => given.iter().flat_map(|source| source.0.clone()).collect(),

@@ -1,0 +1,267 @@
+//! `bench connections`: opens many, holds them, and tells what one at rest costs the server.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::arrivals::Schedule;
+use super::handshake::{Caller, Listener};
+use super::link::{Heard, Link};
+use super::meeting::Meeting;
+use super::report::Scenario;
+use super::settings::{Load, Settings, Until};
+use super::stage::{self, Found, Gathered, Seat};
+use super::timer::Timer;
+use super::trouble::Trouble;
+use super::{Fault, limits, process, setup};
+
+/// What a run of connections is to do, beside what every run has.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many are opened.
+    pub connections: u64,
+    /// How fast.
+    pub load: Load,
+    /// How long they are held after the last one is open.
+    pub hold: Duration,
+    /// How often each says PINGREQ; `None`: never.
+    pub keep_alive: Option<Duration>,
+}
+
+const PINGREQ: &[u8] = &[0xc0, 0];
+const PINGRESP: &[u8] = &[0xd0, 0];
+
+/// Runs it. The report's length and CPU time are those of the opening; what rest costs is told in its setup.
+///
+/// # Errors
+/// [`Fault`], when it cannot begin. Connections that fail are in the report.
+pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Result<Found, Fault> {
+    limits::allow(plan.connections)?;
+    let mut report = setup::report(Scenario::Connections, settings);
+    let keep_alive = plan.keep_alive.map_or(0, |time| time.as_secs().max(1));
+    let keep_alive = u16::try_from(keep_alive).unwrap_or(u16::MAX);
+    let caller = Caller::prepare(settings, keep_alive, true, listener)?;
+    let threads = settings.threads;
+    let (close, closing) = watch::channel(false);
+    let work = Arc::new(Work {
+        caller,
+        plan: plan.clone(),
+        next: AtomicU64::new(0),
+        meeting: Meeting::new(threads, &settings.pids),
+        close,
+        closing,
+    });
+    let before = process::look(&settings.pids);
+    let shared = work.clone();
+    let mut gathered = stage::run(threads, &mut |pulse| listener.second(pulse), move |seat| {
+        shared.clone().sit(seat)
+    })?;
+    if let Load::Open(_) = plan.load {
+        gathered.judge_lateness();
+    }
+    report.setup.extend([
+        ("opened by", setup::load(plan.load)),
+        (
+            "held for",
+            humantime::format_duration(plan.hold).to_string(),
+        ),
+        (
+            "keep alive",
+            plan.keep_alive.map_or_else(
+                || "none".into(),
+                |time| format!("PINGREQ every {}", humantime::format_duration(time)),
+            ),
+        ),
+    ]);
+    if let [(_, open), (_, rested)] = work.meeting.looks().as_slice()
+        && !settings.pids.is_empty()
+    {
+        let (mut cost, told) = rested.cost_since(&before);
+        cost.cpu = open.cpu_since(&before);
+        report.server = Some(cost);
+        report
+            .setup
+            .push(("server at rest", at_rest(plan, rested.cpu_since(open))));
+        gathered.client.bottlenecks.extend(told);
+    }
+    gathered.lasted = opening(&work, &gathered);
+    Ok(gathered.fill(report))
+}
+
+/// How long it took to open them.
+fn opening(work: &Work, gathered: &Gathered) -> Duration {
+    let opened = work.meeting.looks().first().map(|look| look.0);
+    opened.map_or(gathered.lasted, |at| {
+        at.saturating_duration_since(gathered.begin)
+    })
+}
+
+fn at_rest(plan: &Plan, cpu: Duration) -> String {
+    format!(
+        "{:.1} ms of CPU in {}",
+        cpu.as_secs_f64() * 1e3,
+        humantime::format_duration(plan.hold)
+    )
+}
+
+struct Work {
+    caller: Caller,
+    plan: Plan,
+    next: AtomicU64,
+    meeting: Meeting,
+    close: watch::Sender<bool>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Work {
+    async fn sit(self: Arc<Self>, seat: Rc<Seat>) {
+        let mut held = JoinSet::new();
+        tokio::select! {
+            () = self.open(&seat, &mut held) => {}
+            () = seat.stopped() => {}
+        }
+        self.meeting.meet().await;
+        tokio::select! {
+            () = tokio::time::sleep(self.plan.hold) => {}
+            () = seat.stopped() => {}
+        }
+        self.meeting.meet().await;
+        let _ = self.close.send(true);
+        while held.join_next().await.is_some() {}
+    }
+
+    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, held: &mut JoinSet<()>) {
+        // Connections go to `held` as they come, for the tasks that make them to be over by then.
+        let (to, mut opened) = tokio::sync::mpsc::unbounded_channel();
+        let mut making = JoinSet::new();
+        match self.plan.load {
+            Load::Closed(many) => {
+                let share = many / seat.threads + usize::from(seat.thread < many % seat.threads);
+                for _ in 0..share {
+                    let (work, seat, to) = (self.clone(), seat.clone(), to.clone());
+                    making.spawn_local(async move {
+                        loop {
+                            let n = work.next.fetch_add(1, Ordering::Relaxed);
+                            if n >= work.plan.connections {
+                                return;
+                            }
+                            work.one(&seat, n, Instant::now(), &to).await;
+                        }
+                    });
+                }
+            }
+            Load::Open(rate) => {
+                let schedule = Schedule::new(rate, Until::Count(self.plan.connections));
+                let (work, seat, to) = (self.clone(), seat.clone(), to.clone());
+                making.spawn_local(async move { work.by_schedule(&seat, schedule, &to).await });
+            }
+        }
+        drop(to);
+        while let Some(link) = opened.recv().await {
+            held.spawn_local(self.clone().hold(seat.clone(), link));
+        }
+    }
+
+    async fn by_schedule(self: &Arc<Self>, seat: &Rc<Seat>, schedule: Schedule, to: &Opened) {
+        let mut timer = match Timer::new() {
+            Ok(timer) => timer,
+            Err(fault) => return seat.book().fail(fault.into()),
+        };
+        let mut tasks = JoinSet::new();
+        let mine = (seat.thread as u64..).step_by(seat.threads);
+        for (n, at) in mine.map_while(|n| Some((n, schedule.at(n)?))) {
+            let due = seat.begin() + at;
+            if let Err(fault) = timer.until(due).await {
+                return seat.book().fail(fault.into());
+            }
+            let (work, seat, to) = (self.clone(), seat.clone(), to.clone());
+            tasks.spawn_local(async move { work.one(&seat, n, due, &to).await });
+            while tasks.try_join_next().is_some() {}
+            if Instant::now() > due + Duration::from_millis(1) {
+                tokio::task::yield_now().await;
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn one(&self, seat: &Seat, n: u64, due: Instant, to: &Opened) {
+        seat.book().begin(due);
+        match self.caller.attempt(n, None).await {
+            // Whoever held them has gone when the run was stopped.
+            Ok(done) => drop(to.send(done.note(seat, due))),
+            Err(trouble) => seat.book().fail(trouble),
+        }
+    }
+
+    /// Holds one until the end, or until it is lost.
+    async fn hold(self: Arc<Self>, seat: Rc<Seat>, mut link: Link) {
+        let mut closing = self.closing.clone();
+        let kept = async {
+            match self.plan.keep_alive {
+                None => silent(&mut link).await,
+                Some(every) => pinging(&seat, &mut link, every, self.caller.timeout()).await,
+            }
+        };
+        let lost = tokio::select! {
+            lost = kept => Some(lost),
+            _ = closing.wait_for(|closing| *closing) => None,
+        };
+        match lost {
+            None => link.bye(true),
+            Some(Trouble { word, said }) => {
+                let word = match word {
+                    "reset" => "reset_while_held",
+                    "timeout" => "timeout_while_held",
+                    _ => "closed_while_held",
+                };
+                seat.book().lose(Trouble { word, said });
+            }
+        }
+    }
+}
+
+type Opened = tokio::sync::mpsc::UnboundedSender<Link>;
+
+/// Hears nothing but the end, which it gives.
+async fn silent(link: &mut Link) -> Trouble {
+    loop {
+        match link.read(&mut Vec::new()).await {
+            Ok(Heard::Something) => {}
+            Ok(Heard::Goodbye | Heard::End) => return Trouble::closed(),
+            Err(trouble) => return trouble,
+        }
+    }
+}
+
+/// Says PINGREQ every so often, the first time at a moment of its own so that not all do at once, until the end.
+async fn pinging(seat: &Seat, link: &mut Link, every: Duration, timeout: Duration) -> Trouble {
+    let mut rest = every.mul_f64(fastrand::f64());
+    loop {
+        if let Ok(lost) = tokio::time::timeout(rest, silent(link)).await {
+            return lost;
+        }
+        rest = every;
+        let asked = Instant::now();
+        match tokio::time::timeout(timeout, ping(link)).await {
+            Ok(Ok(())) => seat.book().time("ping", asked.elapsed()),
+            Ok(Err(trouble)) => return trouble,
+            Err(_) => return Trouble::of("timeout"),
+        }
+    }
+}
+
+async fn ping(link: &mut Link) -> Result<(), Trouble> {
+    link.say(PINGREQ)?;
+    link.flush().await?;
+    let mut heard = Vec::new();
+    while !heard.ends_with(PINGRESP) {
+        if link.read(&mut heard).await? != Heard::Something {
+            return Err(Trouble::closed());
+        }
+    }
+    Ok(())
+}
