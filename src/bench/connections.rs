@@ -125,8 +125,11 @@ impl Work {
             () = seat.stopped() => {}
         }
         self.meeting.meet().await;
+        // When every one is lost, there is nothing to hold.
+        let all_lost = async { while held.join_next().await.is_some() {} };
         tokio::select! {
             () = tokio::time::sleep(self.plan.hold) => {}
+            () = all_lost => {}
             () = seat.stopped() => {}
         }
         self.meeting.meet().await;

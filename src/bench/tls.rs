@@ -35,12 +35,14 @@ pub(super) fn template(tls: &Tls) -> Result<ClientConfig, Fault> {
         Some(TlsVersion::V12) => &[&TLS12],
         Some(TlsVersion::V13) => &[&TLS13],
     };
+    if tls.version == Some(TlsVersion::V12) && tls.key_exchange == KeyExchange::X25519MlKem768 {
+        let why = "x25519mlkem768 is a key exchange of TLS 1.3: leave out --tls 1.2";
+        return Err(Fault::Asked(why.into()));
+    }
     let judge = Judge::new(tls, &provider)?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
-        .map_err(|_| {
-            Fault::Asked("x25519mlkem768 is a key exchange of TLS 1.3: leave out --tls 1.2".into())
-        })?;
+        .expect("there is a suite and a group for each version");
     let mut config = config
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(judge))

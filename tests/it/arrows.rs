@@ -43,6 +43,20 @@ fn no_arrow_points_up() {
     );
 }
 
+/// A harness that knew the gate could not measure others alike.
+#[test]
+fn the_harness_does_not_know_the_gate() {
+    for file in sources(&source_folder().join("bench")) {
+        let text = fs::read_to_string(&file).expect("a source file is readable");
+        let used = rooms_used(&text).into_iter().map(|(_, room)| room);
+        let foreign: Vec<_> = used
+            .filter(|room| floor(room).is_some())
+            .filter(|room| !["bench", "pki", "rules", "mqtt"].contains(&room.as_str()))
+            .collect();
+        assert!(foreign.is_empty(), "{}: {foreign:?}", file.display());
+    }
+}
+
 #[test]
 fn an_arrow_is_seen_however_it_is_written() {
     let text = "use crate::mqtt::Version;\n\

@@ -516,6 +516,10 @@ fn every_help_has_examples_and_fits() {
         "ca init",
         "ca server",
         "device add",
+        "bench handshake",
+        "bench connections",
+        "bench relay",
+        "bench sink",
     ] {
         for help in ["--help", "-h"] {
             let words: Vec<&str> = command.split_whitespace().chain([help]).collect();
@@ -531,7 +535,7 @@ fn every_help_has_examples_and_fits() {
             }
         }
     }
-    for command in ["ca", "device"] {
+    for command in ["ca", "device", "bench"] {
         let (code, out, _) = tidegate(&[command, "--help"], home.path());
         assert_eq!(code, 0);
         assert!(out.contains("Commands:"), "{out}");

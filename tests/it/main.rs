@@ -6,6 +6,7 @@
 )]
 
 mod arrows;
+mod bench;
 mod broker_faults;
 mod certificates;
 mod certificates_page;
