@@ -46,7 +46,7 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// The only version offered; `None`: both.
     pub version: Option<TlsVersion>,
-    /// The only key exchange offered.
+    /// The key exchange offered, and no other; X25519 in TLS 1.2 leaves room for certificates on P-256 and P-384.
     pub key_exchange: KeyExchange,
     /// The only kind of signature that the server may use; `None`: any.
     pub signature: Option<Signature>,

@@ -19,14 +19,18 @@ use super::settings::{KeyExchange, Signature, Tls, TlsVersion};
 /// # Errors
 /// When the CA file cannot be used, or version and key exchange do not go together.
 pub(super) fn template(tls: &Tls) -> Result<ClientConfig, Fault> {
-    let group = match tls.key_exchange {
+    let mut groups = vec![match tls.key_exchange {
         KeyExchange::X25519 => kx_group::X25519,
         KeyExchange::P256 => kx_group::SECP256R1,
         KeyExchange::P384 => kx_group::SECP384R1,
         KeyExchange::X25519MlKem768 => kx_group::X25519MLKEM768,
-    };
+    }];
+    // In TLS 1.2 the list also says on which curves a certificate may be (RFC 8422 §5.1), and OpenSSL holds to it.
+    if tls.key_exchange == KeyExchange::X25519 && tls.version != Some(TlsVersion::V13) {
+        groups.extend([kx_group::SECP256R1, kx_group::SECP384R1]);
+    }
     let provider = Arc::new(CryptoProvider {
-        kx_groups: vec![group],
+        kx_groups: groups,
         ..aws_lc_rs::default_provider()
     });
     let versions = match tls.version {

@@ -250,7 +250,8 @@ struct TlsArgs {
     /// The only version of TLS offered; left out: both
     #[arg(long, value_name = "VERSION")]
     tls: Option<TlsWord>,
-    /// The only key exchange offered
+    /// The key exchange offered; x25519 with TLS 1.2 also names P-256 and P-384, for servers whose certificates are on
+    /// them. What was agreed on is told
     #[arg(long, value_name = "GROUP", default_value = "x25519")]
     key_exchange: KeyExchangeWord,
     /// The only kind of signature that the server may use; left out: any
