@@ -1,7 +1,7 @@
 //! The harness: loads any endpoint that speaks MQTT over TLS, and tells what it took.
 //!
-//! A run has threads of its own, each with its own runtime and its own counts ([`tally`]); the calling thread gathers
-//! them once a second ([`stage`]) and makes one [`Report`] of them. Times are taken from the moment that the schedule
+//! A run has threads of its own, each with its own runtime and its own counts (`tally`); the calling thread gathers
+//! them once a second (`stage`) and makes one [`Report`] of them. Times are taken from the moment that the schedule
 //! names, not from when the harness came to it: a server that stands still is seen by everyone who should have
 //! come meanwhile ([`arrivals`]).
 
