@@ -1,79 +1,159 @@
-//! A report as JSON.
+//! A run as JSON: one object, its keys in `docs/benchmarking.md`.
 
 use serde_json::{Map, Value, json};
 
-use super::report::{Latency, Report, Scenario};
+use super::report::{ClientCost, Latency, Report, Scenario, Second, ServerCost};
+use super::words;
 
-/// The whole report as one object.
+/// The report as one JSON object. Where nothing was timed or asked for, figures are `null`, not 0.
 pub fn json(report: &Report) -> Value {
-    let scenario = match report.scenario {
-        Scenario::Handshake => "handshake",
-        Scenario::Connections => "connections",
-        Scenario::Relay => "relay",
-    };
-    let setup: Map<String, Value> = (report.setup.iter())
-        .map(|(name, value)| ((*name).to_owned(), json!(value)))
+    let latencies = report.latencies.iter();
+    let latencies: Map<_, _> = latencies
+        .map(|of| (of.name.to_owned(), latency(of)))
         .collect();
-    let latencies: Map<String, Value> = (report.latencies.iter())
-        .map(|latency| (latency.name.to_owned(), micros(latency)))
+    let setup = report.setup.iter();
+    let setup: Map<_, _> = setup
+        .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
         .collect();
-    let timeline: Vec<Value> = (report.timeline.iter())
-        .map(|second| {
-            json!({
-                "second": second.at, "begun": second.begun, "succeeded": second.succeeded, "failed": second.failed,
-                "p50_us": second.p50_micros, "p99_us": second.p99_micros,
-            })
-        })
-        .collect();
-    let server = report.server.as_ref().map(|server| {
-        json!({
-            "pids": server.pids,
-            "cpu_us": server.cpu.as_secs_f64() * 1e6,
-            "cpu_us_each": report.server_micros_each(),
-            "cpu_ns_per_byte": report.server_nanos_per_byte(),
-            "resident_kib_before": server.resident_before,
-            "resident_kib_after": server.resident_after,
-            "resident_kib_each": report.server_kib_each(),
-        })
-    });
-    let began = time::OffsetDateTime::from_unix_timestamp(report.began)
-        .ok()
-        .and_then(|at| {
-            at.format(&time::format_description::well_known::Rfc3339)
-                .ok()
-        });
     json!({
-        "bench": scenario,
+        "bench": word(report.scenario),
         "version": env!("CARGO_PKG_VERSION"),
         "target": report.target,
         "setup": setup,
-        "began": began,
-        "seconds": report.lasted.as_secs_f64(),
+        "began": words::began(report),
+        "seconds": rounded(report.lasted.as_secs_f64()),
         "interrupted": report.interrupted,
         "attempts": report.attempts,
         "succeeded": report.succeeded,
         "failed": report.failed(),
-        "per_second": report.per_second(),
+        "per_second": rounded(report.per_second()),
         "errors": report.errors,
         "negotiated": report.negotiated,
         "latency_us": latencies,
         "payload_bytes": report.payload_bytes,
-        "timeline": timeline,
-        "server": server,
-        "client": {
-            "threads": report.client.threads,
-            "busiest_thread": report.client.busiest_thread,
-            "late_p99_us": report.client.late_p99_micros,
-            "bottlenecks": report.client.bottlenecks,
-        },
+        "timeline": report.timeline.iter().map(second).collect::<Vec<_>>(),
+        "server": report.server.as_ref().map(|spent| server(report, spent)),
+        "client": client(&report.client),
     })
 }
 
-fn micros(latency: &Latency) -> Value {
-    let micros = &latency.micros;
-    let at = |quantile| micros.value_at_quantile(quantile);
+/// The subcommand.
+pub(super) fn word(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::Handshake => "handshake",
+        Scenario::Connections => "connections",
+        Scenario::Relay => "relay",
+    }
+}
+
+fn latency(of: &Latency) -> Value {
+    let spread = words::spread(&of.micros);
+    let mean = spread.map(|_| rounded(of.micros.mean()));
+    let [min, p50, p90, p99, p999, max] = spread.map_or([None; 6], |spread| spread.map(Some));
     json!({
-        "count": micros.len(), "min": micros.min(), "mean": micros.mean(), "p50": at(0.5), "p90": at(0.9),
-        "p99": at(0.99), "p999": at(0.999), "max": micros.max(),
+        "count": of.micros.len(),
+        "min": min,
+        "mean": mean,
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "p999": p999,
+        "max": max,
     })
+}
+
+fn second(of: &Second) -> Value {
+    json!({
+        "second": of.at,
+        "begun": of.begun,
+        "succeeded": of.succeeded,
+        "failed": of.failed,
+        "p50_us": of.p50_micros,
+        "p99_us": of.p99_micros,
+    })
+}
+
+fn server(report: &Report, spent: &ServerCost) -> Value {
+    json!({
+        "pids": spent.pids,
+        "cpu_us": rounded(spent.cpu.as_secs_f64() * 1e6),
+        "cpu_us_each": report.server_micros_each().map(rounded),
+        "cpu_ns_per_byte": report.server_nanos_per_byte().map(rounded),
+        "resident_kib_before": spent.resident_before,
+        "resident_kib_after": spent.resident_after,
+        "resident_kib_each": report.server_kib_each().map(rounded),
+    })
+}
+
+fn client(spent: &ClientCost) -> Value {
+    json!({
+        "threads": spent.threads,
+        "busiest_thread": rounded(spent.busiest_thread),
+        "late_p99_us": spent.late_p99_micros,
+        "bottlenecks": spent.bottlenecks,
+    })
+}
+
+/// To thousandths: more would be noise.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::samples;
+
+    #[test]
+    fn every_key_is_there() {
+        let expected = json!({
+            "bench": "handshake",
+            "version": env!("CARGO_PKG_VERSION"),
+            "target": "127.0.0.1:8883",
+            "setup": { "CPU": "4 × Example 9000", "loop": "closed, 16 at once" },
+            "began": "2026-11-26T23:30:00Z",
+            "seconds": 10.02,
+            "interrupted": false,
+            "attempts": 1000,
+            "succeeded": 990,
+            "failed": 10,
+            "per_second": 98.802,
+            "errors": { "refused": 10 },
+            "negotiated": { "TLS 1.3 TLS13_AES_256_GCM_SHA384 X25519 full": 990 },
+            "latency_us": {
+                "handshake": {
+                    "count": 990, "min": 911, "mean": 1405.5,
+                    "p50": 1405, "p90": 1801, "p99": 1891, "p999": 1900, "max": 1900,
+                },
+            },
+            "payload_bytes": 0,
+            "timeline": [
+                { "second": 0, "begun": 510, "succeeded": 500, "failed": 10, "p50_us": 1400, "p99_us": 1890 },
+                { "second": 1, "begun": 490, "succeeded": 490, "failed": 0, "p50_us": 1410, "p99_us": 1900 },
+            ],
+            "server": {
+                "pids": [4711], "cpu_us": 121_770.0, "cpu_us_each": 123.0, "cpu_ns_per_byte": null,
+                "resident_kib_before": 8192, "resident_kib_after": 9216, "resident_kib_each": null,
+            },
+            "client": { "threads": 1, "busiest_thread": 0.42, "late_p99_us": 0, "bottlenecks": [] },
+        });
+        assert_eq!(json(&samples::handshakes()), expected);
+    }
+
+    #[test]
+    fn what_was_not_timed_is_null() {
+        let told = json(&samples::nothing_succeeded());
+        assert_eq!(told["latency_us"]["connack"]["count"], 0);
+        assert_eq!(told["latency_us"]["connack"]["p99"], Value::Null);
+        assert_eq!(told["server"], Value::Null);
+        assert_eq!(told["interrupted"], true);
+    }
+
+    #[test]
+    fn cost_per_byte_and_per_connection_are_told_where_they_mean_something() {
+        let told = json(&samples::relay());
+        assert_eq!(told["server"]["cpu_ns_per_byte"], 1.2);
+        let told = json(&samples::connections());
+        assert_eq!(told["server"]["resident_kib_each"], 6.1);
+    }
 }

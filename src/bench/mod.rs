@@ -10,11 +10,14 @@ pub mod connections;
 pub mod devices;
 pub mod handshake;
 pub mod json;
+pub mod kinds;
+pub mod live;
 pub mod relay;
 pub mod report;
 pub mod settings;
 pub mod sink;
 pub mod sources;
+pub mod table;
 
 mod limits;
 mod link;
@@ -27,6 +30,7 @@ mod tally;
 mod timer;
 mod tls;
 mod trouble;
+mod words;
 
 pub use report::Report;
 pub use stage::{Found, Pulse};

@@ -155,3 +155,6 @@ impl Report {
             .then(|| grown / self.succeeded as f64)
     }
 }
+
+#[cfg(test)]
+pub(super) mod samples;
