@@ -173,6 +173,25 @@ pub(super) fn span(micros: f64) -> String {
     }
 }
 
+/// The mark of a scale: `5`, `1000`, `20 000`. Marks are whole numbers.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "scales begin at 0, and a cast to an integer saturates"
+)]
+pub(super) fn mark(at: f64) -> String {
+    count(at.round() as u64)
+}
+
+/// The mark of a scale of microseconds, 1, 2 or 5 times a power of ten: `500 µs`, `1 ms`, `20 s`.
+pub(super) fn micros_mark(at: f64) -> String {
+    match at {
+        few if few < 999.5 => format!("{} µs", mark(few)),
+        some if some < 999_500.0 => format!("{} ms", mark(some / 1e3)),
+        many => format!("{} s", mark(many / 1e6)),
+    }
+}
+
 /// `10.0 s`
 pub(super) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())

@@ -1,0 +1,375 @@
+//! A run as one page: no script, nothing fetched, light and dark.
+
+use super::json::word;
+use super::kinds;
+use super::plots::{self, Step};
+use super::report::Report;
+use super::words::{self, count, micros, three};
+
+const STYLE: &str = include_str!("report.css");
+
+/// The page. Every text in it is escaped; it is whole in itself and can be sent around as a file.
+pub fn html(report: &Report) -> String {
+    let headline = escape(&words::headline(report));
+    let figures = plots::charts(report).map(|chart| {
+        let (title, svg) = (chart.title, chart.svg());
+        format!("<figure class=\"card\">\n<h2>{title}</h2>\n{svg}</figure>\n")
+    });
+    let tables = [
+        latencies(report),
+        errors(report),
+        negotiated(report),
+        costs("Server", &words::server_costs(report)),
+        costs("Harness", &words::client_costs(report)),
+        setup(report),
+    ];
+    let tables = tables.map(|table| match table.as_str() {
+        "" => table,
+        table => format!("<section class=\"card wide\">\n{table}</section>\n"),
+    });
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{headline} · tidegate bench</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{headline}</h1>\n{}{}{}\
+         <div class=\"pair\">\n{}</div>\n<div class=\"tables\">\n{}</div>\n{}\
+         <footer class=\"soft\">tidegate {}</footer>\n</main>\n</body>\n</html>\n",
+        subtitle(report),
+        limits(report),
+        numbers(report),
+        figures.concat(),
+        tables.concat(),
+        seconds(&plots::steps(report)),
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// `text` as it may stand in an element or a quoted attribute; what would not be seen is written out.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in words::printable(text).chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn subtitle(report: &Report) -> String {
+    let began = words::began(report).map_or_else(String::new, |began| {
+        format!(", begun <time datetime=\"{began}\">{began}</time>")
+    });
+    let (bench, target) = (word(report.scenario), escape(&report.target));
+    format!(
+        "<p class=\"sub soft\"><code>bench {bench}</code> against <code>{target}</code>{began}</p>\n"
+    )
+}
+
+/// What nobody may overlook stands before the figures that it is about.
+fn limits(report: &Report) -> String {
+    let reasons = &report.client.bottlenecks;
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let item = |reason: &String| format!("<li>{}</li>\n", escape(reason));
+    let reasons = reasons.iter().map(item).collect::<Vec<_>>().concat();
+    format!(
+        "<div class=\"warn\" role=\"note\">\n<p>The figures of this page are the harness's own limit, not the \
+         target's:</p>\n<ul>\n{reasons}</ul>\n</div>\n"
+    )
+}
+
+fn numbers(report: &Report) -> String {
+    let (one, many) = words::nouns(report.scenario);
+    let mut numbers = vec![
+        (format!("{many} a second"), three(report.per_second())),
+        (
+            "succeeded".to_owned(),
+            words::share(report.succeeded, report.attempts),
+        ),
+        ("errors".to_owned(), count(report.failed())),
+    ];
+    let timed = report.latencies.iter().filter(|of| !of.micros.is_empty());
+    for of in timed.take(2) {
+        let p99 = micros(of.micros.value_at_quantile(0.99));
+        numbers.push((format!("{}, p99", of.name.replace('_', " ")), p99));
+    }
+    if let Some(each) = report.server_micros_each() {
+        numbers.push((format!("server's CPU per {one}"), words::span(each)));
+    }
+    if let Some(each) = report.server_nanos_per_byte() {
+        numbers.push((
+            "server's CPU per byte".to_owned(),
+            format!("{} ns", three(each)),
+        ));
+    }
+    if let Some(each) = report.server_kib_each() {
+        numbers.push((
+            "server's memory per connection".to_owned(),
+            words::kib(each),
+        ));
+    }
+    let shown = numbers.iter().map(|(name, number)| {
+        format!(
+            "<div><dt>{}</dt><dd>{}</dd></div>\n",
+            escape(name),
+            escape(number)
+        )
+    });
+    format!(
+        "<dl class=\"numbers\">\n{}</dl>\n",
+        shown.collect::<String>()
+    )
+}
+
+/// A column for each thing timed, so that the table is as narrow as a phone.
+fn latencies(report: &Report) -> String {
+    let timed = report.latencies.iter();
+    let timed: Vec<_> = timed
+        .filter_map(|of| Some((of, words::spread(&of.micros)?)))
+        .collect();
+    if timed.is_empty() {
+        return "<h2>Latency</h2>\n<p class=\"soft\">Nothing was timed.</p>\n".to_owned();
+    }
+    let columns: Vec<_> = timed
+        .iter()
+        .map(|(of, _)| of.name.replace('_', " "))
+        .collect();
+    let heads = [vec![""], columns.iter().map(String::as_str).collect()].concat();
+    let [p50, p90, p99, p999] = words::QUANTILES.map(|(name, _)| name);
+    let mut rows = vec![vec!["count".to_owned()]];
+    rows[0].extend(timed.iter().map(|(of, _)| count(of.micros.len())));
+    for (at, name) in ["min", p50, p90, p99, p999, "max"].into_iter().enumerate() {
+        let mut row = vec![name.to_owned()];
+        row.extend(timed.iter().map(|(_, spread)| micros(spread[at])));
+        rows.push(row);
+    }
+    table("Latency", &heads, 1, &rows)
+}
+
+fn errors(report: &Report) -> String {
+    let row = |name: &str, what: &str, times: u64| {
+        let share = words::share(times, report.attempts);
+        vec![format!("{name}\n{what}"), count(times), share]
+    };
+    let errors = report.errors.iter();
+    let mut rows: Vec<_> = errors
+        .map(|(kind, times)| row(kind, kinds::meaning(kind), *times))
+        .collect();
+    let under_way = words::under_way(report);
+    if under_way > 0 {
+        let what = "neither succeeded nor failed when the run was over";
+        rows.push(row("under way", what, under_way));
+    }
+    if rows.is_empty() {
+        return "<h2>Errors</h2>\n<p class=\"soft\">None.</p>\n".to_owned();
+    }
+    table("Errors", &["kind", "times", "of all"], 1, &rows)
+}
+
+fn negotiated(report: &Report) -> String {
+    let rows = report.negotiated.iter();
+    let rows: Vec<_> = rows
+        .map(|(what, times)| vec![what.clone(), count(*times)])
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table(
+        "Negotiated",
+        &["version, suite, key exchange, kind", "times"],
+        1,
+        &rows,
+    )
+}
+
+fn costs(caption: &str, costs: &[(impl ToString, String)]) -> String {
+    let rows = costs.iter();
+    let rows: Vec<_> = rows
+        .map(|(name, value)| vec![name.to_string(), value.clone()])
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table(caption, &[], 2, &rows)
+}
+
+fn setup(report: &Report) -> String {
+    let own = [("target", report.target.clone())];
+    costs("Setup", &[own.as_slice(), &report.setup].concat())
+}
+
+/// Each second in figures, folded away.
+fn seconds(steps: &[Step]) -> String {
+    let time = |number: u64| {
+        if number == 0 {
+            "–".to_owned()
+        } else {
+            micros(number)
+        }
+    };
+    let row = |step: &Step| {
+        let counts = [step.begun, step.succeeded, step.failed].map(|number| {
+            if number.fract() == 0.0 {
+                words::mark(number)
+            } else {
+                three(number)
+            }
+        });
+        let times = [step.p50_micros, step.p99_micros].map(time);
+        [[step.at.to_string()].as_slice(), &counts, &times].concat()
+    };
+    let rows: Vec<_> = steps.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let heads = ["second", "begun/s", "succeeded/s", "failed/s", "p50", "p99"];
+    let table = table("Second by second", &heads, 1, &rows);
+    format!(
+        "<details class=\"card\">\n<summary>The run in figures, second by second</summary>\n<div class=\"wide\">\n{table}</div>\n</details>\n"
+    )
+}
+
+/// A table whose first cells are its rows' names. Columns from `numbers` on are numbers. Without `heads`, no heading.
+fn table(caption: &str, heads: &[&str], numbers: usize, rows: &[Vec<String>]) -> String {
+    let class = |at: usize| if at >= numbers { " class=\"n\"" } else { "" };
+    let head = |(at, name): (usize, &&str)| match *name {
+        "" => "<td></td>".to_owned(),
+        name => format!("<th scope=\"col\"{}>{}</th>", class(at), escape(name)),
+    };
+    let heads: String = heads.iter().enumerate().map(head).collect();
+    let heads = match heads.as_str() {
+        "" => heads,
+        heads => format!("<thead><tr>{heads}</tr></thead>\n"),
+    };
+    let cell = |(at, cell): (usize, &String)| match at {
+        0 => format!("<th scope=\"row\">{}</th>", name(cell)),
+        at => format!("<td{}>{}</td>", class(at), escape(cell)),
+    };
+    let row = |row: &Vec<String>| {
+        let cells: String = row.iter().enumerate().map(cell).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let rows: String = rows.iter().map(row).collect();
+    format!(
+        "<table>\n<caption>{}</caption>\n{heads}<tbody>\n{rows}</tbody>\n</table>\n",
+        escape(caption)
+    )
+}
+
+/// The name of a row; what stands on a second line is its note.
+fn name(cell: &str) -> String {
+    match cell.split_once('\n') {
+        Some((name, note)) => format!("{}<small>{}</small>", escape(name), escape(note)),
+        None => escape(cell),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::bench::report::{Scenario, samples};
+
+    #[test]
+    fn the_page_tells_what_the_table_tells() {
+        let page = html(&samples::handshakes());
+        for told in [
+            "<h1>990 of 1000 handshakes in 10.0 s: 98.8/s</h1>",
+            "against <code>127.0.0.1:8883</code>, begun <time datetime=\"2026-11-26T23:30:00Z\">",
+            "<dt>handshake, p99</dt><dd>1.89 ms</dd>",
+            "<dt>server&#39;s CPU per handshake</dt><dd>123 µs</dd>",
+            "<tr><th scope=\"row\">refused<small>nothing listens there</small></th><td class=\"n\">10</td><td class=\"n\">1.0 %</td></tr>",
+            "<tr><th scope=\"row\">CPU</th><td>4 × Example 9000</td></tr>",
+            "<tr><th scope=\"row\">TLS 1.3 TLS13_AES_256_GCM_SHA384 X25519 full</th><td class=\"n\">990</td></tr>",
+            "<tr><th scope=\"row\">1</th><td class=\"n\">490</td>",
+        ] {
+            assert!(page.contains(told), "{told} is not in {page}");
+        }
+        assert!(
+            !page.contains("class=\"warn\""),
+            "there is nothing to warn of"
+        );
+        assert_eq!(page.matches("<svg ").count(), 4);
+    }
+
+    #[test]
+    fn a_limit_of_the_harness_comes_before_the_figures() {
+        let page = html(&samples::limited());
+        let warning = page.find("<div class=\"warn\"").expect("a warning");
+        assert!(warning < page.find("<dl ").expect("figures"));
+        assert!(
+            page.contains("<li>its busiest thread used 97 % of a core:"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_fetched_and_nothing_runs() {
+        for report in [
+            samples::handshakes(),
+            samples::limited(),
+            samples::relay(),
+            samples::connections(),
+        ] {
+            let page = html(&report);
+            for never in [
+                "http://", "https://", "<script", "<link", "<img", "url(", "@import", "src=",
+            ] {
+                assert!(!page.contains(never), "{never}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_from_outside_is_text() {
+        let evil = "\"'><script>alert(1)</script>&\u{202e}\0";
+        let safe = "&quot;&#39;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;\\u{202e}\\u{0}";
+        assert_eq!(escape(evil), safe);
+
+        let mut report = samples::handshakes();
+        report.target = evil.to_owned();
+        report.setup = vec![("CPU", evil.to_owned())];
+        report.negotiated = [(evil.to_owned(), 1)].into();
+        report.client.bottlenecks = vec![evil.to_owned()];
+        let page = html(&report);
+        assert!(!page.contains("<script"));
+        assert_eq!(
+            page.matches(safe).count(),
+            5,
+            "target twice, setup, negotiated, warning"
+        );
+    }
+
+    #[test]
+    fn a_run_with_nothing_is_a_page_too() {
+        for scenario in [Scenario::Handshake, Scenario::Connections, Scenario::Relay] {
+            let page = html(&samples::nothing(scenario));
+            assert!(
+                page.contains("Nothing was timed.") && page.contains("nothing to show"),
+                "{page}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))] // a page is long
+        #[test]
+        fn every_run_is_a_page(report in samples::any()) {
+            let page = html(&report);
+            prop_assert!(page.ends_with("</html>\n"));
+            prop_assert!(!page.contains("NaN") && !page.contains(">inf"));
+            for element in ["table", "svg", "section", "figure", "div", "tr", "title"] {
+                let opened = page.matches(&format!("<{element}>")).count() + page.matches(&format!("<{element} ")).count();
+                prop_assert_eq!(opened, page.matches(&format!("</{element}>")).count());
+            }
+        }
+    }
+}
