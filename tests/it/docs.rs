@@ -6,6 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+use tidegate::bench::json::json;
+use tidegate::bench::kinds::KINDS;
+use tidegate::bench::report::{ClientCost, Latency, Report, Scenario, Second, ServerCost};
 use tidegate::config::{self, Source};
 use tidegate::mqtt::connect::Fault;
 use tidegate::mqtt::properties::Id;
@@ -459,6 +463,79 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
         .split_once(&start)
         .unwrap_or_else(|| panic!("no section {heading}"));
     rest.split("\n## ").next().unwrap_or_default()
+}
+
+/// docs/benchmarking.md has each kind of error that a run counts, in order, with the words of the program.
+#[test]
+fn every_kind_of_error_of_a_run_is_documented() {
+    let text = page("docs/benchmarking.md");
+    let told = rows(section(&text, "Errors"));
+    assert_eq!(told.len(), KINDS.len());
+    for (row, (kind, meaning)) in told.iter().zip(KINDS) {
+        assert_eq!(word(&row[0]), kind);
+        let more = row[1].strip_prefix(&meaning.replace("--give-up", "`--give-up`"));
+        let more = more.unwrap_or_else(|| panic!("{kind}: {meaning:?} is told as {:?}", row[1]));
+        assert!(more.is_empty() || more.starts_with(';'), "{kind}: {more}");
+    }
+}
+
+#[test]
+fn every_json_key_of_a_run_is_documented() {
+    let text = page("docs/benchmarking.md");
+    let told = rows(section(&text, "JSON"));
+    let told: BTreeSet<String> = told.iter().map(|row| word(&row[0]).to_owned()).collect();
+    let mut known = BTreeSet::new();
+    keys_of("", &json(&a_run()), &mut known);
+    assert_eq!(told, known);
+}
+
+/// A run that has something to tell under every key.
+fn a_run() -> Report {
+    let micros = Histogram::new(3).expect("three significant figures are possible");
+    Report {
+        scenario: Scenario::Handshake,
+        target: "localhost:8883".to_owned(),
+        setup: vec![("NAME", String::new())],
+        began: 0,
+        lasted: Duration::ZERO,
+        interrupted: false,
+        attempts: 0,
+        succeeded: 0,
+        errors: [("KIND", 1)].into(),
+        negotiated: [("WHAT".to_owned(), 1)].into(),
+        latencies: vec![Latency {
+            name: "NAME",
+            micros,
+        }],
+        payload_bytes: 0,
+        timeline: vec![Second::default()],
+        server: Some(ServerCost::default()),
+        client: ClientCost::default(),
+    }
+}
+
+/// The paths of all keys in `value`: `server.pids`, `timeline[].second`.
+fn keys_of(path: &str, value: &serde_json::Value, keys: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(inner) => {
+            let below = if path.is_empty() {
+                String::new()
+            } else {
+                format!("{path}.")
+            };
+            for (name, value) in inner {
+                keys_of(&format!("{below}{name}"), value, keys);
+            }
+        }
+        serde_json::Value::Array(items)
+            if items.first().is_some_and(serde_json::Value::is_object) =>
+        {
+            keys_of(&format!("{path}[]"), &items[0], keys);
+        }
+        _ => {
+            keys.insert(path.to_owned());
+        }
+    }
 }
 
 /// SECURITY.md names tests that are there, under numbers that the threat model has.
