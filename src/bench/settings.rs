@@ -48,6 +48,8 @@ pub struct Tls {
     pub version: Option<TlsVersion>,
     /// The key exchange offered, and no other; X25519 in TLS 1.2 leaves room for certificates on P-256 and P-384.
     pub key_exchange: KeyExchange,
+    /// The only cipher offered; `None`: all, AES-256 first.
+    pub cipher: Option<Cipher>,
     /// The only kind of signature that the server may use; `None`: any.
     pub signature: Option<Signature>,
     /// Which part of the handshakes resume an earlier TLS session: 0.0 to 1.0.
@@ -75,6 +77,17 @@ pub enum KeyExchange {
     P384,
     /// Curve25519 and ML-KEM-768 together; TLS 1.3 only
     X25519MlKem768,
+}
+
+/// What encrypts, and the hash that goes with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cipher {
+    /// AES-128-GCM with SHA-256
+    Aes128,
+    /// AES-256-GCM with SHA-384
+    Aes256,
+    /// ChaCha20-Poly1305 with SHA-256
+    ChaCha20,
 }
 
 /// What a server signs the handshake with.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::report::{ClientCost, Report, Scenario};
 use super::settings::{
-    Certificates, KeyExchange, Load, Settings, Signature, TlsVersion, USUAL_DEVICES, Until,
+    Certificates, Cipher, KeyExchange, Load, Settings, Signature, TlsVersion, USUAL_DEVICES, Until,
 };
 use crate::pki::KeyKind;
 
@@ -54,6 +54,12 @@ fn tls(settings: &Settings) -> String {
         KeyExchange::P384 => "p384",
         KeyExchange::X25519MlKem768 => "x25519mlkem768",
     };
+    let cipher = match settings.tls.cipher {
+        None => "any cipher",
+        Some(Cipher::Aes128) => "aes128",
+        Some(Cipher::Aes256) => "aes256",
+        Some(Cipher::ChaCha20) => "chacha20",
+    };
     let signature = match settings.tls.signature {
         None => "any signature",
         Some(Signature::Ecdsa) => "ecdsa",
@@ -64,7 +70,7 @@ fn tls(settings: &Settings) -> String {
         none if none <= 0.0 => "no resumption".to_owned(),
         part => format!("{:.0} % resumed", part * 100.0),
     };
-    format!("{version}, {group}, {signature}, {resumed}")
+    format!("{version}, {group}, {cipher}, {signature}, {resumed}")
 }
 
 fn verification(settings: &Settings) -> String {

@@ -9,10 +9,12 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CipherSuite, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use super::Fault;
-use super::settings::{KeyExchange, Signature, Tls, TlsVersion};
+use super::settings::{Cipher, KeyExchange, Signature, Tls, TlsVersion};
 
 /// The configuration that every device begins with: no certificate, no resumption.
 ///
@@ -29,10 +31,14 @@ pub(super) fn template(tls: &Tls) -> Result<ClientConfig, Fault> {
     if tls.key_exchange == KeyExchange::X25519 && tls.version != Some(TlsVersion::V13) {
         groups.extend([kx_group::SECP256R1, kx_group::SECP384R1]);
     }
-    let provider = Arc::new(CryptoProvider {
-        kx_groups: groups,
-        ..aws_lc_rs::default_provider()
-    });
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = groups;
+    if let Some(cipher) = tls.cipher {
+        provider
+            .cipher_suites
+            .retain(|suite| cipher_of(suite.suite()) == Some(cipher));
+    }
+    let provider = Arc::new(provider);
     let versions = match tls.version {
         None if tls.key_exchange == KeyExchange::X25519MlKem768 => &[&TLS13][..],
         None => &[&TLS13, &TLS12][..],
@@ -53,6 +59,17 @@ pub(super) fn template(tls: &Tls) -> Result<ClientConfig, Fault> {
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+fn cipher_of(suite: CipherSuite) -> Option<Cipher> {
+    let name = suite.as_str()?;
+    let ciphers = [
+        ("AES_128_GCM", Cipher::Aes128),
+        ("AES_256_GCM", Cipher::Aes256),
+        ("CHACHA20_POLY1305", Cipher::ChaCha20),
+    ];
+    let found = ciphers.into_iter().find(|(word, _)| name.contains(word))?;
+    Some(found.1)
 }
 
 /// Judges the server's certificate: its chain once, and then whether it is the same to the byte. What a client thinks

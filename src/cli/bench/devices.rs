@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::bench::settings::{
-    Certificates, Devices, KeyExchange, MOST_DEVICES, Signature, Tls, TlsVersion,
+    Certificates, Cipher, Devices, KeyExchange, MOST_DEVICES, Signature, Tls, TlsVersion,
 };
 use crate::cli::Failure;
 use crate::mqtt::Version;
@@ -30,6 +30,9 @@ pub(super) struct TlsArgs {
     /// them. What was agreed on is told
     #[arg(long, value_name = "GROUP", default_value = "x25519")]
     key_exchange: KeyExchangeWord,
+    /// The only cipher offered, with its hash: to compare servers that would choose differently; left out: all
+    #[arg(long, value_name = "CIPHER")]
+    cipher: Option<CipherWord>,
     /// The only kind of signature that the server may use; left out: any
     #[arg(long, value_name = "KIND")]
     server_signature: Option<KeyWord>,
@@ -82,6 +85,16 @@ enum KeyExchangeWord {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum CipherWord {
+    #[value(name = "aes128")]
+    Aes128,
+    #[value(name = "aes256")]
+    Aes256,
+    #[value(name = "chacha20")]
+    ChaCha20,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum KeyWord {
     #[value(name = "ecdsa")]
     Ecdsa,
@@ -115,6 +128,11 @@ impl TlsArgs {
                 KeyExchangeWord::P384 => KeyExchange::P384,
                 KeyExchangeWord::X25519MlKem768 => KeyExchange::X25519MlKem768,
             },
+            cipher: self.cipher.map(|word| match word {
+                CipherWord::Aes128 => Cipher::Aes128,
+                CipherWord::Aes256 => Cipher::Aes256,
+                CipherWord::ChaCha20 => Cipher::ChaCha20,
+            }),
             signature: self.server_signature.map(|word| match word {
                 KeyWord::Ecdsa => Signature::Ecdsa,
                 KeyWord::Rsa => Signature::Rsa,
