@@ -93,6 +93,17 @@ impl<W: Write> Live<W> {
         let _ = self.out.flush();
     }
 
+    /// Shows how many devices are made: on a terminal alone, as it takes seconds at most.
+    pub fn preparing(&mut self, done: usize, of: usize) {
+        if self.terminal {
+            let line = format!("made {done} of {of} devices");
+            let width = self.shown;
+            self.shown = line.chars().count();
+            let _ = write!(self.out, "\r{line:width$}");
+            let _ = self.out.flush();
+        }
+    }
+
     /// Clears the line, for what comes next.
     pub fn finish(&mut self) {
         if self.shown > 0 {

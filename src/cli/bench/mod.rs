@@ -2,8 +2,9 @@
 
 mod devices;
 
-use std::io::Write as _;
+use std::io::{Stderr, Write as _};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use rustls::pki_types::ServerName;
 
 use super::Failure;
 use crate::bench::handshake::{self, Listener, Plan};
+use crate::bench::live::{Live, Now};
 use crate::bench::settings::{Load, MOST_DEVICES, Rate, Settings, Target, Until};
 use crate::bench::sources::{self, Sources};
-use crate::bench::{Fault, Found, Pulse, Report, connections, json, relay, sink};
+use crate::bench::{Fault, Found, Pulse, connections, html, json, relay, sink, table};
 use devices::{DeviceArgs, TlsArgs};
 
 /// Loads an endpoint that speaks MQTT over TLS.
@@ -230,6 +232,9 @@ struct Common {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Write the result as one page for a browser, too; an older one of that name is replaced
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 /// How much, and how long.
@@ -297,6 +302,10 @@ impl Handshake {
                 "--retry without a number ends with --duration, and --count has none; say how often: --retry 3",
             ));
         }
+        let total = match until {
+            Until::Time(time) => Some(time),
+            Until::Count(_) => None,
+        };
         let settings = self.common.settings(self.resume)?;
         let plan = Plan {
             load: self.load.load(),
@@ -306,7 +315,7 @@ impl Handshake {
             retries: self.retry.unwrap_or(0),
             hold: self.hold,
         };
-        let found = handshake::run(&settings, &plan, &mut Teller).map_err(failure)?;
+        let found = handshake::run(&settings, &plan, &mut Teller::new(total)).map_err(failure)?;
         self.common.show(&found)
     }
 }
@@ -321,7 +330,7 @@ impl Connections {
             hold: self.hold,
             keep_alive: (!self.keep_alive.is_zero()).then_some(self.keep_alive),
         };
-        let found = connections::run(&settings, &plan, &mut Teller).map_err(failure)?;
+        let found = connections::run(&settings, &plan, &mut Teller::new(None)).map_err(failure)?;
         self.common.show(&found)
     }
 }
@@ -347,7 +356,8 @@ impl Relay {
             },
             topic: self.topic,
         };
-        let found = relay::run(&settings, &plan, &mut Teller).map_err(failure)?;
+        let found =
+            relay::run(&settings, &plan, &mut Teller::new(Some(self.duration))).map_err(failure)?;
         self.common.show(&found)
     }
 }
@@ -446,7 +456,12 @@ impl Common {
         if self.json {
             super::say(&format!("{}\n", json::json(report)));
         } else {
-            super::say(&summary(report));
+            super::say(&table::table(report));
+        }
+        if let Some(file) = &self.report {
+            std::fs::write(file, html::html(report)).map_err(|why| {
+                Failure::failed(format!("cannot write the report {}: {why}", file.display()))
+            })?;
         }
         let mut err = std::io::stderr().lock();
         for (word, said) in found.examples.iter().filter(|(_, said)| !said.is_empty()) {
@@ -462,10 +477,6 @@ impl Common {
     }
 }
 
-fn summary(report: &Report) -> String {
-    format!("{:#}\n", json::json(report))
-}
-
 fn failure(fault: Fault) -> Failure {
     match fault {
         Fault::Asked(sentence) => Failure::asked_wrongly(sentence),
@@ -474,22 +485,41 @@ fn failure(fault: Fault) -> Failure {
 }
 
 /// Tells on stderr how it goes.
-struct Teller;
+struct Teller {
+    live: Live<Stderr>,
+    /// How long the run will take, where that is known.
+    total: Option<Duration>,
+}
+
+impl Teller {
+    fn new(total: Option<Duration>) -> Self {
+        Self {
+            live: Live::stderr(),
+            total,
+        }
+    }
+}
 
 impl Listener for Teller {
     fn preparing(&mut self, done: usize, of: usize) {
-        let _ = writeln!(std::io::stderr().lock(), "made {done} of {of} devices");
+        self.live.preparing(done, of);
     }
 
     fn second(&mut self, pulse: &Pulse<'_>) {
-        let (second, failed) = (pulse.second, pulse.errors.values().sum::<u64>());
-        let _ = writeln!(
-            std::io::stderr().lock(),
-            "{:>4} s  {}/s  {} failed  p99 {} µs",
-            second.at + 1,
-            second.succeeded,
-            failed,
-            second.p99_micros
-        );
+        let errors = pulse.errors.values().sum::<u64>();
+        self.live.show(&Now {
+            elapsed: Duration::from_secs(u64::from(pulse.second.at) + 1),
+            total: self.total,
+            per_second: f64::from(u32::try_from(pulse.second.succeeded).unwrap_or(u32::MAX)),
+            in_flight: pulse.attempts.saturating_sub(pulse.succeeded + errors),
+            errors,
+            p99_micros: pulse.second.p99_micros,
+        });
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.live.finish();
     }
 }
