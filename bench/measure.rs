@@ -21,18 +21,21 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use clap::Parser as _;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connect::Connect;
 use tidegate::mqtt::properties::Properties;
 use tidegate::pki::Authority;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+#[path = "minimal_proxy.rs"]
+#[allow(dead_code, reason = "its main is that of the example")]
+mod minimal_proxy;
 
 /// How many devices handshake at once.
 const AT_ONCE: usize = 16;
@@ -46,20 +49,18 @@ struct Plan {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    if arguments
+        .first()
+        .is_some_and(|word| word == "minimal-proxy")
+    {
+        minimal_proxy::MinimalProxy::parse_from(arguments).run();
+        return;
+    }
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
-    if let [first, folder, broker] = arguments.as_slice()
-        && first == "minimal-proxy"
-    {
-        runtime.block_on(minimal_proxy(
-            Path::new(folder),
-            broker.parse().expect("ip:port"),
-        ));
-    } else {
-        runtime.block_on(measure(&plan(&arguments)));
-    }
+        .expect("a runtime")
+        .block_on(measure(&plan(&arguments)));
 }
 
 fn plan(arguments: &[String]) -> Plan {
@@ -184,15 +185,29 @@ impl Server {
                 .to_string_lossy()
                 .into_owned()
         };
-        let config = folder.join("tidegate.toml").to_string_lossy().into_owned();
+        let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
         let arguments = if gate {
-            vec!["run".to_owned(), "--config".to_owned(), config]
-        } else {
             vec![
-                "minimal-proxy".to_owned(),
-                folder.to_string_lossy().into_owned(),
-                broker.to_string(),
+                "run".to_owned(),
+                "--config".to_owned(),
+                file("tidegate.toml"),
             ]
+        } else {
+            [
+                ("--listen", "127.0.0.1:0".to_owned()),
+                ("--broker", broker.to_string()),
+                ("--certificate", file("server.pem")),
+                ("--key", file("server.key")),
+                ("--client-ca", file("ca.pem")),
+            ]
+            .into_iter()
+            .fold(
+                vec!["minimal-proxy".to_owned()],
+                |mut all, (flag, value)| {
+                    all.extend([flag.to_owned(), value]);
+                    all
+                },
+            )
         };
         let pinned = Command::new("taskset")
             .arg("-V")
@@ -281,50 +296,6 @@ async fn sink_broker() -> SocketAddr {
         }
     });
     address
-}
-
-/// The plainest proxy there is: accept, handshake, connect, copy.
-async fn minimal_proxy(folder: &Path, broker: SocketAddr) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = |name: &str| -> Vec<CertificateDer<'static>> {
-        CertificateDer::pem_file_iter(folder.join(name))
-            .expect("PEM")
-            .collect::<Result<_, _>>()
-            .expect("certificates")
-    };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(chain("ca.pem"));
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .expect("a verifier");
-    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect("a key");
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain("server.pem"), key)
-        .expect("a certificate");
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    eprintln!("{{\"event\":\"listening\",\"listener\":\"devices\",\"address\":\"{address}\"}}");
-    loop {
-        let Ok((socket, _)) = listener.accept().await else {
-            continue;
-        };
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            socket.set_nodelay(true)?;
-            let mut device = acceptor.accept(socket).await?;
-            let mut broker = TcpStream::connect(broker).await?;
-            broker.set_nodelay(true)?;
-            copy_bidirectional(&mut device, &mut broker)
-                .await
-                .map(|_| ())
-        });
-    }
 }
 
 /// Some devices of one fleet, each with its own certificate.
