@@ -1,0 +1,99 @@
+"""The load: `tidegate bench` on the cores that the server does not have, and what its JSON says."""
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+from .processes import Trouble
+
+AT_ONCE = 16
+
+# MQTT 3.1.1: CONNECT of the client "plain", clean session, no keep alive; and the CONNACK that takes it.
+CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05plain"
+CONNACK = b"\x20\x02\x00\x00"
+
+
+class Load:
+    """Makes load with one program, one set of keys, and a log in one folder."""
+
+    def __init__(self, tidegate, processes, keys, folder):
+        self.tidegate, self.processes, self.keys, self.folder = tidegate, processes, keys, folder
+
+    def sink(self, port):
+        """Starts the broker that admits whoever comes, acknowledges, and forgets."""
+        command = [self.tidegate, "bench", "sink", f"127.0.0.1:{port}"]
+        cores = self.processes.cores.load
+        running = self.processes.start("the sink broker", command, cores, self.folder / "sink.log")
+        running.wait_for_port(port)
+        return running
+
+    def handshakes(self, server, port, setting, devices, count, resume=None):
+        """Full handshakes and CONNECTs, some at once, each closed after its CONNACK; `devices`: flags."""
+        flags = ["--connect", "--concurrency", AT_ONCE, "--count", count]
+        if resume is not None:
+            flags += ["--resume", resume]
+        return self.bench("handshake", server, port, setting, [*devices, *flags])
+
+    def bench(self, what, server, port, setting, flags):
+        """Runs it to its end against a server and gives its report, if it is one that counts."""
+        command = [
+            *(self.tidegate, "bench", what, f"127.0.0.1:{port}"),
+            *("--ca", self.keys.ca, "--tls", setting.tls, "--key-exchange", setting.key_exchange, "--threads", 1),
+            *("--pid", server.pid, "--json"),
+            *flags,
+        ]
+        cores = self.processes.cores.load
+        out = self.processes.run(f"tidegate bench {what}", command, cores, self.folder / "load.log", 600)
+        return checked(json.loads(out), setting)
+
+    def known(self):
+        """Flags: the devices that have been seen before."""
+        return ["--device-dir", self.keys.known]
+
+    def nameless(self):
+        """Flags: devices without a certificate."""
+        return ["--devices", 64]
+
+    def unknown(self, count):
+        """Flags: that many devices that nobody has ever seen."""
+        return ["--device-ca", self.keys.ca_folder, "--devices", count]
+
+
+def checked(report, setting):
+    """Gives the report back if nearly all attempts succeeded, by the TLS that was asked for, and the server was seen."""
+    if report["failed"] * 100 > report["attempts"]:
+        raise Trouble(f"{report['failed']} of {report['attempts']} attempts failed: {told(report['errors'])}")
+    if not report["succeeded"]:
+        raise Trouble("no attempt succeeded")
+    for negotiated in report["negotiated"]:
+        if not negotiated.startswith(f"TLS {setting.tls} "):
+            raise Trouble(f"TLS {setting.tls} was asked for, and {negotiated} agreed on")
+    if report["server"] is None or not report["server"]["cpu_us"]:
+        raise Trouble("the server's CPU time was not seen")
+    return report
+
+
+def resumed_share(report):
+    """Which part of the handshakes was resumed: 0.0 to 1.0."""
+    counts = report["negotiated"]
+    resumed = sum(count for negotiated, count in counts.items() if "resumed" in negotiated)
+    return resumed / max(1, sum(counts.values()))
+
+
+def told(errors):
+    return ", ".join(f"{count} {word}" for word, count in errors.items()) or "no word why"
+
+
+def plain(port, count):
+    """The same without TLS, some at once: connect, CONNECT, CONNACK, close."""
+
+    def one(_):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link.sendall(CONNECT)
+            if link.recv(4) != CONNACK:
+                raise Trouble("a plain CONNECT was not admitted")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(one, range(count)):
+            pass

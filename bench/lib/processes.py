@@ -1,0 +1,186 @@
+"""What bench/compare starts: on which cores, what it costs, and its end. Everything ends by its pid, never by a name."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+class Trouble(Exception):
+    """A server or the load did not do what it should; one sentence, and the end of its log where there is one."""
+
+
+class Cores:
+    """The first core that this process may use is the server's; load and broker have the others."""
+
+    def __init__(self):
+        allowed = sorted(os.sched_getaffinity(0))
+        if len(allowed) < 2:
+            raise Trouble("two cores are needed, one for the server and one for the load; this process may use one")
+        self.server, self.load = allowed[:1], allowed[1:]
+
+
+class Running:
+    """A process that was started here."""
+
+    def __init__(self, name, popen, log):
+        self.name, self.popen, self.log = name, popen, log
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    def wait_for_port(self, port, seconds=10):
+        """Returns once somebody listens on the port, without connecting to it."""
+        until = time.monotonic() + seconds
+        while not listens(port):
+            if self.popen.poll() is not None:
+                raise Trouble(f"{self.name} ended with {self.popen.returncode} before it listened{self.tail()}")
+            if time.monotonic() > until:
+                raise Trouble(f"{self.name} does not listen on port {port} after {seconds} s{self.tail()}")
+            time.sleep(0.02)
+
+    def tail(self, lines=12):
+        """The end of its log, each line set in, with a line break in front; a word if it said nothing."""
+        text = self.log.read_text(errors="replace").strip() if self.log.exists() else ""
+        if not text:
+            return "; it said nothing"
+        return "; the end of its log:" + "".join(f"\n    {line}" for line in text.splitlines()[-lines:])
+
+    def stop(self, seconds=3):
+        """Ends it and its children: asked first, then made to."""
+        family = [(pid, began(pid)) for pid in descendants(self.pid)]
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+        for pid, since in family:
+            if since is not None and began(pid) == since:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+
+class Processes:
+    """Starts processes, and ends on leaving what has not ended yet. Use it in a `with`."""
+
+    def __init__(self, cores):
+        self.cores = cores
+        self.started = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for running in reversed(self.started):
+            running.stop()
+        self.started.clear()
+
+    def start(self, name, command, cores, log, environment=None):
+        """Starts a command on `cores`, with its output in the file `log`, and variables beside those of compare."""
+        with open(log, "wb") as out:
+            popen = subprocess.Popen(
+                pinned(command, cores),
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for compare, which ends the rest in order
+            )
+        running = Running(name, popen, Path(log))
+        self.started.append(running)
+        return running
+
+    def stop(self, running):
+        running.stop()
+        self.started.remove(running)
+
+    def run(self, name, command, cores, log, seconds):
+        """Runs a command to its end; gives what it wrote to stdout. Its stderr is in `log`."""
+        with open(log, "wb") as err:
+            popen = subprocess.Popen(
+                pinned(command, cores),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                start_new_session=True,
+            )
+        running = Running(name, popen, Path(log))
+        self.started.append(running)
+        try:
+            out, _ = popen.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise Trouble(f"{name} is not done after {seconds} s{running.tail()}") from None
+        finally:
+            self.stop(running)
+        if popen.returncode != 0:
+            raise Trouble(f"{name} ended with {popen.returncode}{running.tail()}")
+        return out.decode()
+
+
+def pinned(command, cores):
+    return ["taskset", "--cpu-list", ",".join(map(str, cores)), *map(str, command)]
+
+
+def raise_descriptors():
+    """As many descriptors as the system lets this process have; what it starts inherits them. Gives the number."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def free_port(given=set()):  # noqa: B006: it remembers on purpose, so that no port is given twice
+    """A port of 127.0.0.1 that nobody listens on."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in given:
+            given.add(port)
+            return port
+
+
+def listens(port):
+    """Whether somebody listens on that port of 127.0.0.1 or of all addresses."""
+    wanted = {f"0100007F:{port:04X}", f"00000000:{port:04X}"}
+    with open("/proc/net/tcp") as table:
+        rows = (line.split() for line in table)
+        return any(row[1] in wanted and row[3] == "0A" for row in rows)
+
+
+def descendants(pid):
+    """The children of a process, their children, and so on; without itself."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue  # the thread has ended
+        for child in children:
+            found += [child, *descendants(child)]
+    return found
+
+
+def began(pid):
+    """When a process began, in ticks since the machine did; None once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+def cpu_seconds(pid):
+    """CPU time of a process and of its children that live, those of their threads that have ended included."""
+    return sum(time.clock_gettime(clock_of(one)) for one in [pid, *descendants(pid)])
+
+
+def clock_of(pid):
+    """The CPU clock of a process, as clock_getcpuclockid(3) makes it."""
+    return (~pid << 3) | 2

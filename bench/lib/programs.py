@@ -1,0 +1,76 @@
+"""The programs: ours are built, Debian's are installed if that is asked for."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .processes import Trouble
+from .servers import EVERY, PACKAGED, Envoy, Minimal, Tidegate
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What is built from this source."""
+
+    tidegate: Path
+    minimal: Path
+    limit: Path
+
+    @property
+    def minimal_proxy(self):
+        return Minimal(self.minimal)
+
+
+def build(root):
+    """Builds them for release with cargo, and says where they are."""
+    wanted = ["--bin", "tidegate", "--example", "minimal-proxy", "--example", "handshake-limit"]
+    if subprocess.run(["cargo", "build", "--release", "--locked", *wanted], cwd=root, check=False).returncode != 0:
+        raise Trouble("cargo could not build tidegate; what it said is above")
+    asked = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"]
+    told = subprocess.run(asked, cwd=root, check=True, capture_output=True, text=True).stdout
+    return built(Path(json.loads(told)["target_directory"]) / "release")
+
+
+def built(folder):
+    """They lie in that folder, as cargo lays them out."""
+    folder = Path(folder).resolve()
+    programs = Programs(
+        folder / "tidegate", folder / "examples" / "minimal-proxy", folder / "examples" / "handshake-limit"
+    )
+    for path in (programs.tidegate, programs.minimal, programs.limit):
+        if not path.exists():
+            raise Trouble(f"{path} is not there; `cargo build --release --bin tidegate --examples` makes it")
+    return programs
+
+
+def servers(programs, words, envoy):
+    """The servers that can be run, of those asked for; and a sentence for each that cannot."""
+    ours = {Tidegate: programs.tidegate, Minimal: programs.minimal, Envoy: envoy}
+    found, missing = [], []
+    for kind in EVERY:
+        if kind.word not in words:
+            continue
+        server = kind(ours.get(kind))
+        if server.program is None:
+            missing.append(f"{kind.title} is left out: " + way_out(kind))
+        else:
+            found.append(server)
+    return found, missing
+
+
+def way_out(kind):
+    if kind is Envoy:
+        return "it is given by --envoy PATH"
+    return f"it is not installed; `bench/compare --install`, or the package {kind.package.split()[0]}"
+
+
+def install():
+    """Installs Debian's packages of the servers."""
+    packages = [name for kind in PACKAGED for name in kind.package.split()]
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        if subprocess.run([*as_root, *quiet, *words], check=False).returncode != 0:
+            raise Trouble(f"apt-get could not install {' '.join(packages)}; what it said is above")

@@ -1,0 +1,104 @@
+"""What is measured: each scenario is one figure of the server, smaller being better."""
+
+from dataclasses import dataclass, field
+
+from .load import resumed_share
+from .processes import Trouble
+from .servers import Setting
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything one round has."""
+
+    handshakes: int = 2000
+    idle: int = 5000
+    most_idle: int = 9000
+    seconds: int = 5
+
+
+QUICK = Sizes(handshakes=400, idle=1000, most_idle=2000, seconds=2)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`measure(load, server, port, setting, sizes)` gives the figure in `unit`, and further ones by name."""
+
+    word: str
+    title: str
+    unit: str
+    measure: object
+    setting: Setting = field(default_factory=Setting)
+    limit: str | None = None  # the case of handshake-limit that is its limit
+
+
+def new(load, server, port, setting, sizes):
+    devices = load.unknown(sizes.handshakes)
+    return each(load.handshakes(server, port, setting, devices, sizes.handshakes))
+
+
+def known(load, server, port, setting, sizes):
+    # The warm-up has shown the server every one of them.
+    return each(load.handshakes(server, port, setting, load.known(), sizes.handshakes))
+
+
+def nameless(load, server, port, setting, sizes):
+    return each(load.handshakes(server, port, setting, load.nameless(), sizes.handshakes))
+
+
+def resumed(load, server, port, setting, sizes):
+    # The first handshake of each device is full: few devices, so that they hardly count.
+    devices = load.unknown(16)
+    report = load.handshakes(server, port, setting, devices, sizes.handshakes, resume=1)
+    if (share := resumed_share(report)) < 0.9:
+        raise Trouble(f"only {share:.0%} of its handshakes were resumed")
+    return each(report)
+
+
+def each(report):
+    return report["server"]["cpu_us_each"], {}
+
+
+def idle(load, server, port, setting, sizes, count=None):
+    flags = [*load.known(), "--connections", count or sizes.idle, "--hold", "2s"]
+    report = load.bench("connections", server, port, setting, flags)
+    return report["server"]["resident_kib_each"], {}
+
+
+def idle_most(load, server, port, setting, sizes):
+    return idle(load, server, port, setting, sizes, sizes.most_idle)
+
+
+def relay(size):
+    def measure(load, server, port, setting, sizes):
+        flags = [*load.known(), "--connections", 16, "--size", size, "--qos", 0]
+        report = load.bench("relay", server, port, setting, [*flags, "--duration", f"{sizes.seconds}s"])
+        return report["server"]["cpu_ns_per_byte"], {}
+
+    return measure
+
+
+def qos1(load, server, port, setting, sizes):
+    flags = [*load.known(), "--connections", 200, "--size", "64B", "--qos", 1, "--rate", 200 * 25]
+    report = load.bench("relay", server, port, setting, [*flags, "--duration", f"{sizes.seconds}s"])
+    times = report["latency_us"]["round_trip"]
+    return report["server"]["cpu_us_each"], {"p50 µs": times["p50"], "p99 µs": times["p99"]}
+
+
+MICROS, KIB, PER_BYTE = "µs of CPU", "KiB", "ns of CPU a byte"
+
+SCENARIOS = (
+    Scenario(
+        "handshake-new", "full mTLS 1.3 handshake, CONNECT, CONNACK; devices never seen before", MICROS, new, limit="mtls13"
+    ),
+    Scenario("handshake-known", "the same, 64 devices seen before", MICROS, known, limit="mtls13_known"),
+    Scenario("handshake-tls12", "mTLS 1.2, devices never seen before", MICROS, new, Setting(tls="1.2"), "mtls12"),
+    Scenario("handshake-server-tls", "server-TLS 1.3", MICROS, nameless, Setting(mutual=False), "server_tls13"),
+    Scenario("handshake-resumed", "resumed mTLS 1.3", MICROS, resumed, Setting(tickets=True), "mtls13_resumed"),
+    Scenario("idle", "growth of resident memory for an idle mTLS connection", KIB, idle),
+    Scenario("idle-max", "the same, as many as descriptors allow", KIB, idle_most),
+    Scenario("relay-16k", "relay of 16 KB messages", PER_BYTE, relay("16KiB")),
+    Scenario("relay-1k", "relay of 1 KB messages", PER_BYTE, relay("1KiB")),
+    Scenario("relay-64", "relay of 64 B messages, one a TLS record", PER_BYTE, relay("64B")),
+    Scenario("qos1", "QoS 1 publish and its PUBACK, 200 connections at 25/s each", MICROS, qos1),
+)

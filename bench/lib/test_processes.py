@@ -1,0 +1,77 @@
+"""What is started here is seen, counted and ended, with all that it started itself."""
+
+import os
+import socket
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+from .processes import Processes, Trouble, began, cpu_seconds, descendants, free_port, listens
+
+
+class Started(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.log = Path(folder.name) / "log"
+        self.core = [min(os.sched_getaffinity(0))]
+        self.processes = Processes(None)
+        self.addCleanup(self.processes.__exit__)
+
+    def start(self, script):
+        return self.processes.start("the script", ["sh", "-c", script], self.core, self.log)
+
+    def test_a_family_ends_even_if_it_does_not_listen(self):
+        running = self.start("trap '' TERM; sleep 60 & sleep 60 & wait; wait")
+        until = time.monotonic() + 10
+        while len(family := descendants(running.pid)) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        self.assertEqual(len(family), 2)
+        running.stop(seconds=0.1)
+        self.assertIsNotNone(running.popen.returncode)
+        while any(map(alive, family)) and time.monotonic() < until:
+            time.sleep(0.01)  # whoever adopts them takes a moment to bury them
+        self.assertEqual([pid for pid in family if alive(pid)], [])
+
+    def test_one_that_ends_early_is_told_with_its_log(self):
+        running = self.start("echo no such key; exit 3")
+        with self.assertRaisesRegex(Trouble, r"(?s)the script ended with 3 before it listened.*no such key"):
+            running.wait_for_port(free_port())
+
+    def test_a_command_gives_what_it_said_or_says_why_not(self):
+        said = self.processes.run("echo", ["echo", "hello"], self.core, self.log, 10)
+        self.assertEqual(said, "hello\n")
+        with self.assertRaisesRegex(Trouble, "false ended with 1; it said nothing"):
+            self.processes.run("false", ["false"], self.core, self.log, 10)
+        self.assertEqual(self.processes.started, [])
+
+
+class Seen(unittest.TestCase):
+    def test_cpu_time_is_that_of_the_process(self):
+        before, own = cpu_seconds(os.getpid()), time.process_time()
+        while time.process_time() < own + 0.02:
+            pass
+        self.assertGreaterEqual(cpu_seconds(os.getpid()) - before, 0.02)
+
+    def test_a_listener_is_seen_without_a_connection(self):
+        port = free_port()
+        self.assertFalse(listens(port))
+        with socket.create_server(("127.0.0.1", port)) as server:
+            self.assertTrue(listens(port))
+            server.settimeout(0)
+            with self.assertRaises(BlockingIOError):
+                server.accept()
+
+
+def alive(pid):
+    """Whether it still runs: one that nobody has buried yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return began(pid) is not None and state != "Z"
+
+
+if __name__ == "__main__":
+    unittest.main()
