@@ -1,5 +1,6 @@
 """What bench/compare starts: on which cores, what it costs, and its end. Everything ends by its pid, never by a name."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -62,10 +63,8 @@ class Running:
                 self.popen.wait()
         for pid, since in family:
             if since is not None and began(pid) == since:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
 
 
 class Processes:
@@ -136,14 +135,17 @@ def raise_descriptors():
     return hard
 
 
-def free_port(given=set()):  # noqa: B006: it remembers on purpose, so that no port is given twice
-    """A port of 127.0.0.1 that nobody listens on."""
+GIVEN = set()
+
+
+def free_port():
+    """A port of 127.0.0.1 that nobody listens on, and that was not given before."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        if port not in given:
-            given.add(port)
+        if port not in GIVEN:
+            GIVEN.add(port)
             return port
 
 

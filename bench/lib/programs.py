@@ -6,8 +6,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from .envoy import Envoy
+from .ours import Minimal, Tidegate
+from .packaged import PACKAGED
 from .processes import Trouble
-from .servers import EVERY, PACKAGED, Envoy, Minimal, Tidegate
+
+EVERY = (Tidegate, Minimal, *PACKAGED, Envoy)
 
 
 @dataclass(frozen=True)

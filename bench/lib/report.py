@@ -69,7 +69,10 @@ def text(heads_, rows_):
 
 def markdown(heads_, rows_):
     """A table for a page; a `|` in a cell is set off."""
-    line = lambda cells: "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"  # noqa: E731
+
+    def line(cells):
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
     marks = [":--"] + ["--:"] * (len(heads_) - 2) + [":--"]
     return "\n".join([line(heads_), line(marks), *map(line, rows_)])
 
