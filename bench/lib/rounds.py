@@ -44,7 +44,7 @@ class Rounds:
         return not why
 
     def leave_out(self, scenario, server, why):
-        self.table.without(scenario.word, server.word, why.splitlines()[0])
+        self.table.without(scenario.word, server.word, why.partition("; ")[0])
         progress(f"  {server.title}: left out: {why}")
 
     def cell(self, scenario, server, number, descriptors):
