@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 
-def description(programs, servers, root):
+def description(servers, root):
     """Names and values, in the order to be shown."""
     rows = [
         ("CPU", f"{cpu_model()}, {os.cpu_count()} cores seen, {frequency()}"),
@@ -19,7 +19,7 @@ def description(programs, servers, root):
         ("rustc", said("rustc", "--version")),
         ("OpenSSL", said("openssl", "version")),
     ]
-    return rows + [(server.title, f"{server.version()}") for server in servers if server.word != "minimal"]
+    return rows + [(server.title, server.version()) for server in servers if server.word != "minimal"]
 
 
 def cpu_model():

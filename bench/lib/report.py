@@ -77,12 +77,12 @@ def markdown(heads_, rows_):
     return "\n".join([line(heads_), line(marks), *map(line, rows_)])
 
 
-def page(title, table, scenarios, servers, verdicts, machine, command, rounds, plot):
-    """The dated page."""
+def page(title, table, scenarios, servers, verdicts, machine, command, amount, plot):
+    """The dated page; `amount` says of how much."""
     parts = [
         f"# {title}",
         f"`{command}`",
-        f"Medians of {rounds} rounds, taken in turn; one server process on one core, load and broker on the others. "
+        f"Medians of {amount}, taken in turn; one server process on one core, load and broker on the others. "
         "How to read this: [../README.md](../README.md).",
         markdown(["", ""], [list(row) for row in machine]),
     ]
@@ -92,5 +92,5 @@ def page(title, table, scenarios, servers, verdicts, machine, command, rounds, p
         parts.append(f"![Ratios to tidegate, with the smallest and the largest of a round]({plot})")
     for scenario in scenarios:
         if found := rows(table, scenario, servers):
-            parts += [f"## {scenario.title[0].upper()}{scenario.title[1:]}", markdown(heads(scenario), found)]
+            parts += [f"## {scenario.word}: {scenario.title}", markdown(heads(scenario), found)]
     return "\n\n".join(parts) + "\n"

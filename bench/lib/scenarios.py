@@ -16,6 +16,9 @@ class Sizes:
     most_idle: int = 9000
     seconds: int = 5
 
+    def __str__(self):
+        return f"{self.handshakes} handshakes, {self.idle} idle connections, {self.seconds} s of relay each"
+
 
 QUICK = Sizes(handshakes=400, idle=1000, most_idle=2000, seconds=2)
 

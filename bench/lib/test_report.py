@@ -44,10 +44,11 @@ class Tables(unittest.TestCase):
     def test_the_page_holds_bars_table_and_plot(self):
         table = small()
         verdicts = [judge(bar, table) for bar in BARS if bar.scenario == "qos1"]
-        page = report.page("T", table, [QOS1], SERVERS, verdicts, [("CPU", "a|b")], "c", 3, "d.svg")
+        page = report.page("T", table, [QOS1], SERVERS, verdicts, [("CPU", "a|b")], "c", "3 rounds of 7", "d.svg")
         self.assertIn("| ≤ 0.95 × minimal | 0.900 | met |", page)
         self.assertIn("| CPU | a\\|b |", page)
         self.assertIn("](d.svg)", page)
+        self.assertIn("Medians of 3 rounds of 7, taken in turn", page)
 
 
 class Plot(unittest.TestCase):
