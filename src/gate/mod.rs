@@ -2,7 +2,7 @@
 //!
 //! [`load`](Loaded::load) reads what the settings name, [`start`](Loaded::start) binds and begins, [`Running`] drains
 //! and ends. Each core has a worker: a thread with its own runtime and its own sockets (SO_REUSEPORT). A connection
-//! stays with its worker, so nothing on its path is shared but counters.
+//! stays with its worker, so nothing on its path is shared but counters and what is known of devices' chains (in shards).
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -19,7 +19,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use super::crl::Standing;
 use super::der::Front;
 use super::diagnose::{Chain, Refused, short_key, too_large};
-use super::known::{self, Known, Span};
+use super::known::{Known, Prints, Span, Unproved};
 use super::trust::{CrlStale, Group, Groups};
 use super::witness;
 use crate::rules::identity::Certificate;
@@ -111,8 +111,8 @@ impl DeviceVerifier {
             sent,
         };
         let bounded = bound(&chain);
-        let print = bounded.is_ok().then(|| known::print(leaf, sent));
-        if let Some(vouched) = print.and_then(|print| self.known.recall(&print, now)) {
+        let prints = bounded.is_ok().then(|| Prints::of(leaf, sent));
+        if let Some(vouched) = prints.and_then(|prints| self.known.recall(&prints, now)) {
             witness::note(|seen| seen.certificate = Some(vouched.certificate.clone()));
             return Ok(vouched);
         }
@@ -123,10 +123,32 @@ impl DeviceVerifier {
         witness::note(|seen| seen.certificate.clone_from(&certificate));
         bounded?;
         let (vouched, span) = verify(&chain, certificate, now)?;
-        if let Some(print) = print {
-            self.known.remember(print, vouched.clone(), span);
+        if let Some(prints) = prints {
+            let unproved = Unproved {
+                prints,
+                vouched: vouched.clone(),
+                span,
+            };
+            witness::note(|seen| seen.unproved = Some(unproved));
         }
         Ok(vouched)
+    }
+
+    /// What a device proved, or did not. One that did is known from now on; nobody vouches for one that did not.
+    fn possessed(
+        &self,
+        proof: Result<HandshakeSignatureValid, rustls::Error>,
+        cert: &CertificateDer<'_>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if proof.is_err() {
+            return not_possessed(proof, cert);
+        }
+        let mut unproved = None;
+        witness::note(|seen| unproved = seen.unproved.take());
+        if let Some(proved) = unproved {
+            self.known.remember(proved);
+        }
+        proof
     }
 }
 
@@ -168,22 +190,25 @@ fn verify(
         .iter()
         .position(|anchor| std::ptr::eq(anchor, path.anchor()));
     let group = candidates.owners[anchor.expect("a path ends in one of the anchors given")];
-    let mut span = Span {
-        from: certificate.not_before,
-        until: certificate.not_after,
-    };
-    for cert in path.intermediate_certificates() {
-        if let Ok(front) = Front::read(&cert.der()) {
-            span.cut(front.not_before, front.not_after);
-        }
+    let lists_until = check_revocation(chain, group, &path, now)?;
+    let ends = path.intermediate_certificates().filter_map(|cert| {
+        let der = cert.der();
+        Front::read(&der).ok().map(|front| front.not_after)
+    });
+    let mut span = Span::ALWAYS;
+    span.cut(certificate.not_before, certificate.not_after, now);
+    span.cut(i64::MIN, lists_until, now);
+    // At another time the path could go by one that was passed over, and end in another group.
+    for der in &intermediates {
+        let front = Front::read(der).map_err(|_| chain.unreadable())?;
+        span.cut(front.not_before, front.not_after, now);
     }
     let vouched = Vouched {
         group: Arc::clone(group),
+        not_after: ends.fold(certificate.not_after, i64::min),
         certificate,
-        not_after: span.until,
         direct: path.intermediate_certificates().next().is_none(),
     };
-    span.cut(i64::MIN, check_revocation(chain, group, &path, now)?);
     Ok((vouched, span))
 }
 
@@ -312,7 +337,7 @@ impl ClientCertVerifier for DeviceVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let proof = rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms());
-        possessed(proof, cert)
+        self.possessed(proof, cert)
     }
 
     fn verify_tls13_signature(
@@ -322,7 +347,7 @@ impl ClientCertVerifier for DeviceVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let proof = rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms());
-        possessed(proof, cert)
+        self.possessed(proof, cert)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -330,8 +355,8 @@ impl ClientCertVerifier for DeviceVerifier {
     }
 }
 
-/// Notes a failed proof that the device holds its certificate's key; nobody vouches for it then.
-fn possessed(
+/// Notes a failed proof that the device holds its certificate's key.
+fn not_possessed(
     proof: Result<HandshakeSignatureValid, rustls::Error>,
     cert: &CertificateDer<'_>,
 ) -> Result<HandshakeSignatureValid, rustls::Error> {

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::mem;
 use std::sync::Arc;
 
+use super::known::Unproved;
 use super::verify::{CertificateRefusal, Vouched};
 use crate::rules::identity::Certificate;
 
@@ -26,6 +27,8 @@ pub struct Seen {
     pub refused: Option<CertificateRefusal>,
     /// The device's own certificate, if it can be read; also when it was refused.
     pub certificate: Option<Arc<Certificate>>,
+    /// Its chain was found good just now; for the verifier itself.
+    pub(super) unproved: Option<Unproved>,
 }
 
 thread_local! {

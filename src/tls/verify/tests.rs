@@ -481,12 +481,27 @@ fn a_stale_list_refuses_or_is_used_as_configured() {
     assert_refused(&judged(&settings, &bad).0, "certificate_revoked", &[]);
 }
 
-/// What `verifier` makes of a chain at a time, in seconds since 1970: the reason label of the refusal, if any.
+/// What `verifier` makes of a chain at a time, in seconds since 1970: the reason label of the refusal, if any. The device
+/// holds its key.
 fn verdict(verifier: &DeviceVerifier, chain: &[&Made], at: i64) -> Option<&'static str> {
-    let sent: Vec<_> = chain[1..].iter().map(|made| made.der.clone()).collect();
+    let ders: Vec<_> = chain.iter().map(|made| made.der.clone()).collect();
+    shown(verifier, &ders, at, true)
+}
+
+fn shown(
+    verifier: &DeviceVerifier,
+    chain: &[CertificateDer<'static>],
+    at: i64,
+    proves: bool,
+) -> Option<&'static str> {
     let mut seen = Seen::default();
     let result = witness(&mut seen, || {
-        verifier.verify_client_cert(&chain[0].der, &sent, unix(at))
+        let result = verifier.verify_client_cert(&chain[0], &chain[1..], unix(at));
+        if result.is_ok() && proves {
+            let proof = Ok(HandshakeSignatureValid::assertion());
+            verifier.possessed(proof, &chain[0]).unwrap();
+        }
+        result
     });
     assert_eq!(result.is_ok(), seen.vouched.is_some());
     assert_eq!(
@@ -553,6 +568,65 @@ fn what_is_known_of_one_chain_says_nothing_of_another() {
         verdict(&other, &[&device, &sub], NOW),
         Some("certificate_revoked")
     );
+}
+
+/// T2, V6: strangers with a copy of a certificate, and devices that send junk along, leave others' places alone.
+#[test]
+fn a_device_has_one_place_and_a_stranger_none() {
+    let root = root("Factory CA");
+    let device = root.device("meter-7");
+    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true);
+    let with_junk = |n: u8| vec![device.der.clone(), CertificateDer::from(vec![n; 10])];
+
+    assert_eq!(shown(&verifier, &with_junk(0), NOW, false), None);
+    assert_eq!(
+        verifier.known.count(),
+        0,
+        "it did not prove to hold the key"
+    );
+    for n in 0..200 {
+        assert_eq!(shown(&verifier, &with_junk(n), NOW, true), None);
+    }
+    assert_eq!(verifier.known.count(), 1);
+}
+
+/// I7: at another time another path may be the one, so a verdict is kept only until then.
+#[test]
+fn a_known_chain_does_not_outlive_an_intermediate_that_was_passed_over() {
+    let (old, new) = (root("Old CA"), root("New CA"));
+    let shared = KeyPair::generate().unwrap().serialize_pem();
+    let key = || KeyPair::from_pem(&shared).unwrap();
+    let crossed =
+        |by: &Made, change: fn(&mut CertificateParams)| by.issues_for(key(), ca("Line 1"), change);
+    let by_old = crossed(&old, |params| params.not_before = now() + days(2));
+    let by_new = crossed(&new, |_| ());
+    let device = by_new.device("meter-7");
+    let folder = Folder::new();
+    let settings = [
+        folder.group("old", &[&old], &[], &[]),
+        folder.group("new", &[&new], &[], &[]),
+    ];
+    let groups = Groups::load(&settings.each_ref()).unwrap();
+    let verifier = DeviceVerifier::new(Arc::new(groups), true);
+    let chain = [device.der.clone(), by_old.der.clone(), by_new.der.clone()];
+    let group_at = |at: i64| {
+        let mut seen = Seen::default();
+        witness(&mut seen, || {
+            let result = verifier.verify_client_cert(&chain[0], &chain[1..], unix(at));
+            let proof = Ok(HandshakeSignatureValid::assertion());
+            verifier.possessed(proof, &chain[0]).unwrap();
+            result.unwrap();
+        });
+        seen.vouched.unwrap().group.name.to_string()
+    };
+    let later = NOW + 3 * 24 * 3600;
+    assert_eq!(group_at(NOW), "new", "the other is not valid yet");
+    let fresh = {
+        let groups = Groups::load(&settings.each_ref()).unwrap();
+        let seen = judged_at(groups, &chain, later).0;
+        seen.vouched.unwrap().group.name.to_string()
+    };
+    assert_eq!(group_at(later), fresh, "as if it had never been seen");
 }
 
 /// The whole handshake: which devices come through, and what those that do not are told.
