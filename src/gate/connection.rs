@@ -15,7 +15,7 @@ use crate::rules::identity::Certificate;
 use crate::rules::reason::{Ending, Refusal};
 
 use super::admit::{Linked, Unlinked};
-use super::control::{Control, Roll};
+use super::control::{Roll, Seat};
 use super::handshake::Accepted;
 use super::relay::{Relay, Tally};
 use super::{Gate, now};
@@ -124,21 +124,60 @@ impl Teller<'_> {
             duration: Some(lasted),
         });
     }
-}
 
-impl Teller<'_> {
+    /// Sets the relay up, with what was read of either side before it; tells of those that were not linked.
+    fn carry(
+        &mut self,
+        linked: Result<(Linked, Mode), Unlinked>,
+        roll: &Arc<Roll>,
+    ) -> Option<Box<Carried>> {
+        let (linked, mode) = match linked {
+            Ok(linked) => linked,
+            Err(Unlinked::Refused(refusal)) => {
+                self.tell(&Outcome::Refused(refusal));
+                return None;
+            }
+            Err(Unlinked::Ended(ending)) => {
+                self.tell(&Outcome::Ended(ending));
+                return None;
+            }
+        };
+        self.linked = true;
+        let metrics = &self.gate.metrics;
+        let tally = Tally {
+            metrics: metrics.clone(),
+            listener: self.listener,
+        };
+        let seat = roll.sit();
+        let control = seat.control.clone();
+        let mut relay = Relay::new(linked.link, linked.broker, linked.version, control, tally);
+        relay.inject(&linked.from_device, &linked.from_broker);
+        Some(Box::new(Carried {
+            relay,
+            seat,
+            open: [
+                metrics.listener(self.listener).opened(mode),
+                linked.broker_open,
+            ],
+        }))
+    }
+
     /// Tells of a relay that has ended. Gives what is left to do: let both sides take in what was sent last.
-    fn close(&mut self, relay: Relay, ending: Ending) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn close(&mut self, carried: Box<Carried>, ending: Ending) -> (Seat, Lingering) {
+        let Carried { relay, seat, open } = *carried;
         let closed = relay.close(ending);
         self.facts.to_broker = Some(closed.to_broker);
         self.facts.to_device = Some(closed.to_device);
         if self.gate.is_draining() && (closed.lost > 0 || closed.ending == Ending::Cut) {
             self.gate.note_loss();
         }
+        drop(open);
         self.tell(&Outcome::Ended(closed.ending.clone()));
-        Box::pin(closed.linger())
+        (seat, Box::pin(closed.linger()))
     }
 }
+
+type Lingering = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Drop for Teller<'_> {
     fn drop(&mut self) {
@@ -176,48 +215,25 @@ pub(crate) async fn walk(
     gate.metrics.listener(teller.listener).accepted();
     // What the steps before the relay need is in a box of its own, and goes when they are over.
     let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
-    match linked {
-        Ok((linked, mode)) => Box::pin(carry(linked, mode, &mut teller, &roll)).await,
-        Err(Unlinked::Refused(refusal)) => teller.tell(&Outcome::Refused(refusal)),
-        Err(Unlinked::Ended(ending)) => teller.tell(&Outcome::Ended(ending)),
+    if let Some(mut carried) = teller.carry(linked, &roll) {
+        let ending = carried.relay.run().await;
+        let (seat, lingering) = teller.close(carried, ending);
+        tokio::select! {
+            () = lingering => {}
+            () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
+        }
     }
     drop(teller);
     drop(permit);
 }
 
-/// From the CONNACK to the close. An idle connection is mostly this future: it is kept small.
-async fn carry(linked: Linked, mode: Mode, teller: &mut Teller<'_>, roll: &Arc<Roll>) {
-    teller.linked = true;
-    let gate = teller.gate;
-    let open = gate.metrics.listener(teller.listener).opened(mode);
-    let seat = roll.sit();
-    let (mut relay, broker_open) = relay(linked, teller, seat.control.clone());
-    let ending = relay.run().await;
-    drop((open, broker_open));
-    let lingering = teller.close(relay, ending);
-    tokio::select! {
-        () = lingering => {}
-        () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
-    }
-}
-
-/// Sets the relay up, with what was read of either side before it.
-fn relay(linked: Linked, teller: &Teller<'_>, control: Arc<Control>) -> (Relay, OpenGuard) {
-    let Linked {
-        link,
-        broker,
-        version,
-        from_device,
-        from_broker,
-        broker_open,
-    } = linked;
-    let tally = Tally {
-        metrics: teller.gate.metrics.clone(),
-        listener: teller.listener,
-    };
-    let mut relay = Relay::new(link, broker, version, control, tally);
-    relay.inject(&from_device, &from_broker);
-    (relay, broker_open)
+/// A connection from its CONNACK to its close. An idle one is little more than this, so what it has is in one box, and
+/// what others need for a moment is elsewhere.
+struct Carried {
+    relay: Relay,
+    seat: Seat,
+    /// Counted as open, at the listener and at the broker.
+    open: [OpenGuard; 2],
 }
 
 /// The steps before the relay. Each consumes the one before, so none can be skipped or reordered.

@@ -64,7 +64,7 @@ struct Named {
 enum Found {
     #[default]
     Nothing,
-    One(String),
+    One(Box<str>),
     Unreadable,
     Several,
 }
@@ -323,7 +323,7 @@ impl Found {
     /// Notes one more value; `None` when it is no text. Two are two, whether they can be read or not.
     fn add(&mut self, text: Option<&str>) {
         *self = match (&self, text) {
-            (Self::Nothing, Some(text)) if is_plain(text) => Self::One(text.to_owned()),
+            (Self::Nothing, Some(text)) if is_plain(text) => Self::One(text.into()),
             (Self::Nothing, _) => Self::Unreadable,
             _ => Self::Several,
         };
