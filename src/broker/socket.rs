@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BufMut as _;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
@@ -47,8 +48,9 @@ impl Socket {
         // Who waits owns no buffer.
         ready!(either!(&*self, s => s.poll_read_ready(cx)))?;
         plain.reserve(READ);
+        let mut room = (&mut *plain).limit(READ);
         // tokio's own read notes when it has drained the socket: `try_read` would cost a second call to find that out.
-        either!(self, s => pin!(s.read_buf(plain)).poll(cx))
+        either!(self, s => pin!(s.read_buf(&mut room)).poll(cx))
     }
 
     /// Writes what the socket takes of `plain`; gives how many bytes.

@@ -61,7 +61,7 @@ struct Way {
     at: usize,
     /// Nothing more is read.
     ended: bool,
-    /// Its source said so itself: nothing of it is left in a socket.
+    /// Its source said so itself: it has nothing left to say.
     drained: bool,
     /// The other side was told that nothing more comes, or is lost.
     closed: bool,
