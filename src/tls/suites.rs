@@ -27,13 +27,17 @@ fn rank(suite: &SupportedCipherSuite) -> u8 {
 
 /// Whether the first suite that a ClientHello offers is one with ChaCha20-Poly1305.
 ///
-/// `hello` is the record that it came in, header included. What is cut short, or lies in several records, prefers nothing.
+/// `hello` is the record that it came in, header included. What is cut short, or lies in several records, prefers nothing:
+/// nothing is chosen by a part of it (threats.md T4).
 ///
 /// Source: RFC 8446 §4.1.2, §5.1; GREASE, which some offer first, RFC 8701 §2.
 pub fn prefers_chacha(hello: &[u8]) -> bool {
     /// Headers of the record (5) and of the message (4), version (2), random (32).
     const SESSION_ID: usize = 43;
-    let Some([session_id, rest @ ..]) = hello.get(SESSION_ID..) else {
+    let Some(record) = first_record(hello) else {
+        return false;
+    };
+    let Some([session_id, rest @ ..]) = record.get(SESSION_ID..) else {
         return false;
     };
     let Some([high, low, suites @ ..]) = rest.get(usize::from(*session_id)..) else {
@@ -50,6 +54,16 @@ pub fn prefers_chacha(hello: &[u8]) -> bool {
     )
 }
 
+/// The first record with its header, if the whole of its message is in it.
+fn first_record(hello: &[u8]) -> Option<&[u8]> {
+    let [_, _, _, high, low, _, m0, m1, m2, ..] = *hello else {
+        return None;
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let message = u32::from_be_bytes([0, m0, m1, m2]) as usize;
+    (message + 4 <= length).then(|| hello.get(..5 + length))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,7 +74,18 @@ mod tests {
         hello.extend(session_id);
         hello.extend(u16::try_from(2 * suites.len()).expect("few").to_be_bytes());
         hello.extend(suites.concat());
+        let length = u16::try_from(hello.len() - 5).expect("short");
+        hello[3..5].copy_from_slice(&length.to_be_bytes());
+        hello[7..9].copy_from_slice(&(length - 4).to_be_bytes());
         hello
+    }
+
+    #[test]
+    fn a_hello_in_several_records_prefers_nothing() {
+        let mut hello = hello(&[7; 32], &[[0x13, 3]]);
+        assert!(prefers_chacha(&hello));
+        hello[4] -= 1; // the last byte lies in another record
+        assert!(!prefers_chacha(&hello));
     }
 
     #[test]
