@@ -1,8 +1,8 @@
 //! The limit: what the server's half of a TLS handshake costs when rustls does it in memory, without a socket.
 //!
 //! ```text
-//! cargo run --release --example handshake-limit
-//! cargo run --release --example handshake-limit -- --handshakes 5000 --rounds 5 --json
+//! cargo run --release --features bench-tools --bin handshake-limit
+//! cargo run --release --features bench-tools --bin handshake-limit -- --handshakes 5000 --rounds 5 --json
 //! ```
 //!
 //! Both halves run on one thread, in lockstep, some handshakes at once as a server has them; only the server's steps are

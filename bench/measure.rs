@@ -34,7 +34,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 #[path = "minimal_proxy.rs"]
-#[allow(dead_code, reason = "its main is that of the example")]
+#[allow(dead_code, reason = "its main is that of the program")]
 mod minimal_proxy;
 
 /// How many devices handshake at once.

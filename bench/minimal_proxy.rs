@@ -1,7 +1,8 @@
 //! The plainest proxy there is, on tokio-rustls: accept, handshake, connect, copy. What tidegate is measured against.
 //!
 //! ```text
-//! cargo run --release --example minimal-proxy -- --listen 127.0.0.1:8883 --broker 127.0.0.1:1883 \
+//! cargo run --release --features bench-tools --bin minimal-proxy -- \
+//!     --listen 127.0.0.1:8883 --broker 127.0.0.1:1883 \
 //!     --certificate server.pem --key server.key --client-ca ca.pem
 //! ```
 //!

@@ -14,9 +14,13 @@ from .processes import Trouble
 EVERY = (Tidegate, Minimal, *PACKAGED, Envoy)
 
 
+# What is built from this source, in the order of the fields of Programs.
+NAMES = ("tidegate", "minimal-proxy", "handshake-limit")
+
+
 @dataclass(frozen=True)
 class Programs:
-    """What is built from this source."""
+    """Where each of them is."""
 
     tidegate: Path
     minimal: Path
@@ -30,12 +34,12 @@ class Programs:
 def build(root):
     """Builds them for release with cargo, and says where they are.
 
-    tidegate first and by itself, as it is shipped: beside an example cargo gives it the features that tests ask of its
-    dependencies, such as the pausing clock of tokio.
+    One call for all, so that both sides of a ratio have the same features of every dependency; and no examples, which
+    would have those that tests ask for, such as the pausing clock of tokio.
     """
-    for wanted in (["--bin", "tidegate"], ["--example", "minimal-proxy", "--example", "handshake-limit"]):
-        if subprocess.run(["cargo", "build", "--release", "--locked", *wanted], cwd=root, check=False).returncode != 0:
-            raise Trouble("cargo could not build tidegate; what it said is above")
+    wanted = ["--features", "bench-tools", *(word for name in NAMES for word in ("--bin", name))]
+    if subprocess.run(["cargo", "build", "--release", "--locked", *wanted], cwd=root, check=False).returncode != 0:
+        raise Trouble("cargo could not build tidegate; what it said is above")
     asked = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"]
     told = subprocess.run(asked, cwd=root, check=True, capture_output=True, text=True).stdout
     return built(Path(json.loads(told)["target_directory"]) / "release")
@@ -44,13 +48,11 @@ def build(root):
 def built(folder):
     """They lie in that folder, as cargo lays them out."""
     folder = Path(folder).resolve()
-    programs = Programs(
-        folder / "tidegate", folder / "examples" / "minimal-proxy", folder / "examples" / "handshake-limit"
-    )
-    for path in (programs.tidegate, programs.minimal, programs.limit):
+    paths = [folder / name for name in NAMES]
+    for path in paths:
         if not path.exists():
             raise Trouble(f"{path} is not there; bench/compare without --binaries builds it")
-    return programs
+    return Programs(*paths)
 
 
 def servers(programs, words, envoy):
