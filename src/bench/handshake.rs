@@ -145,6 +145,7 @@ pub(super) struct Caller {
     sources: Vec<IpAddr>,
     timeout: Duration,
     mqtt: crate::mqtt::Version,
+    plain: bool,
     connect: bool,
     resume: f64,
 }
@@ -152,8 +153,9 @@ pub(super) struct Caller {
 /// An attempt that went well.
 pub(super) struct Done {
     pub(super) link: Link,
-    agreed: Agreed,
-    /// When the device's part of the handshake was over.
+    /// `None`: there was no TLS.
+    agreed: Option<Agreed>,
+    /// When the device's part of the handshake was over; without TLS, when TCP was there.
     handshake: Instant,
     /// What the end was, and when; `None`: the handshake.
     end: Option<(&'static str, Instant)>,
@@ -182,6 +184,7 @@ impl Caller {
             sources: settings.sources.clone(),
             timeout: settings.timeout,
             mqtt: settings.devices.mqtt,
+            plain: settings.tls.plain,
             connect,
             resume: settings.tls.resume,
         })
@@ -243,8 +246,8 @@ impl Caller {
             [] => None,
             sources => Some(sources[nth(n, sources.len())]),
         };
-        let (target, name) = (self.target.address, self.target.name.clone());
-        let mut link = Link::dial(target, source, config.clone(), name).await?;
+        let tls = (!self.plain).then(|| (config.clone(), self.target.name.clone()));
+        let mut link = Link::dial(self.target.address, source, tls).await?;
         let agreed = link.handshake().await?;
         let handshake = Instant::now();
         let end = if self.connect {
@@ -274,8 +277,10 @@ impl Done {
     /// Writes it into the book; times count from `from`. Gives the connection.
     pub(super) fn note(self, seat: &Seat, from: Instant) -> Link {
         let mut book = seat.book();
-        book.agree(self.agreed);
-        book.time("handshake", self.handshake - from);
+        if let Some(agreed) = self.agreed {
+            book.agree(agreed);
+            book.time("handshake", self.handshake - from);
+        }
         let last = match self.end {
             Some((name, at)) => {
                 book.time(name, at - from);

@@ -1,4 +1,4 @@
-//! One connection of a device: TCP, TLS by rustls, MQTT by hand.
+//! One connection of a device: TCP, TLS by rustls or none, MQTT by hand.
 
 use std::io::{self, IoSlice, Read as _, Write};
 use std::mem::MaybeUninit;
@@ -27,19 +27,26 @@ const DISCONNECT: &[u8] = &[0xe0, 0];
 /// A connection of a device to the target.
 pub(super) struct Link {
     socket: TcpStream,
-    tls: ClientConnection,
+    layer: Layer,
+}
+
+/// What stands between MQTT and TCP.
+enum Layer {
+    Tls(Box<ClientConnection>),
+    /// Nothing: what waits to be sent.
+    Plain(Vec<u8>),
 }
 
 /// What a handshake agreed on, as numbers: version, suite, group (0: none), 1 when resumed.
 pub(super) type Agreed = (u16, u16, u16, u16);
 
 impl Link {
-    /// Calls `target` from `source`. Dropped half-way, the call is taken back.
+    /// Calls `target` from `source`, to speak TLS with the server of that name; `None`: without TLS. Dropped half-way, the
+    /// call is taken back.
     pub(super) async fn dial(
         target: SocketAddr,
         source: Option<IpAddr>,
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> Result<Self, Trouble> {
         let socket = if target.is_ipv4() {
             TcpSocket::new_v4()?
@@ -52,19 +59,27 @@ impl Link {
         // CONNECT follows the end of the handshake; it must not wait until that is acknowledged.
         socket.set_nodelay(true)?;
         let socket = socket.connect(target).await?;
-        let mut tls = ClientConnection::new(config, name)?;
-        // Who writes here flushes; a message larger than the usual buffer must go in whole.
-        tls.set_buffer_limit(None);
-        Ok(Self { socket, tls })
+        let layer = match tls {
+            None => Layer::Plain(Vec::new()),
+            Some((config, name)) => {
+                let mut tls = ClientConnection::new(config, name)?;
+                // Who writes here flushes; a message larger than the usual buffer must go in whole.
+                tls.set_buffer_limit(None);
+                Layer::Tls(Box::new(tls))
+            }
+        };
+        Ok(Self { socket, layer })
     }
 
-    /// Does the device's part of the handshake. In TLS 1.3 the server has not judged the device's certificate yet when
-    /// that is done.
-    pub(super) async fn handshake(&mut self) -> Result<Agreed, Trouble> {
+    /// Does the device's part of the handshake; `None`: there is no TLS, and so none. In TLS 1.3 the server has not judged
+    /// the device's certificate yet when that is done.
+    pub(super) async fn handshake(&mut self) -> Result<Option<Agreed>, Trouble> {
         loop {
             self.flush().await?;
-            if !self.tls.is_handshaking() {
-                return Ok(self.agreed());
+            match &self.layer {
+                Layer::Plain(_) => return Ok(None),
+                Layer::Tls(tls) if !tls.is_handshaking() => return Ok(Some(agreed(tls))),
+                Layer::Tls(_) => {}
             }
             if self.read(&mut Vec::new()).await? == Heard::End {
                 return Err(Trouble::closed());
@@ -72,21 +87,12 @@ impl Link {
         }
     }
 
-    fn agreed(&self) -> Agreed {
-        let tls = &self.tls;
-        let suite = tls.negotiated_cipher_suite();
-        let group = tls.negotiated_key_exchange_group();
-        (
-            tls.protocol_version().map_or(0, u16::from),
-            suite.map_or(0, |suite| u16::from(suite.suite())),
-            group.map_or(0, |group| u16::from(group.name())),
-            u16::from(tls.handshake_kind() == Some(HandshakeKind::Resumed)),
-        )
-    }
-
     /// Whether the server may still say no to a handshake that is done on this side.
     pub(super) fn verdict_is_open(&self) -> bool {
-        self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+        match &self.layer {
+            Layer::Tls(tls) => tls.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+            Layer::Plain(_) => false,
+        }
     }
 
     /// Hears what the server made of the handshake: tells it that nothing will follow, and waits for its answer.
@@ -95,16 +101,26 @@ impl Link {
     /// a session ticket or its own close_notify, the device was taken. An alert is a refusal. A bare end is `closed`: it
     /// could be either.
     pub(super) async fn verdict(&mut self) -> Result<(), Trouble> {
-        self.tls.send_close_notify();
+        self.close_notify();
         self.flush().await?;
         loop {
             match self.read(&mut Vec::new()).await? {
                 Heard::Something => {}
                 Heard::Goodbye => return Ok(()),
-                Heard::End if self.tls.tls13_tickets_received() > 0 => return Ok(()),
+                Heard::End if self.has_a_ticket() => return Ok(()),
                 Heard::End => return Err(Trouble::closed()),
             }
         }
+    }
+
+    fn close_notify(&mut self) {
+        if let Layer::Tls(tls) = &mut self.layer {
+            tls.send_close_notify();
+        }
+    }
+
+    fn has_a_ticket(&self) -> bool {
+        matches!(&self.layer, Layer::Tls(tls) if tls.tls13_tickets_received() > 0)
     }
 
     /// Sends CONNECT, and reads the CONNACK.
@@ -140,13 +156,16 @@ impl Link {
         if connected {
             let _ = self.say(DISCONNECT);
         }
-        self.tls.send_close_notify();
+        self.close_notify();
         let _ = self.poll_flush(&mut Context::from_waker(std::task::Waker::noop()));
     }
 
     /// Puts `plain` into records of its own, to be sent by the next flush.
     pub(super) fn say(&mut self, plain: &[u8]) -> io::Result<()> {
-        self.tls.writer().write_all(plain)
+        match &mut self.layer {
+            Layer::Tls(tls) => tls.writer().write_all(plain),
+            Layer::Plain(unsent) => unsent.write_all(plain),
+        }
     }
 
     /// Sends what waits to be sent. Dropped half-way, the rest still waits.
@@ -167,15 +186,21 @@ impl Link {
 
     /// [`Link::flush`], as a poll.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.tls.wants_write() {
-            let mut out = Out(&mut self.socket, cx);
-            match self.tls.write_tls(&mut out) {
+        let mut out = Out(&mut self.socket, cx);
+        loop {
+            let written = match &mut self.layer {
+                Layer::Tls(tls) if tls.wants_write() => tls.write_tls(&mut out),
+                Layer::Plain(unsent) if !unsent.is_empty() => {
+                    out.write(unsent).map(|sent| unsent.drain(..sent).len())
+                }
+                _ => return Poll::Ready(Ok(())),
+            };
+            match written {
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(fault) => return Poll::Ready(Err(fault)),
                 Ok(_) => {}
             }
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Reads what has come; plaintext is added to `plain`. Dropped half-way, nothing is lost.
@@ -196,9 +221,13 @@ impl Link {
         if sealed.is_empty() {
             return Poll::Ready(Ok(Heard::End));
         }
+        let Layer::Tls(tls) = &mut self.layer else {
+            plain.extend_from_slice(sealed);
+            return Poll::Ready(Ok(Heard::Something));
+        };
         while !sealed.is_empty() {
-            self.tls.read_tls(&mut sealed)?;
-            let state = match self.tls.process_new_packets() {
+            tls.read_tls(&mut sealed)?;
+            let state = match tls.process_new_packets() {
                 Ok(state) => state,
                 Err(fault) => {
                     // The alert that tells the server why.
@@ -208,13 +237,24 @@ impl Link {
             };
             let at = plain.len();
             plain.resize(at + state.plaintext_bytes_to_read(), 0);
-            self.tls.reader().read_exact(&mut plain[at..])?;
+            tls.reader().read_exact(&mut plain[at..])?;
             if state.peer_has_closed() {
                 return Poll::Ready(Ok(Heard::Goodbye));
             }
         }
         Poll::Ready(Ok(Heard::Something))
     }
+}
+
+fn agreed(tls: &ClientConnection) -> Agreed {
+    let suite = tls.negotiated_cipher_suite();
+    let group = tls.negotiated_key_exchange_group();
+    (
+        tls.protocol_version().map_or(0, u16::from),
+        suite.map_or(0, |suite| u16::from(suite.suite())),
+        group.map_or(0, |group| u16::from(group.name())),
+        u16::from(tls.handshake_kind() == Some(HandshakeKind::Resumed)),
+    )
 }
 
 /// What a read brought.

@@ -64,7 +64,9 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
     let caller = Caller::prepare(settings, 0, true, listener)?;
     let most = usize::try_from(plan.connections).unwrap_or(usize::MAX);
     let threads = settings.threads.min(most);
-    report.setup.extend(told(plan));
+    let told = told(plan).into_iter();
+    let counts = |name: &str| !settings.tls.plain || name != "tls records";
+    report.setup.extend(told.filter(|(name, _)| counts(name)));
     let work = Arc::new(Work {
         caller,
         plan: plan.clone(),

@@ -42,6 +42,8 @@ pub struct Target {
 /// How TLS is spoken.
 #[derive(Clone, Debug)]
 pub struct Tls {
+    /// There is none: MQTT goes over TCP as it is, and of the rest nothing counts.
+    pub plain: bool,
     /// The CAs that the server's certificate is judged by; `None`: it is not judged.
     pub ca: Option<PathBuf>,
     /// The only version offered; `None`: both.

@@ -43,6 +43,9 @@ fn common(settings: &Settings) -> Vec<(&'static str, String)> {
 }
 
 fn tls(settings: &Settings) -> String {
+    if settings.tls.plain {
+        return "none (--plain)".into();
+    }
     let version = match settings.tls.version {
         None => "1.2 or 1.3",
         Some(TlsVersion::V12) => "1.2",
@@ -75,6 +78,7 @@ fn tls(settings: &Settings) -> String {
 
 fn verification(settings: &Settings) -> String {
     match &settings.tls.ca {
+        None if settings.tls.plain => "none".into(),
         None => "NOT VERIFIED (--insecure): neither chain nor signature".into(),
         Some(ca) => format!(
             "verified by {}: each signature, and the chain once, then byte for byte",

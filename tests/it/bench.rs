@@ -236,6 +236,33 @@ async fn its_counts_are_those_of_the_target() {
     }
 }
 
+#[tokio::test]
+async fn without_tls_it_goes_to_a_listener_that_has_none() {
+    let (_sink, addresses) = sink().await;
+    let to = addresses
+        .trim_start_matches("[\"mqtt://")
+        .trim_end_matches("\"]");
+    let folder = tempfile::tempdir().expect("a folder");
+
+    for line in [
+        format!("handshake {to} --connect --count 50 --devices 5"),
+        format!("connections {to} --connections 5 --hold 100ms"),
+        format!("relay {to} --connections 2 --size 200KiB --duration 200ms --qos 1"),
+    ] {
+        let run = bench(folder.path(), &format!("{line} --plain --json")).await;
+        assert_eq!(
+            (run.code, run.errors()),
+            (0, vec![]),
+            "{line}: {}",
+            run.told
+        );
+        assert_eq!(run.count("succeeded"), run.count("attempts"), "{line}");
+        assert_eq!(run.report["negotiated"], serde_json::json!({}), "{line}");
+        assert_eq!(run.report["setup"]["tls"], "none (--plain)", "{line}");
+        assert_eq!(run.report["latency_us"].get("handshake"), None, "{line}");
+    }
+}
+
 /// In TLS 1.3 a device is done with the handshake before the server has looked at its certificate.
 #[tokio::test]
 async fn wrong_certificates_are_refusals_and_not_successes() {
@@ -379,6 +406,9 @@ async fn nobody_there_is_a_failure_and_a_wrong_wish_is_usage() {
         "handshake 127.0.0.1:1 --insecure --source ::1",
         "handshake 127.0.0.1:1 --insecure --retry --count 5",
         "connections 127.0.0.1:1 --insecure --connections 4000000000",
+        "handshake 127.0.0.1:1 --plain",
+        "handshake 127.0.0.1:1 --plain --connect --insecure",
+        "handshake 127.0.0.1:1 --plain --connect --resume 0.5",
         "relay 127.0.0.1:1 --insecure --qos 2",
         "relay 127.0.0.1:1 --insecure --topic a/#",
     ] {

@@ -15,11 +15,16 @@ use crate::pki::KeyKind;
 #[derive(Args, Debug)]
 pub(super) struct TlsArgs {
     /// The CAs that the server's certificate is verified by
-    #[arg(long, value_name = "FILE", required_unless_present = "insecure")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["insecure", "plain"])]
     ca: Option<PathBuf>,
     /// Do not verify the server, neither its chain nor its signature
     #[arg(long, conflicts_with = "ca")]
     insecure: bool,
+    /// No TLS at all: MQTT over TCP, a password in CONNECT for all to read; to measure what TLS adds
+    #[arg(long, conflicts_with_all = [
+        "ca", "insecure", "server_name", "tls", "key_exchange", "cipher", "server_signature", "device_ca", "device_dir",
+    ])]
+    pub(super) plain: bool,
     /// The name that the server's certificate must have; left out: HOST
     #[arg(long, value_name = "NAME")]
     pub(super) server_name: Option<String>,
@@ -117,6 +122,7 @@ enum MqttWord {
 impl TlsArgs {
     pub(super) fn settings(&self, resume: f64) -> Tls {
         Tls {
+            plain: self.plain,
             ca: self.ca.clone(),
             version: self.tls.map(|word| match word {
                 TlsWord::V12 => TlsVersion::V12,

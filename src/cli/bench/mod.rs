@@ -144,7 +144,12 @@ pub(super) struct Relay {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     in_flight: u16,
     /// Each message in a TLS record of its own, or as many as fit into one
-    #[arg(long, value_name = "HOW", default_value = "per-message")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "per-message",
+        conflicts_with = "plain"
+    )]
     records: RecordsWord,
     /// The topic; {device} in it is the device's name
     #[arg(long, value_name = "TEMPLATE", default_value = "devices/{device}/bench", value_parser = topic)]
@@ -190,7 +195,7 @@ pub(super) struct Handshake {
     #[arg(long)]
     connect: bool,
     /// Which part of the handshakes resume an earlier TLS session of the same device, 0 to 1
-    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio, conflicts_with = "plain")]
     resume: f64,
     /// Devices abandon an attempt after so long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -297,6 +302,11 @@ impl Command {
 impl Handshake {
     fn run(self) -> Result<(), Failure> {
         let until = self.load.until();
+        if self.common.tls.plain && !self.connect {
+            return Err(Failure::asked_wrongly(
+                "--plain has no handshake to end with; go on to CONNECT: --plain --connect",
+            ));
+        }
         if self.retry == Some(u32::MAX) && self.load.count.is_some() {
             return Err(Failure::asked_wrongly(
                 "--retry without a number ends with --duration, and --count has none; say how often: --retry 3",
