@@ -137,6 +137,7 @@ impl Work {
         let end = begin + self.plan.duration;
         let mut speaking = JoinSet::new();
         let mut all_due = Vec::new();
+        let spoken = Spoken::default();
         for (n, link) in links {
             let due = Rc::new(Due::default());
             all_due.push(due.clone());
@@ -145,7 +146,8 @@ impl Work {
                 .topic
                 .replace("{device}", &self.caller.device(n).name);
             let version = self.caller.version();
-            let speaker = Speaker::new(link, &self.plan, &topic, version, due, end);
+            let spoken = spoken.clone();
+            let speaker = Speaker::new(link, &self.plan, &topic, version, due, end, spoken);
             let timeout = end + self.caller.timeout();
             speaking.spawn_local(speaker.speak(seat.clone(), timeout));
         }
@@ -159,6 +161,10 @@ impl Work {
             () = seat.stopped() => {}
         }
         self.meeting.meet().await;
+        // Only now: that they go is no part of what messages cost.
+        for link in spoken.borrow_mut().drain(..) {
+            link.bye(true);
+        }
     }
 
     /// Opens this thread's share, several at once.
@@ -211,6 +217,9 @@ impl Work {
         }
     }
 }
+
+/// Connections that have said all, and stand until the server was looked at.
+pub(super) type Spoken = Rc<RefCell<Vec<Link>>>;
 
 /// The messages that a connection is to publish, by the moment that each was due.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::link::{Heard, Link};
-use super::relay::{Due, Plan, Records};
+use super::relay::{Due, Plan, Records, Spoken};
 use super::stage::Seat;
 use super::trouble::Trouble;
 use crate::mqtt::Version;
@@ -31,6 +31,7 @@ pub(super) struct Speaker {
     pace: Pace,
     due: Rc<Due>,
     end: Instant,
+    spoken: Spoken,
     packed: bool,
     /// The SUBSCRIBE that comes first, if any, and whether it was answered.
     subscribe: Option<Vec<u8>>,
@@ -65,7 +66,7 @@ enum Fence {
 }
 
 impl Speaker {
-    /// Publishes to `topic` over `link`: what is `due`, or until `end`.
+    /// Publishes to `topic` over `link`: what is `due`, or until the end, and leaves the link among those that have spoken.
     pub(super) fn new(
         link: Link,
         plan: &Plan,
@@ -73,6 +74,7 @@ impl Speaker {
         version: Version,
         due: Rc<Due>,
         end: Instant,
+        spoken: Spoken,
     ) -> Self {
         let (message, id_at) = publish(topic, plan.size, plan.qos, version);
         let timed = plan.rate.is_some();
@@ -89,6 +91,7 @@ impl Speaker {
             },
             due,
             end,
+            spoken,
             packed: plan.records == Records::Packed,
             subscribe: plan.ping_pong.then(|| subscribe(topic, version)),
             subscribed: !plan.ping_pong,
@@ -110,7 +113,7 @@ impl Speaker {
         match spoken {
             Ok(()) => {
                 self.confirm(&seat);
-                self.link.bye(true);
+                self.spoken.borrow_mut().push(self.link);
             }
             Err(trouble) => {
                 let lost = self.unconfirmed + self.waiting.len() as u64;
