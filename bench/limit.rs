@@ -50,6 +50,9 @@ struct Plan {
     /// Measurements; the median is told
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// The only case, as mtls13; repeatable; left out: all
+    #[arg(long = "case", value_name = "CASE", value_parser = CASES.map(|case| case.name))]
+    cases: Vec<String>,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -114,11 +117,16 @@ impl Case {
 fn main() {
     let plan = Plan::parse();
     let authority = Authority::new("Bench CA").expect("a CA");
-    let rigs = CASES.map(|case| (case.name, Rig::new(&case, &authority)));
+    let is_asked =
+        |case: &Case| plan.cases.is_empty() || plan.cases.iter().any(|one| one == case.name);
+    let asked = CASES.iter().filter(|case| is_asked(case));
+    let rigs: Vec<_> = asked
+        .map(|case| (case.name, Rig::new(case, &authority)))
+        .collect();
     for (_, rig) in &rigs {
         rig.warm_up();
     }
-    let mut found = rigs.each_ref().map(|_| Vec::new());
+    let mut found = vec![Vec::new(); rigs.len()];
     for _ in 0..plan.rounds {
         for ((_, rig), found) in rigs.iter().zip(&mut found) {
             found.push(rig.micros(plan.handshakes as usize));

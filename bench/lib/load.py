@@ -1,18 +1,12 @@
 """The load: `tidegate bench` on the cores that the server does not have, and what its JSON says."""
 
 import json
-import socket
-from concurrent.futures import ThreadPoolExecutor
 
 from .processes import Trouble
 
 # The only one offered: servers choose differently among several, and SHA-384 costs more than SHA-256.
 CIPHER = "aes128"
 AT_ONCE = 16
-
-# MQTT 3.1.1: CONNECT of the client "plain", clean session, no keep alive; and the CONNACK that takes it.
-CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05plain"
-CONNACK = b"\x20\x02\x00\x00"
 
 
 class Load:
@@ -36,18 +30,26 @@ class Load:
             flags += ["--resume", resume]
         return self.bench("handshake", server, port, setting, [*devices, *flags])
 
+    def plain(self, server, port, count):
+        """The same without TLS."""
+        flags = [*self.nameless(), "--connect", "--concurrency", AT_ONCE, "--count", count]
+        return self.bench("handshake", server, port, None, flags)
+
     def bench(self, what, server, port, setting, flags):
-        """Runs it to its end against a server and gives its report, if it is one that counts."""
+        """Runs it to its end against a server and gives its report, if it is one that counts. `setting` None: no TLS."""
         command = [
             *(self.tidegate, "bench", what, f"127.0.0.1:{port}"),
-            *("--ca", self.keys.ca, "--tls", setting.tls, "--key-exchange", setting.key_exchange),
-            *("--cipher", CIPHER, "--threads", 1),
-            *("--pid", server.pid, "--json"),
+            *(self.tls(setting) if setting else ["--plain"]),
+            *("--threads", 1, "--pid", server.pid, "--json"),
             *flags,
         ]
         cores = self.processes.cores.load
         out = self.processes.run(f"tidegate bench {what}", command, cores, self.folder / "load.log", 600)
         return checked(json.loads(out), setting)
+
+    def tls(self, setting):
+        """Flags: how TLS is spoken."""
+        return ["--ca", self.keys.ca, "--tls", setting.tls, "--key-exchange", setting.key_exchange, "--cipher", CIPHER]
 
     def known(self):
         """Flags: the devices that have been seen before."""
@@ -69,8 +71,9 @@ def checked(report, setting):
     if not report["succeeded"]:
         raise Trouble("no attempt succeeded")
     for negotiated in report["negotiated"]:
-        if not negotiated.startswith(f"TLS {setting.tls} "):
-            raise Trouble(f"TLS {setting.tls} was asked for, and {negotiated} agreed on")
+        asked = f"TLS {setting.tls}" if setting else "no TLS"
+        if not negotiated.startswith(f"{asked} "):
+            raise Trouble(f"{asked} was asked for, and {negotiated} agreed on")
     if report["server"] is None or not report["server"]["cpu_us"]:
         raise Trouble("the server's CPU time was not seen")
     return report
@@ -85,18 +88,3 @@ def resumed_share(report):
 
 def told(errors):
     return ", ".join(f"{count} {word}" for word, count in errors.items()) or "no word why"
-
-
-def plain(port, count):
-    """The same without TLS, some at once: connect, CONNECT, CONNACK, close."""
-
-    def one(_):
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link.sendall(CONNECT)
-            if link.recv(4) != CONNACK:
-                raise Trouble("a plain CONNECT was not admitted")
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(one, range(count)):
-            pass

@@ -176,13 +176,3 @@ def began(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
-
-
-def cpu_seconds(pid):
-    """CPU time of a process and of its children that live, those of their threads that have ended included."""
-    return sum(time.clock_gettime(clock_of(one)) for one in [pid, *descendants(pid)])
-
-
-def clock_of(pid):
-    """The CPU clock of a process, as clock_getcpuclockid(3) makes it."""
-    return (~pid << 3) | 2

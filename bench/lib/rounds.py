@@ -3,12 +3,10 @@
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from . import load as loads
 from .load import Load
-from .processes import Trouble, cpu_seconds, free_port
+from .processes import Trouble, free_port
 from .servers import Place
 
 LIMIT = "limit"
@@ -24,7 +22,6 @@ class Rounds:
     def __init__(self, programs, processes, keys, folder, sizes, table):
         self.programs, self.processes, self.keys, self.folder = programs, processes, keys, folder
         self.sizes, self.table = sizes, table
-        self.limits = Limits(self)
 
     def run(self, scenarios, servers, rounds, with_limit, descriptors):
         for scenario in scenarios:
@@ -59,8 +56,7 @@ class Rounds:
             figure, extra = None, {}
         self.table.add(scenario.word, server.word, figure, extra)
         if figure is not None:
-            further = "".join(f"   {name} {value:.0f}" for name, value in extra.items())
-            progress(f"  round {number}  {server.title:<20} {figure:9.2f}{further}")
+            progress(told(number, server.title, figure, extra))
         return True
 
     def measure(self, scenario, server, descriptors):
@@ -83,52 +79,48 @@ class Rounds:
                 self.processes.stop(sink)
 
     def limit_cell(self, scenario, number):
-        figure = self.limits.figure(scenario.limit, number)
-        self.table.add(scenario.word, LIMIT, figure)
-        progress(f"  round {number}  {'limit':<20} {figure:9.2f}")
+        """Handshakes in memory, and the minimal proxy without TLS: both in the round that they are compared in."""
+        try:
+            in_memory, plain = self.in_memory(scenario.limit), self.without_tls()
+        except Trouble as why:
+            progress(f"  round {number}  {LIMIT}: {why}")
+            self.table.add(scenario.word, LIMIT, None)
+            self.table.without(scenario.word, LIMIT, str(why).partition("; ")[0])
+            return
+        parts = {"in memory": in_memory, "without TLS": plain}
+        self.table.add(scenario.word, LIMIT, in_memory + plain, parts)
+        progress(told(number, LIMIT, in_memory + plain, parts))
+
+    def in_memory(self, case):
+        """The figure of a case of handshake-limit, in microseconds."""
+        command = [self.programs.limit, "--json", "--rounds", 1, "--handshakes", self.sizes.handshakes, "--case", case]
+        cores = self.processes.cores.server
+        out = self.processes.run("handshake-limit", command, cores, self.folder / "limit.log", 600)
+        return json.loads(out)["cpu_us"][case]
+
+    def without_tls(self):
+        """CPU time of the minimal proxy for a connection without TLS, with CONNECT and CONNACK, in microseconds."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            place = Place(Path(folder), self.keys, free_port(), free_port())
+            load = Load(self.programs.tidegate, self.processes, self.keys, place.folder)
+            sink = load.sink(place.broker)
+            command = self.programs.minimal_proxy.plain_command(place)
+            running = self.processes.start("minimal proxy", command, self.processes.cores.server, place.folder / "log")
+            try:
+                running.wait_for_port(place.port)
+                load.plain(running, place.port, 128)
+                return load.plain(running, place.port, self.sizes.handshakes)["server"]["cpu_us_each"]
+            finally:
+                self.processes.stop(running)
+                self.processes.stop(sink)
+
+
+def told(number, title, figure, extra):
+    further = "".join(f"   {name} {value:.0f}" for name, value in extra.items())
+    return f"  round {number}  {title:<20} {figure:9.2f}{further}"
 
 
 def warm_up(load, running, port, setting):
     """Shows the server every known device twice, so that allocators, caches and branch predictors are no part of it."""
     devices = load.known() if setting.mutual else load.nameless()
     load.handshakes(running, port, setting, devices, 128)
-
-
-class Limits:
-    """Handshakes in memory, and the minimal proxy without TLS: once a round, whichever scenario asks first."""
-
-    def __init__(self, rounds):
-        self.rounds = rounds
-        self.in_memory, self.plain = {}, {}
-
-    def figure(self, case, number):
-        """The limit of a case of handshake-limit, in microseconds."""
-        if number not in self.in_memory:
-            self.in_memory[number] = self.measure_in_memory()
-            self.plain[number] = self.measure_plain()
-            progress(f"  round {number}  {'without TLS':<20} {self.plain[number]:9.2f}")
-        return self.in_memory[number][case] + self.plain[number]
-
-    def measure_in_memory(self):
-        rounds = self.rounds
-        command = [rounds.programs.limit, "--json", "--rounds", 1, "--handshakes", rounds.sizes.handshakes]
-        cores = rounds.processes.cores.server
-        out = rounds.processes.run("handshake-limit", command, cores, rounds.folder / "limit.log", 600)
-        return json.loads(out)["cpu_us"]
-
-    def measure_plain(self):
-        rounds, processes = self.rounds, self.rounds.processes
-        place = Place(rounds.folder, rounds.keys, free_port(), free_port())
-        sink = Load(rounds.programs.tidegate, processes, rounds.keys, rounds.folder).sink(place.broker)
-        command = rounds.programs.minimal_proxy.plain_command(place)
-        running = processes.start("minimal proxy", command, processes.cores.server, rounds.folder / "plain.log")
-        try:
-            running.wait_for_port(place.port)
-            loads.plain(place.port, 200)
-            before = cpu_seconds(running.pid)
-            loads.plain(place.port, rounds.sizes.handshakes)
-            time.sleep(0.1)  # the last connections close
-            return (cpu_seconds(running.pid) - before) / rounds.sizes.handshakes * 1e6
-        finally:
-            processes.stop(running)
-            processes.stop(sink)
