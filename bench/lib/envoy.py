@@ -1,18 +1,13 @@
 """Envoy, given by its path."""
 
 import json
-import re
-import subprocess
 
 from .servers import MOST_CONNECTIONS, Server
 
 
 class Envoy(Server):
     word, title = "envoy", "Envoy"
-
-    def version(self):
-        told = subprocess.run([self.program, "--version"], capture_output=True, text=True, check=False)
-        return re.search(r"/(\d+\.\d+\.\d+)/", told.stdout).group(1)
+    version_pattern = r"/(\d+\.\d+\.\d+)/"
 
     def command(self, place, setting):
         path = place.write("envoy.json", json.dumps(self.configuration(place, setting), indent=1))

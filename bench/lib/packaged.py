@@ -1,8 +1,6 @@
 """The servers that Debian has."""
 
 import os
-import re
-import subprocess
 
 from .servers import Server, connections
 
@@ -107,11 +105,7 @@ ecdh-curve = "X25519:P-256"
 class Stunnel(Server):
     word, title, package, names = "stunnel", "stunnel", "stunnel4", ("stunnel4", "stunnel")
     openssl = True
-    version_flag = "-version"
-
-    def version(self):
-        told = subprocess.run([self.program, self.version_flag], capture_output=True, text=True, check=False)
-        return re.search(r"stunnel (\S+)", told.stdout + told.stderr).group(1)
+    version_flag, version_pattern = "-version", r"stunnel (\S+)"
 
     def command(self, place, setting):
         keys = place.keys
@@ -145,10 +139,7 @@ class Mosquitto(Server):
 
     word, title, package, names = "mosquitto", "Mosquitto's own TLS", "mosquitto", ("mosquitto",)
     openssl = True
-
-    def version(self):
-        told = subprocess.run([self.program, "-h"], capture_output=True, text=True, check=False)
-        return re.search(r"version (\S+)", told.stdout).group(1)
+    version_flag, version_pattern = "-h", r"version (\S+)"
 
     def command(self, place, setting):
         keys = place.keys

@@ -60,16 +60,20 @@ class Server:
     word = title = package = None
     names = ()  # of the program, the first that is there counts
     version_flag = "--version"
+    version_pattern = r"(\d+\.\d+[\w.+-]*)"
     openssl = False  # it uses OpenSSL, and reads its configuration
 
     def __init__(self, program=None):
         self.program = program or next(filter(None, map(which, self.names)), None)
 
     def version(self):
-        """What it says of itself, in one line."""
-        told = subprocess.run([self.program, self.version_flag], capture_output=True, text=True, check=False)
-        found = re.search(r"\d+\.\d+[\w.+-]*", told.stdout + told.stderr)
-        return found.group() if found else "?"
+        """What it says of itself, in one line; `?` if it cannot be heard or understood."""
+        try:
+            told = subprocess.run([self.program, self.version_flag], capture_output=True, text=True, check=False)
+        except OSError:
+            return "?"
+        found = re.search(self.version_pattern, told.stdout + told.stderr)
+        return found.group(1) if found else "?"
 
     def absent(self, setting, keys, folder):
         """Why it has no part in what that setting is for; None: it has."""
