@@ -1,5 +1,6 @@
 """tidegate, and the minimal proxy that it is measured against."""
 
+import json
 import subprocess
 
 from .servers import Place, Server
@@ -9,15 +10,11 @@ class Tidegate(Server):
     word = title = "tidegate"
 
     def absent(self, setting, keys, folder):
-        if not setting.mutual:
-            return "it does not admit a device without a certificate yet: tokens have not landed"
-        if setting.tickets:
-            path = folder / "resumption.toml"
-            path.write_text(self.configuration(Place(folder, keys, 1, 1), setting))
-            asked = [self.program, "check", "--config", path]
-            if subprocess.run(asked, capture_output=True, check=False).returncode != 0:
-                return "it gives out no tickets yet: `listener.tls.resumption` has not landed"
-        return None
+        path = folder / "asked.toml"
+        path.write_text(self.configuration(Place(folder, keys, 1, 1), setting))
+        asked = [self.program, "check", "--json", "--config", path]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+        return why_not(told.stdout)
 
     def command(self, place, setting):
         path = place.write("tidegate.toml", self.configuration(place, setting))
@@ -25,18 +22,17 @@ class Tidegate(Server):
 
     def configuration(self, place, setting):
         keys = place.keys
+        trust = f'[[trust]]\nname = "fleet"\nca = "{keys.ca}"'
         return f"""
 [[listener]]
 name = "devices"
 bind = "127.0.0.1:{place.port}"
-mode = "mutual-tls"
+mode = "{'mutual-tls' if setting.mutual else 'server-tls'}"
 [listener.tls]
 certificate = "{keys.certificate}"
 key = "{keys.key}"
 {'resumption = "tickets"' if setting.tickets else ""}
-[[trust]]
-name = "fleet"
-ca = "{keys.ca}"
+{trust if setting.mutual else ""}
 [broker]
 addresses = "mqtt://127.0.0.1:{place.broker}"
 [admin]
@@ -44,6 +40,17 @@ bind = "127.0.0.1:0"
 [log]
 level = "error"
 """
+
+
+def why_not(report):
+    """Why tidegate would not serve by a configuration, from what `check --json` told of it; None: it would."""
+    try:
+        report = json.loads(report)
+    except ValueError:
+        return "`tidegate check` does not understand the question"
+    refusing = [warning for warning in report["warnings"] if "every device is refused" in warning]
+    faults = [f"{fault['key']}: {fault['why']}" for fault in report["faults"]]
+    return next(iter(faults + refusing), None)
 
 
 class Minimal(Server):

@@ -1,10 +1,12 @@
-"""What servers say of themselves."""
+"""What servers say of themselves, and what they have no part in."""
 
+import json
 import tempfile
 import unittest
 from pathlib import Path
 
 from .envoy import Envoy
+from .ours import why_not
 from .packaged import Mosquitto, Stunnel
 from .servers import Server
 
@@ -27,6 +29,23 @@ class Versions(unittest.TestCase):
         for kind in (Server, Envoy, Stunnel, Mosquitto):
             self.assertEqual(self.said(kind, "hello"), "?")
             self.assertEqual(kind("/nowhere/program").version(), "?")
+
+
+class Absent(unittest.TestCase):
+    def why(self, faults=(), warnings=()):
+        return why_not(json.dumps({"faults": list(faults), "warnings": list(warnings)}))
+
+    def test_a_fault_or_a_listener_that_refuses_everybody_is_why(self):
+        fault = {"key": "listener[0].tls.resumption", "why": "is not a known key"}
+        self.assertEqual(self.why([fault]), "listener[0].tls.resumption: is not a known key")
+        refuses = "mode: it knows no tokens: every device is refused here"
+        self.assertEqual(self.why(warnings=["broker: no TLS", refuses]), refuses)
+
+    def test_other_warnings_are_no_reason(self):
+        self.assertIsNone(self.why(warnings=["broker: no TLS"]))
+
+    def test_an_answer_that_is_none_is_told(self):
+        self.assertIn("does not understand", why_not(""))
 
 
 if __name__ == "__main__":
