@@ -60,3 +60,13 @@ def missing(bar, table):
         if server is not None and table.median(bar.scenario, server) is None:
             return f"{server}: {table.absent.get((bar.scenario, server), 'not measured')}"
     return "no figure above zero"
+
+
+def summary(verdicts):
+    """All of them in one line."""
+    count = len(verdicts)
+    missed = sum(verdict.met is False for verdict in verdicts)
+    unjudged = sum(verdict.met is None for verdict in verdicts)
+    if missed == unjudged == 0:
+        return f"all {count} bars met"
+    return f"{missed or 'none'} of {count} bars missed" + (f", {unjudged} not judged" if unjudged else "")

@@ -2,7 +2,7 @@
 
 import unittest
 
-from .bars import BARS, Bar, judge
+from .bars import BARS, Bar, Verdict, judge, summary
 from .figures import Table, median, ratio, spread
 
 
@@ -53,6 +53,14 @@ class Bars(unittest.TestCase):
         self.assertIsNone(verdict.met)
         self.assertEqual((verdict.word, verdict.why), ("not judged", "tidegate: it has not landed"))
         self.assertEqual(judge(bar, self.table(tidegate=[1])).why, "minimal: not measured")
+
+    def test_the_last_line_counts_them(self):
+        bar = BARS[0]
+        met, missed, unjudged = Verdict(bar, 1, True), Verdict(bar, 1, False), Verdict(bar, None, None)
+        self.assertEqual(summary([met, met]), "all 2 bars met")
+        self.assertEqual(summary([met, missed, missed]), "2 of 3 bars missed")
+        self.assertEqual(summary([met, missed, unjudged]), "1 of 3 bars missed, 1 not judged")
+        self.assertEqual(summary([met, unjudged]), "none of 2 bars missed, 1 not judged")
 
     def test_every_bar_is_of_a_scenario_that_there_is(self):
         from .scenarios import SCENARIOS
