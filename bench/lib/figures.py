@@ -31,6 +31,7 @@ class Table:
         self.cells = {}  # (scenario, server) → [figure]
         self.extra = {}  # (scenario, server) → {name: [figure]}
         self.absent = {}  # (scenario, server) → why there is nothing
+        self.notes = {}  # (scenario, server) → [what the load said of itself], each round after the other
 
     def add(self, scenario, server, figure, extra=None):
         self.cells.setdefault((scenario, server), []).append(figure)
@@ -39,6 +40,9 @@ class Table:
 
     def without(self, scenario, server, why):
         self.absent[scenario, server] = why
+
+    def note(self, scenario, server, sentences):
+        self.notes.setdefault((scenario, server), []).extend(sentences)
 
     def values(self, scenario, server):
         return self.cells.get((scenario, server), [])

@@ -14,6 +14,7 @@ class Load:
 
     def __init__(self, tidegate, processes, keys, folder):
         self.tidegate, self.processes, self.keys, self.folder = tidegate, processes, keys, folder
+        self.notes = []  # why its figures may be its own, in sentences
 
     def sink(self, port):
         """Starts the broker that admits whoever comes, acknowledges, and forgets."""
@@ -45,7 +46,9 @@ class Load:
         ]
         cores = self.processes.cores.load
         out = self.processes.run(f"tidegate bench {what}", command, cores, self.folder / "load.log", 600)
-        return checked(json.loads(out), setting)
+        report = checked(json.loads(out), setting)
+        self.notes += report["client"]["bottlenecks"]
+        return report
 
     def tls(self, setting):
         """Flags: how TLS is spoken."""

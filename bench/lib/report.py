@@ -1,5 +1,8 @@
 """What is told at the end: tables for the terminal, and a dated page in Markdown."""
 
+import re
+from collections import Counter
+
 from .figures import median
 from .rounds import LIMIT
 
@@ -8,9 +11,8 @@ TITLE_OF_LIMIT = "limit"
 
 def rows(table, scenario, servers):
     """One row a server: title, median, smallest and largest, ratio to tidegate, ratio to the minimal proxy; as text."""
-    titles = [(server.word, server.title) for server in servers] + [(LIMIT, TITLE_OF_LIMIT)]
     found = []
-    for word, title in titles:
+    for word, title in titled(servers):
         values = [value for value in table.values(scenario.word, word) if value is not None]
         if values:
             ratios = [ratio(table.ratio(scenario.word, word, base)) for base in ("tidegate", "minimal")]
@@ -21,6 +23,32 @@ def rows(table, scenario, servers):
         elif why := table.absent.get((scenario.word, word)):
             found.append([title, "n/a", "", "", "", why])
     return found
+
+
+def titled(servers):
+    return [(server.word, server.title) for server in servers] + [(LIMIT, TITLE_OF_LIMIT)]
+
+
+def notes(table, scenario, servers):
+    """What the load said of itself: each kind of sentence once, where its numbers were largest, and in which rounds.
+
+    Of a sentence that goes on after a colon or semicolon, with what it means and what to do, only the first part.
+    """
+    kinds = {}
+    for word, title in titled(servers):
+        for sentence in table.notes.get((scenario.word, word), []):
+            told = re.split("[:;]", sentence)[0]
+            kinds.setdefault(NUMBER.sub("#", told), []).append((told, title))
+    return [note(told) for told in kinds.values()]
+
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def note(told):
+    worst = max((sentence for sentence, _ in told), key=lambda text: [float(one) for one in NUMBER.findall(text)])
+    rounds = Counter(title for _, title in told)
+    return f"The load: {worst}. Rounds: " + ", ".join(f"{title} {count}" for title, count in rounds.items()) + "."
 
 
 def number(value):
@@ -93,4 +121,5 @@ def page(title, table, scenarios, servers, verdicts, machine, command, amount, p
     for scenario in scenarios:
         if found := rows(table, scenario, servers):
             parts += [f"## {scenario.word}: {scenario.title}", markdown(heads(scenario), found)]
+            parts += notes(table, scenario, servers)
     return "\n\n".join(parts) + "\n"

@@ -47,14 +47,15 @@ class Rounds:
     def cell(self, scenario, server, number, descriptors):
         """One figure; False if there is none and there will be none."""
         try:
-            figure, extra = self.measure(scenario, server, descriptors)
+            figure, extra, notes = self.measure(scenario, server, descriptors)
         except Trouble as why:
             if not self.table.values(scenario.word, server.word):
                 self.leave_out(scenario, server, str(why))
                 return False
             progress(f"  round {number}  {server.title}: {why}")
-            figure, extra = None, {}
+            figure, extra, notes = None, {}, []
         self.table.add(scenario.word, server.word, figure, extra)
+        self.table.note(scenario.word, server.word, notes)
         if figure is not None:
             progress(told(number, server.title, figure, extra))
         return True
@@ -70,7 +71,8 @@ class Rounds:
             try:
                 running.wait_for_port(place.port)
                 warm_up(load, running, place.port, scenario.setting)
-                return scenario.measure(load, running, place.port, scenario.setting, self.sizes)
+                load.notes.clear()
+                return *scenario.measure(load, running, place.port, scenario.setting, self.sizes), load.notes
             except Trouble as why:
                 said = "" if "log:" in str(why) else running.tail()
                 raise Trouble(f"{why}{said}") from None
@@ -81,7 +83,7 @@ class Rounds:
     def limit_cell(self, scenario, number):
         """Handshakes in memory, and the minimal proxy without TLS: both in the round that they are compared in."""
         try:
-            in_memory, plain = self.in_memory(scenario.limit), self.without_tls()
+            in_memory, plain = self.in_memory(scenario.limit), self.without_tls(scenario)
         except Trouble as why:
             progress(f"  round {number}  {LIMIT}: {why}")
             self.table.add(scenario.word, LIMIT, None)
@@ -98,7 +100,7 @@ class Rounds:
         out = self.processes.run("handshake-limit", command, cores, self.folder / "limit.log", 600)
         return json.loads(out)["cpu_us"][case]
 
-    def without_tls(self):
+    def without_tls(self, scenario):
         """CPU time of the minimal proxy for a connection without TLS, with CONNECT and CONNACK, in microseconds."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             place = Place(Path(folder), self.keys, free_port(), free_port())
@@ -109,14 +111,17 @@ class Rounds:
             try:
                 running.wait_for_port(place.port)
                 load.plain(running, place.port, 128)
-                return load.plain(running, place.port, self.sizes.handshakes)["server"]["cpu_us_each"]
+                load.notes.clear()
+                report = load.plain(running, place.port, self.sizes.handshakes)
+                self.table.note(scenario.word, LIMIT, load.notes)
+                return report["server"]["cpu_us_each"]
             finally:
                 self.processes.stop(running)
                 self.processes.stop(sink)
 
 
 def told(number, title, figure, extra):
-    further = "".join(f"   {name} {value:.0f}" for name, value in extra.items())
+    further = "".join(f"   {name} {'–' if value is None else format(value, '.0f')}" for name, value in extra.items())
     return f"  round {number}  {title:<20} {figure:9.2f}{further}"
 
 

@@ -4,6 +4,7 @@ import unittest
 
 from .load import checked, resumed_share
 from .processes import Trouble
+from .scenarios import latencies
 from .servers import Setting
 
 
@@ -45,6 +46,13 @@ class Reports(unittest.TestCase):
         mixed = {"TLS 1.3 A X25519 full": 25, "TLS 1.3 A X25519 resumed": 75}
         self.assertEqual(resumed_share(report(negotiated=mixed)), 0.75)
         self.assertEqual(resumed_share(report(negotiated={})), 0)
+
+    def test_latencies_of_a_late_load_are_not_told(self):
+        def told(late):
+            return latencies({"latency_us": {"puback": {"p50": 200, "p99": 1000}}, "client": {"late_p99_us": late}})
+
+        self.assertEqual(told(100), {"p50 µs": 200, "p99 µs": 1000, "late p99 µs": 100})
+        self.assertEqual(told(101), {"p50 µs": None, "p99 µs": None, "late p99 µs": 101})
 
 
 if __name__ == "__main__":

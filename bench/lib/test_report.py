@@ -51,6 +51,31 @@ class Tables(unittest.TestCase):
         self.assertIn("Medians of 3 rounds of 7, taken in turn", page)
 
 
+class Notes(unittest.TestCase):
+    def test_each_kind_is_told_once_with_its_largest_number_and_its_rounds(self):
+        table = small()
+        for server, used in [("tidegate", (91, 99.5)), ("minimal", (97,))]:
+            for percent in used:
+                table.note("qos1", server, [f"a thread used {percent} % of its core: give it more --threads"])
+        table.note("qos1", "hitch", ["process 7 ended"])
+        told = report.notes(table, QOS1, SERVERS)
+        self.assertEqual(
+            told,
+            [
+                "The load: a thread used 99.5 % of its core. Rounds: tidegate 2, minimal proxy 1.",
+                "The load: process 7 ended. Rounds: hitch & co 1.",
+            ],
+        )
+        page = report.page("T", table, [QOS1], SERVERS, [], [], "c", "a", None)
+        self.assertIn("\n\n" + told[0] + "\n\n", page)
+        self.assertEqual(report.notes(small(), QOS1, SERVERS), [])
+
+    def test_latencies_that_were_not_told_are_a_dash(self):
+        table = Table()
+        table.add("qos1", "tidegate", 8, {"p99 µs": None, "late p99 µs": 90})
+        self.assertEqual(report.rows(table, QOS1, SERVERS)[0][-1], "p99 µs –, late p99 µs 90.0")
+
+
 class Plot(unittest.TestCase):
     def test_it_is_a_picture_with_a_bar_for_each_that_was_measured(self):
         picture = xml.fromstring(plot.svg(small(), [QOS1], SERVERS))
