@@ -7,19 +7,27 @@ import subprocess
 from pathlib import Path
 
 
-def description(servers, root):
-    """Names and values, in the order to be shown."""
+def description(servers, cores, source):
+    """Names and values, in the order to be shown; `source` is what ours were built from, as `built_here` tells."""
     rows = [
         ("CPU", f"{cpu_model()}, {os.cpu_count()} cores seen, {frequency()}"),
+        ("cores", str(cores)),
         ("memory", memory()),
         ("kernel", platform.release()),
         ("system", system()),
         ("load before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
-        ("source", commit(root)),
-        ("rustc", said("rustc", "--version")),
+        *source,
         ("OpenSSL", said("openssl", "version")),
     ]
     return rows + [(server.title, server.version()) for server in servers if server.word != "minimal"]
+
+
+def built_here(root):
+    return [("source", commit(root)), ("rustc", said("rustc", "--version"))]
+
+
+# Neither the tree nor the compiler of today says anything of them.
+GIVEN = [("source", "binaries given")]
 
 
 def cpu_model():

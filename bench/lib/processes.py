@@ -22,6 +22,31 @@ class Cores:
         if len(allowed) < 2:
             raise Trouble("two cores are needed, one for the server and one for the load; this process may use one")
         self.server, self.load = allowed[:1], allowed[1:]
+        self.shared = sorted(siblings(self.server[0]) & set(self.load))
+
+    def __str__(self):
+        told = f"server on {listed(self.server)}, load and broker on {listed(self.load)}"
+        if not self.shared:
+            return told
+        return f"{told}, OF WHICH {listed(self.shared)} IS A HYPER-THREAD OF THE SERVER'S: the load slows the server down"
+
+
+def siblings(core):
+    """The hyper-threads of one core; empty where the kernel does not tell."""
+    try:
+        return cores_in(Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text())
+    except OSError:
+        return set()
+
+
+def cores_in(text):
+    """`0,4-6` is 0, 4, 5 and 6."""
+    ends = [part.partition("-")[::2] for part in text.strip().split(",") if part]
+    return {core for first, last in ends for core in range(int(first), int(last or first) + 1)}
+
+
+def listed(cores):
+    return ", ".join(map(str, cores))
 
 
 class Running:

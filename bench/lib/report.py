@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+from .bars import summary
 from .figures import median
 from .rounds import LIMIT
 
@@ -105,8 +106,8 @@ def markdown(heads_, rows_):
     return "\n".join([line(heads_), line(marks), *map(line, rows_)])
 
 
-def page(title, table, scenarios, servers, verdicts, machine, command, amount, plot):
-    """The dated page; `amount` says of how much."""
+def page(title, table, scenarios, servers, verdicts, machine, command, amount, plot, to_come=()):
+    """The dated page; `amount` says of how much, `to_come` which scenarios are not in it yet."""
     parts = [
         f"# {title}",
         f"`{command}`",
@@ -114,8 +115,10 @@ def page(title, table, scenarios, servers, verdicts, machine, command, amount, p
         "How to read this: [../README.md](../README.md).",
         markdown(["", ""], [list(row) for row in machine]),
     ]
+    if to_come:
+        parts.insert(2, f"**Not finished.** To come: {', '.join(scenario.word for scenario in to_come)}.")
     if verdicts:
-        parts += ["## Bars", markdown(BAR_HEADS, bar_rows(verdicts, scenarios))]
+        parts += ["## Bars", markdown(BAR_HEADS, bar_rows(verdicts, scenarios)), summary(verdicts) + "."]
     if plot:
         parts.append(f"![Ratios to tidegate, with the smallest and the largest of a round]({plot})")
     for scenario in scenarios:

@@ -23,7 +23,8 @@ class Rounds:
         self.programs, self.processes, self.keys, self.folder = programs, processes, keys, folder
         self.sizes, self.table = sizes, table
 
-    def run(self, scenarios, servers, rounds, with_limit, descriptors):
+    def run(self, scenarios, servers, rounds, with_limit, descriptors, done):
+        """Measures all of it; `done` is told each scenario that is finished."""
         for scenario in scenarios:
             progress(f"\n{scenario.word}: {scenario.title}, {scenario.unit}")
             taking_part = [server for server in servers if self.takes_part(scenario, server)]
@@ -33,6 +34,7 @@ class Rounds:
                         taking_part.remove(server)
                 if with_limit and scenario.limit:
                     self.limit_cell(scenario, number)
+            done(scenario)
 
     def takes_part(self, scenario, server):
         why = server.absent(scenario.setting, self.keys, self.folder)

@@ -7,7 +7,7 @@ import time
 import unittest
 from pathlib import Path
 
-from .processes import Processes, Trouble, began, descendants, free_port, listens
+from .processes import Cores, Processes, Trouble, began, cores_in, descendants, free_port, listens
 
 
 class Started(unittest.TestCase):
@@ -56,6 +56,20 @@ class Seen(unittest.TestCase):
             server.settimeout(0)
             with self.assertRaises(BlockingIOError):
                 server.accept()
+
+
+class Cored(unittest.TestCase):
+    def test_a_list_of_the_kernel_is_read(self):
+        self.assertEqual(cores_in("0,4-6\n"), {0, 4, 5, 6})
+        self.assertEqual(cores_in("3"), {3})
+        self.assertEqual(cores_in("\n"), set())
+
+    def test_a_hyper_thread_of_the_servers_core_is_told(self):
+        cores = Cores.__new__(Cores)
+        cores.server, cores.load, cores.shared = [0], [1, 2], []
+        self.assertEqual(str(cores), "server on 0, load and broker on 1, 2")
+        cores.shared = [1]
+        self.assertIn("OF WHICH 1 IS A HYPER-THREAD", str(cores))
 
 
 def alive(pid):
