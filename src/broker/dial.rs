@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Settings;
 use super::address::Address;
-use super::socket::{BROKER, Socket, prepare};
+use super::socket::{BROKER, Socket, prepare, prepare_local};
 
 /// How long to wait, at most, before a socket file whose queue is full is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -231,7 +231,11 @@ async fn unix(path: &Path) -> io::Result<Socket> {
 
 async fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = TcpStream::connect(address).await?;
-    prepare(&socket, BROKER)?;
+    if address.ip().is_loopback() {
+        prepare_local(&socket, BROKER)?;
+    } else {
+        prepare(&socket, BROKER)?;
+    }
     Ok(Socket::Tcp(socket))
 }
 
@@ -258,8 +262,16 @@ mod tests {
             panic!("TCP was dialled");
         };
         let socket = SockRef::from(&dialled);
-        assert!(socket.keepalive().expect("a socket") && socket.tcp_nodelay().expect("a socket"));
         let second = Duration::from_secs(1); // docs/operation.md, "Dead links"
+        assert!(socket.tcp_nodelay().expect("a socket"));
+        assert_eq!(
+            socket.tcp_user_timeout().expect("a socket"),
+            Some(60 * second)
+        );
+        // Of a broker on this host the kernel knows without asking.
+        assert!(!socket.keepalive().expect("a socket"));
+        prepare(&dialled, BROKER).expect("a socket");
+        assert!(socket.keepalive().expect("a socket") && socket.tcp_nodelay().expect("a socket"));
         assert_eq!(socket.tcp_keepalive_time().expect("a socket"), 30 * second);
         assert_eq!(
             socket.tcp_keepalive_interval().expect("a socket"),

@@ -110,18 +110,27 @@ pub const BROKER: Liveness = Liveness {
 /// # Errors
 /// When the socket is closed already.
 pub fn prepare(socket: &impl AsFd, liveness: Liveness) -> io::Result<()> {
+    let keep_alive = TcpKeepalive::new()
+        .with_time(liveness.idle)
+        .with_interval(liveness.interval)
+        .with_retries(liveness.probes);
+    SockRef::from(socket).set_tcp_keepalive(&keep_alive)?;
+    prepare_local(socket, liveness)
+}
+
+/// The same for the other side on this host: the kernel that would answer probes is the one that tells of an end at once,
+/// and four system calls a connection are saved.
+///
+/// # Errors
+/// When the socket is closed already.
+pub fn prepare_local(socket: &impl AsFd, liveness: Liveness) -> io::Result<()> {
     let Liveness {
         idle,
         interval,
         probes,
     } = liveness;
-    let keep_alive = TcpKeepalive::new()
-        .with_time(idle)
-        .with_interval(interval)
-        .with_retries(probes);
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keep_alive)?;
     // Sent bytes may stay unacknowledged, or a window closed, for so long.
     socket.set_tcp_user_timeout(Some(idle + interval * probes))
 }
