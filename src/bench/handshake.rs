@@ -16,7 +16,7 @@ use super::settings::{Load, Settings, Until};
 use super::stage::{self, Found, Gathered, Pulse, Seat};
 use super::timer::Timer;
 use super::trouble::Trouble;
-use super::{Fault, limits, process, setup, tls};
+use super::{Fault, limits, process, setup, sources, tls};
 
 /// What a run of handshakes is to do, beside what every run has.
 #[derive(Clone, Debug)]
@@ -162,13 +162,15 @@ pub(super) struct Done {
 }
 
 impl Caller {
-    /// Makes the devices.
+    /// Makes the devices, once it is seen that what else was named is there.
     pub(super) fn prepare(
         settings: &Settings,
         keep_alive: u16,
         connect: bool,
         listener: &mut dyn Listener,
     ) -> Result<Self, Fault> {
+        process::are_there(&settings.pids)?;
+        sources::are_here(&settings.sources)?;
         let template = tls::template(&settings.tls)?;
         let devices = devices::prepare(
             &settings.devices,

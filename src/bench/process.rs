@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::time::Duration;
 
+use super::Fault;
 use super::report::ServerCost;
 
 /// Processes at one moment.
@@ -16,8 +17,25 @@ struct Process {
     threads: HashMap<u32, u64>,
     /// The CPU time of all threads, those that ended too, in ticks of the clock.
     ticks: u64,
+    /// The CPU time of all children that ended and were waited for, and of theirs, in ticks of the clock.
+    reaped: u64,
+    /// Its parent.
+    parent: u32,
     /// Resident memory, in KiB.
     resident: u64,
+}
+
+/// Sees that each of `pids` is there: the cost of what is not there would be told as none.
+///
+/// # Errors
+/// [`Fault::Asked`], for the first that is not.
+pub(super) fn are_there(pids: &[u32]) -> Result<(), Fault> {
+    let absent = pids.iter().find(|pid| one(**pid).is_none());
+    absent.map_or(Ok(()), |pid| {
+        Err(Fault::Asked(format!(
+            "--pid {pid}: there is no such process on this host, or /proc hides it; name one that runs, as $(pidof tidegate)"
+        )))
+    })
 }
 
 /// Looks at `pids` and all that descend from them. Whoever is not there (any more) is left out.
@@ -38,16 +56,35 @@ impl Snapshot {
         self.0.values().map(|process| process.resident).sum()
     }
 
-    /// The CPU time that was spent since `before`. A process that began since counts whole, one that ended not at all.
+    /// The CPU time that was spent since `before`. A process that began since counts whole; one that ended, whether it
+    /// was seen before or not, by what its parent has from waiting for it.
     pub(super) fn cpu_since(&self, before: &Self) -> Duration {
-        let nanos = self.0.iter().map(|(pid, now)| match before.0.get(pid) {
-            Some(then) => now.since(then),
-            None => now.since(&Process::default()),
-        });
-        Duration::from_nanos(nanos.sum())
+        let nothing = Process::default();
+        let (mut nanos, mut reaped) = (0, 0);
+        for (pid, now) in &self.0 {
+            let then = before.0.get(pid).unwrap_or(&nothing);
+            nanos += now.since(then);
+            reaped += now.reaped.saturating_sub(then.reaped);
+        }
+        // Parents are told of whole lives: what was spent before the run is not the run's.
+        let ended = before
+            .0
+            .iter()
+            .filter(|(pid, _)| self.inherits(before, **pid));
+        let earlier: u64 = ended.map(|(_, then)| then.ticks + then.reaped).sum();
+        Duration::from_nanos(nanos + reaped.saturating_sub(earlier) * tick_nanos())
     }
 
-    /// What was spent since `before`, and a sentence for each process that ended since.
+    /// Whether `pid` ended since `before`, and somebody it descends from is still here.
+    fn inherits(&self, before: &Self, pid: u32) -> bool {
+        let mut at = pid;
+        while let (false, Some(then)) = (self.has(at), before.0.get(&at)) {
+            at = then.parent;
+        }
+        at != pid && self.has(at)
+    }
+
+    /// What was spent since `before`, and a sentence for each process that ended since and left nobody to tell.
     pub(super) fn cost_since(&self, before: &Self) -> (ServerCost, Vec<String>) {
         let cost = ServerCost {
             pids: self.0.keys().copied().collect(),
@@ -55,7 +92,8 @@ impl Snapshot {
             resident_before: before.resident(),
             resident_after: self.resident(),
         };
-        let ended = before.0.keys().filter(|pid| !self.has(**pid));
+        let ended = before.0.keys();
+        let ended = ended.filter(|pid| !self.has(**pid) && !self.inherits(before, **pid));
         let told = ended.map(|pid| {
             format!("process {pid} of the server ended during the run: what it spent is not in the figures")
         });
@@ -92,7 +130,7 @@ fn parents() -> Vec<(u32, u32)> {
         return Vec::new();
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid: u32| Some((pid, stat(pid)?.0)))
+    pids.filter_map(|pid: u32| Some((pid, stat(pid)?.parent)))
         .collect()
 }
 
@@ -111,18 +149,34 @@ fn family(roots: &[u32], parents: &[(u32, u32)]) -> Vec<u32> {
     found
 }
 
-/// Parent, and ticks in user and kernel mode, of a process (proc_pid_stat(5)).
-fn stat(pid: u32) -> Option<(u32, u64)> {
+/// What /proc says of a process in one line.
+struct Stat {
+    parent: u32,
+    /// Ticks in user and kernel mode.
+    ticks: u64,
+    /// The same, of its children that ended and were waited for.
+    reaped: u64,
+}
+
+/// Source: `proc_pid_stat(5)`.
+fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold spaces and parentheses; what follows the last one does not.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |nth: usize| fields.get(nth)?.parse::<u64>().ok();
-    let parent = u32::try_from(number(1)?).ok()?;
-    Some((parent, number(11)? + number(12)?))
+    Some(Stat {
+        parent: u32::try_from(number(1)?).ok()?,
+        ticks: number(11)? + number(12)?,
+        reaped: number(13)? + number(14)?,
+    })
 }
 
 fn one(pid: u32) -> Option<Process> {
-    let (_, ticks) = stat(pid)?;
+    let Stat {
+        parent,
+        ticks,
+        reaped,
+    } = stat(pid)?;
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let threads = tasks.filter_map(|task| {
         let task = task.ok()?;
@@ -133,6 +187,8 @@ fn one(pid: u32) -> Option<Process> {
     Some(Process {
         threads: threads.collect(),
         ticks,
+        reaped,
+        parent,
         resident: resident(pid)?,
     })
 }
@@ -179,7 +235,7 @@ mod tests {
         let of = |threads: &[(u32, u64)], ticks| Process {
             threads: threads.iter().copied().collect(),
             ticks,
-            resident: 0,
+            ..Process::default()
         };
         let second = 1_000_000_000;
         let ticks = rustix::param::clock_ticks_per_second();
@@ -197,5 +253,43 @@ mod tests {
         let (cost, told) = Snapshot::default().cost_since(&before);
         assert_eq!(cost.cpu, Duration::ZERO);
         assert!(told[0].contains("process 77"), "{told:?}");
+    }
+
+    #[test]
+    fn children_that_came_and_went_are_counted_by_their_parent() {
+        let of = |parent, ticks, reaped| Process {
+            ticks,
+            reaped,
+            parent,
+            ..Process::default()
+        };
+        // 2 had spent 30 ticks before the run and ends in it; others of 1 come and go unseen.
+        let before = Snapshot(BTreeMap::from([(1, of(0, 50, 7)), (2, of(1, 20, 10))]));
+        let after = Snapshot(BTreeMap::from([(1, of(0, 50, 7 + 30 + 100))]));
+        let (cost, told) = after.cost_since(&before);
+        assert_eq!(cost.cpu, Duration::from_nanos(100 * tick_nanos()));
+        assert_eq!(told, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_child_that_was_never_seen_is_in_the_figures() {
+        let own = std::process::id();
+        let before = look(&[own]);
+        let work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        let child = std::process::Command::new("sh").args(["-c", work]).status();
+        assert!(child.expect("a shell").success());
+        let cost = look(&[own]).cpu_since(&before);
+        assert!(cost >= Duration::from_millis(20), "{cost:?}");
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_cannot_be_asked_for() {
+        let own = std::process::id();
+        assert!(are_there(&[own]).is_ok());
+        // Above what the kernel gives out at most (pid_max is 2^22).
+        let told = are_there(&[own, 4_194_305])
+            .expect_err("nobody")
+            .to_string();
+        assert!(told.contains("--pid 4194305"), "{told}");
     }
 }

@@ -3,8 +3,10 @@
 //! An address has some 28,000 ports for calls of its own (ip_local_port_range), and one that ended a connection rests
 //! for a minute.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::str::FromStr;
+
+use super::Fault;
 
 /// The most addresses that one network is spelt out to.
 const MOST: u32 = 4096;
@@ -54,9 +56,32 @@ pub fn usual(target: IpAddr) -> Vec<IpAddr> {
     }
 }
 
+/// Sees that this host has each of `sources`: a call from elsewhere fails as one without a port does.
+///
+/// # Errors
+/// [`Fault::Asked`], for the first that it does not have.
+pub(super) fn are_here(sources: &[IpAddr]) -> Result<(), Fault> {
+    for source in sources {
+        UdpSocket::bind((*source, 0)).map_err(|why| {
+            Fault::Asked(format!(
+                "--source {source}: {why}; name addresses of this host (ip address), or give it this one"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_somebody_else_is_no_source() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect(text);
+        assert!(are_here(&[ip("127.0.0.1"), ip("127.0.1.254")]).is_ok());
+        let told = are_here(&[ip("127.0.0.1"), ip("192.0.2.7")]).expect_err("for documentation");
+        assert!(told.to_string().contains("--source 192.0.2.7"), "{told}");
+    }
 
     #[test]
     fn a_network_is_its_hosts() {

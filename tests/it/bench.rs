@@ -404,6 +404,8 @@ async fn nobody_there_is_a_failure_and_a_wrong_wish_is_usage() {
         "handshake 127.0.0.1:1 --insecure --rate 5 --concurrency 5",
         "handshake 127.0.0.1:1 --insecure --tls 1.2 --key-exchange x25519mlkem768",
         "handshake 127.0.0.1:1 --insecure --source ::1",
+        "handshake 127.0.0.1:1 --insecure --source 192.0.2.7",
+        "relay 127.0.0.1:1 --insecure --pid 4194305",
         "handshake 127.0.0.1:1 --insecure --retry --count 5",
         "connections 127.0.0.1:1 --insecure --connections 4000000000",
         "handshake 127.0.0.1:1 --plain",
