@@ -296,10 +296,13 @@ impl Done {
 }
 
 /// Lets every device make a TLS session that it can resume; gives how many have one.
+///
+/// # Errors
+/// When there is no thread or no descriptor to be had, and when the operator ends it: nothing was measured yet.
 fn prime(caller: &Arc<Caller>, threads: usize) -> Result<usize, Fault> {
     let next = Arc::new(AtomicU64::new(0));
     let shared = caller.clone();
-    stage::run(threads, &mut |_| (), move |seat| {
+    let primed = stage::run(threads, &mut |_| (), move |seat| {
         let (caller, next) = (shared.clone(), next.clone());
         async move {
             let one = || async {
@@ -322,6 +325,10 @@ fn prime(caller: &Arc<Caller>, threads: usize) -> Result<usize, Fault> {
             }
         }
     })?;
+    if primed.interrupted {
+        let why = "interrupted while devices made the sessions that they were to resume: nothing was measured";
+        return Err(Fault::Failed(why.into()));
+    }
     let primed = caller.devices.iter().filter(|device| {
         let sessions = device.resuming.as_ref().map(|(_, sessions)| sessions);
         sessions.is_some_and(|sessions| sessions.are_there())

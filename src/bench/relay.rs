@@ -151,20 +151,36 @@ impl Work {
             let timeout = end + self.caller.timeout();
             speaking.spawn_local(speaker.speak(seat.clone(), timeout));
         }
+        let paced = async {
+            tokio::select! {
+                () = self.pace(&seat, &all_due) => {}
+                () = seat.stopped() => {}
+            }
+        };
         let said = async {
-            tokio::join!(self.pace(&seat, &all_due), async {
+            tokio::join!(paced, async {
                 while speaking.join_next().await.is_some() {}
             })
         };
         tokio::select! {
             _ = said => {}
-            () = seat.stopped() => {}
+            () = self.stopped(&seat, &all_due) => {}
         }
         self.meeting.meet().await;
         // Only now: that they go is no part of what messages cost.
         for link in spoken.borrow_mut().drain(..) {
             link.bye(true);
         }
+    }
+
+    /// When the operator ends the run: nothing more is said, and what was said may still be confirmed. Comes when that
+    /// took too long.
+    async fn stopped(&self, seat: &Seat, all: &[Rc<Due>]) {
+        seat.stopped().await;
+        for due in all {
+            due.give_up();
+        }
+        tokio::time::sleep(self.caller.timeout()).await;
     }
 
     /// Opens this thread's share, several at once.
@@ -238,6 +254,17 @@ impl Due {
     fn close(&self) {
         self.closed.set(true);
         self.wake();
+    }
+
+    /// There will be no more, not even those that are due.
+    fn give_up(&self) {
+        self.queue.borrow_mut().clear();
+        self.close();
+    }
+
+    /// Whether there will be no more than what is due.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     fn wake(&self) {

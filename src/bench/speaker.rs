@@ -209,7 +209,7 @@ impl Speaker {
             Pace::Timed | Pace::PingPong { timed: true } => self.due.poll_next(cx),
             Pace::PingPong { timed: false } | Pace::Fast(_) => {
                 let now = Instant::now();
-                Poll::Ready((now < self.end).then_some(now))
+                Poll::Ready((now < self.end && !self.due.is_closed()).then_some(now))
             }
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use super::Fault;
+use super::interrupt::Interrupt;
 use super::report::{ClientCost, Report, Second};
 use super::tally::{Book, Slice, Tally};
 use super::trouble::{DESCRIPTORS, PORTS};
@@ -112,6 +113,7 @@ where
     F: Future<Output = ()> + 'static,
 {
     let failed = |why: std::io::Error| Fault::Failed(format!("cannot start the load: {why}"));
+    let interrupt = Interrupt::listen()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -145,7 +147,8 @@ where
     drop(to);
     gate.0.wait();
     let begin = *gate.1.get_or_init(Instant::now);
-    let (timeline, busiest, interrupted) = runtime.block_on(gather(threads, seconds, &stop, live));
+    let (timeline, busiest, interrupted) =
+        runtime.block_on(gather(threads, seconds, interrupt, &stop, live));
     finish(running, begin, timeline, busiest, interrupted)
 }
 
@@ -194,6 +197,7 @@ fn waited_for_a_core() -> Duration {
 async fn gather(
     threads: usize,
     mut seconds: mpsc::UnboundedReceiver<Slice>,
+    mut interrupt: Interrupt,
     stop: &watch::Sender<bool>,
     live: &mut dyn FnMut(&Pulse<'_>),
 ) -> (Vec<Second>, f64, bool) {
@@ -220,10 +224,7 @@ async fn gather(
                     told.tell(&slice, live);
                 }
             }
-            Ok(()) = tokio::signal::ctrl_c() => {
-                if interrupted {
-                    std::process::exit(130); // as a shell says that INT ended it
-                }
+            () = interrupt.heard(), if !interrupted => {
                 interrupted = true;
                 let _ = stop.send(true);
             }

@@ -59,6 +59,13 @@ async fn bench(folder: &Path, line: &str) -> Run {
     ended(harness(folder, line)).await
 }
 
+/// Ctrl-C.
+fn interrupt(harness: &Child) {
+    let pid = i32::try_from(harness.id().expect("it runs")).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+}
+
 impl Run {
     fn count(&self, name: &str) -> u64 {
         let value = &self.report[name];
@@ -435,9 +442,7 @@ async fn an_interrupted_run_tells_what_there_is() {
         (done >= 5.0).then_some(())
     })
     .await;
-    let pid = i32::try_from(harness.id().expect("it runs")).expect("a pid");
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    interrupt(&harness);
 
     let run = ended(harness).await;
     assert_eq!(
@@ -445,6 +450,61 @@ async fn an_interrupted_run_tells_what_there_is() {
         (0, &Value::Bool(true))
     );
     assert!(run.count("succeeded") > 0);
+}
+
+/// What was said when Ctrl-C came is confirmed: by PUBACK, by coming back, and messages of QoS 0 by the fence alone.
+#[tokio::test]
+async fn interrupted_messages_are_counted_as_far_as_they_went() {
+    let (_sink, addresses) = sink().await;
+    let gate = gate(Some(addresses)).await;
+    let to_broker = [("direction", "to_broker")];
+    let family = "tidegate_relayed_bytes_total";
+    for flags in [
+        "",
+        "--rate 200",
+        "--qos 1",
+        "--qos 1 --rate 200",
+        "--ping-pong",
+    ] {
+        let before = gate.metric(family, &to_broker).await;
+        let line = format!(
+            "relay {} --ca ca.pem --device-ca pki --connections 3 --duration 1h --json {flags}",
+            gate.address()
+        );
+        let harness = harness(gate.folder.path(), &line);
+        until("some messages", async || {
+            let relayed = gate.metric(family, &to_broker).await - before;
+            (relayed >= 10_000.0).then_some(())
+        })
+        .await;
+        interrupt(&harness);
+
+        let run = ended(harness).await;
+        assert_eq!(run.code, 0, "{flags}: {}", run.told);
+        assert_eq!(run.report["interrupted"], true, "{flags}");
+        assert!(run.count("succeeded") >= 9, "{flags}: {}", run.report);
+        assert_eq!(run.count("attempts"), run.count("succeeded"), "{flags}");
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_priming_is_the_end() {
+    // It takes connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let to = silent.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = format!("handshake {to} --insecure --resume 1 --timeout 1h --duration 1h");
+    let harness = harness(folder.path(), &line);
+    let _held = soon("a device to come", silent.accept())
+        .await
+        .expect("a device");
+    interrupt(&harness);
+
+    let run = ended(harness).await;
+    assert_eq!(run.code, 1);
+    assert!(run.told.contains("nothing was measured"), "{}", run.told);
 }
 
 #[tokio::test]
