@@ -14,7 +14,7 @@ use super::link::{Heard, Link};
 use super::meeting::Meeting;
 use super::report::Scenario;
 use super::settings::{Load, Settings, Until};
-use super::stage::{self, Found, Gathered, Seat};
+use super::stage::{self, Found, Seat};
 use super::timer::Timer;
 use super::trouble::Trouble;
 use super::{Fault, limits, process, setup};
@@ -35,7 +35,7 @@ pub struct Plan {
 const PINGREQ: &[u8] = &[0xc0, 0];
 const PINGRESP: &[u8] = &[0xd0, 0];
 
-/// Runs it. The report's length and CPU time are those of the opening; what rest costs is told in its setup.
+/// Runs it. The report's rate and CPU time are those of the opening; what rest costs is told apart.
 ///
 /// # Errors
 /// [`Fault`], when it cannot begin. Connections that fail are in the report.
@@ -88,16 +88,7 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
             .push(("server at rest", at_rest(plan, rested.cpu_since(open))));
         gathered.client.bottlenecks.extend(told);
     }
-    gathered.lasted = opening(&work, &gathered);
     Ok(gathered.fill(report))
-}
-
-/// How long it took to open them.
-fn opening(work: &Work, gathered: &Gathered) -> Duration {
-    let opened = work.meeting.looks().first().map(|look| look.0);
-    opened.map_or(gathered.lasted, |at| {
-        at.saturating_duration_since(gathered.begin)
-    })
 }
 
 fn at_rest(plan: &Plan, cpu: Duration) -> String {

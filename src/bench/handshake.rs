@@ -358,9 +358,12 @@ impl Work {
                 None => self.closed(&seat, &held).await,
             }
         };
+        if let Until::Time(time) = self.plan.until {
+            seat.book().rate_until(seat.begin() + time);
+        }
         tokio::select! {
             () = all => {}
-            () = seat.stopped() => {}
+            () = seat.stopped() => seat.book().rate_until(Instant::now()),
         }
         for link in held.borrow_mut().drain(..) {
             link.bye(self.plan.connect);

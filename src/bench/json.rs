@@ -27,6 +27,8 @@ pub fn json(report: &Report) -> Value {
         "succeeded": report.succeeded,
         "failed": report.failed(),
         "per_second": rounded(report.per_second()),
+        "rated_seconds": rounded(report.rated.as_secs_f64()),
+        "rated_succeeded": report.in_time,
         "errors": report.errors,
         "negotiated": report.negotiated,
         "latency_us": latencies,
@@ -118,6 +120,8 @@ mod tests {
             "succeeded": 990,
             "failed": 10,
             "per_second": 98.802,
+            "rated_seconds": 10.02,
+            "rated_succeeded": 990,
             "errors": { "refused": 10 },
             "negotiated": { "TLS 1.3 TLS13_AES_256_GCM_SHA384 X25519 full": 990 },
             "latency_us": {

@@ -135,6 +135,9 @@ impl Work {
         let begin = self.meeting.meet().await;
         seat.begin_anew(begin);
         let end = begin + self.plan.duration;
+        if self.plan.qos > 0 || self.plan.ping_pong {
+            seat.book().rate_until(end);
+        } // else what was said until then may lie in a queue; the fence tells when it arrived
         let mut speaking = JoinSet::new();
         let mut all_due = Vec::new();
         let spoken = Spoken::default();
@@ -177,6 +180,9 @@ impl Work {
     /// took too long.
     async fn stopped(&self, seat: &Seat, all: &[Rc<Due>]) {
         seat.stopped().await;
+        if self.plan.qos > 0 || self.plan.ping_pong {
+            seat.book().rate_until(Instant::now());
+        }
         for due in all {
             due.give_up();
         }

@@ -16,8 +16,13 @@ pub struct Report {
     pub setup: Vec<(&'static str, String)>,
     /// When it began, in seconds since 1970.
     pub began: i64,
-    /// How long it ran, without the preparation.
+    /// How long it ran, without the preparation: to the end of the last attempt.
     pub lasted: Duration,
+    /// The time that the rate is of: that in which attempts were begun; where it was not known before, until the last
+    /// success. One that comes late, or fails late, does not thin the rate.
+    pub rated: Duration,
+    /// Attempts that succeeded in that time.
+    pub in_time: u64,
     /// Ctrl-C ended it before its time.
     pub interrupted: bool,
     /// Attempts that were begun: handshakes, connections or messages.
@@ -104,15 +109,15 @@ pub struct ClientCost {
 }
 
 impl Report {
-    /// Attempts that succeeded, per second.
+    /// Attempts that succeeded in the time that the rate is of, per second.
     #[expect(
         clippy::cast_precision_loss,
         reason = "counts of one run are far below 2^52"
     )]
     pub fn per_second(&self) -> f64 {
-        let lasted = self.lasted.as_secs_f64();
-        if lasted > 0.0 {
-            self.succeeded as f64 / lasted
+        let rated = self.rated.as_secs_f64();
+        if rated > 0.0 {
+            self.in_time as f64 / rated
         } else {
             0.0
         }

@@ -16,6 +16,8 @@ pub(super) fn report(scenario: Scenario, settings: &Settings) -> Report {
         setup: common(settings),
         began: time::OffsetDateTime::now_utc().unix_timestamp(),
         lasted: std::time::Duration::ZERO,
+        rated: std::time::Duration::ZERO,
+        in_time: 0,
         interrupted: false,
         attempts: 0,
         succeeded: 0,

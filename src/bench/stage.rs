@@ -79,8 +79,6 @@ impl Seat {
 
 /// What a run brought.
 pub(super) struct Gathered {
-    /// When all threads began.
-    pub(super) begin: Instant,
     pub(super) tally: Tally,
     pub(super) timeline: Vec<Second>,
     /// From the common beginning to the end of the last thread's last attempt.
@@ -146,10 +144,9 @@ where
     }
     drop(to);
     gate.0.wait();
-    let begin = *gate.1.get_or_init(Instant::now);
     let (timeline, busiest, interrupted) =
         runtime.block_on(gather(threads, seconds, interrupt, &stop, live));
-    finish(running, begin, timeline, busiest, interrupted)
+    finish(running, timeline, busiest, interrupted)
 }
 
 fn sit<B, F>(runtime: &tokio::runtime::Runtime, seat: &Rc<Seat>, body: B) -> Left
@@ -274,7 +271,6 @@ impl Told {
 
 fn finish(
     running: Vec<JoinHandle<Left>>,
-    begin: Instant,
     timeline: Vec<Second>,
     busiest: f64,
     interrupted: bool,
@@ -297,7 +293,6 @@ fn finish(
         bottlenecks: bottlenecks(&tally, busiest, waited),
     };
     Ok(Gathered {
-        begin,
         tally,
         timeline,
         lasted,
@@ -361,6 +356,8 @@ impl Gathered {
     /// Fills in what every report takes from a run.
     pub(super) fn fill(self, mut report: Report) -> Found {
         report.lasted = self.lasted;
+        report.in_time = self.tally.in_time;
+        report.rated = self.tally.rated;
         report.interrupted = self.interrupted;
         report.attempts = self.tally.attempts;
         report.succeeded = self.tally.succeeded;

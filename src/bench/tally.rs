@@ -30,6 +30,10 @@ fn micros(time: Duration) -> u64 {
 pub(super) struct Tally {
     pub(super) attempts: u64,
     pub(super) succeeded: u64,
+    /// Of those, the ones that the rate is of.
+    pub(super) in_time: u64,
+    /// The time that the rate is of.
+    pub(super) rated: Duration,
     pub(super) errors: BTreeMap<&'static str, u64>,
     /// What the first failure of a word was about.
     pub(super) examples: BTreeMap<&'static str, String>,
@@ -46,6 +50,8 @@ impl Default for Tally {
         Self {
             attempts: 0,
             succeeded: 0,
+            in_time: 0,
+            rated: Duration::ZERO,
             errors: BTreeMap::new(),
             examples: BTreeMap::new(),
             negotiated: BTreeMap::new(),
@@ -61,6 +67,8 @@ impl Tally {
     pub(super) fn merge(&mut self, other: Self) {
         self.attempts += other.attempts;
         self.succeeded += other.succeeded;
+        self.in_time += other.in_time;
+        self.rated = self.rated.max(other.rated);
         self.payload += other.payload;
         add_all(&mut self.errors, &other.errors);
         for (word, said) in other.examples {
@@ -168,6 +176,10 @@ impl Slice {
 /// One thread's book: its counts, and the second that is being written.
 pub(super) struct Book {
     begin: Instant,
+    /// What succeeds later is not in the rate; `None`: all is, and its time ends with the last success.
+    end: Option<Instant>,
+    /// When the last success was.
+    last: Option<Instant>,
     tally: Tally,
     slice: Slice,
     /// When the slice began, and the CPU time of the thread by then.
@@ -180,6 +192,8 @@ impl Book {
     pub(super) fn new(begin: Instant, to: UnboundedSender<Slice>) -> Self {
         Self {
             begin,
+            end: None,
+            last: None,
             tally: Tally::default(),
             slice: Slice::new(0, 0),
             since: (begin, thread_time()),
@@ -197,8 +211,14 @@ impl Book {
             ..Tally::default()
         };
         self.begin = begin;
+        (self.end, self.last) = (None, None);
         self.slice = Slice::new(self.slice.epoch + 1, 0);
         self.since = (begin, thread_time());
+    }
+
+    /// The rate is of what succeeds until `end`, or until the earlier one that was told before.
+    pub(super) fn rate_until(&mut self, end: Instant) {
+        self.end = Some(self.end.map_or(end, |earlier| earlier.min(end)));
     }
 
     /// An attempt begins now that was `due` before, or now (closed loop: the same).
@@ -220,7 +240,7 @@ impl Book {
     pub(super) fn succeed(&mut self, time: Duration) {
         self.pass(1);
         self.slice.micros.saturating_record(micros(time));
-        self.tally.succeeded += 1;
+        self.confirm(1);
     }
 
     /// So many attempts got as far as can be seen now: the second that is being written has them.
@@ -232,11 +252,17 @@ impl Book {
     /// So many attempts that have passed are now known to have succeeded.
     pub(super) fn confirm(&mut self, count: u64) {
         self.tally.succeeded += count;
+        let now = Instant::now();
+        if count > 0 && self.end.is_none_or(|end| now <= end) {
+            self.tally.in_time += count;
+            self.last = Some(now);
+        }
     }
 
     /// An attempt that had succeeded has come to nothing after all.
     pub(super) fn lose(&mut self, trouble: Trouble) {
         self.tally.succeeded -= 1;
+        self.tally.in_time = self.tally.in_time.min(self.tally.succeeded);
         self.fail(trouble);
     }
 
@@ -296,6 +322,10 @@ impl Book {
     /// Closes the book.
     pub(super) fn close(mut self) -> Tally {
         self.page(u32::MAX, Instant::now());
+        let until = self.end.or(self.last);
+        self.tally.rated = until.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(self.begin)
+        });
         self.tally
     }
 }
@@ -321,6 +351,28 @@ mod tests {
             told((0x0303, 0xc02c, 0, 1)),
             "TLS 1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 resumed"
         );
+    }
+
+    #[test]
+    fn the_rate_is_of_what_succeeded_in_its_time() {
+        let (to, _seconds) = tokio::sync::mpsc::unbounded_channel();
+        let begin = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut book = Book::new(begin, to.clone());
+        book.rate_until(begin + 600 * second);
+        book.succeed(second);
+        book.rate_until(begin);
+        book.succeed(second); // a straggler
+        let tally = book.close();
+        assert_eq!((tally.succeeded, tally.in_time), (2, 1));
+        assert_eq!(tally.rated, Duration::ZERO);
+
+        let mut book = Book::new(begin, to);
+        book.succeed(second);
+        let last = book.last.expect("there was one");
+        book.fail(Trouble::of("timeout"));
+        let tally = book.close();
+        assert_eq!((tally.in_time, tally.rated), (1, last - begin));
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub(super) fn nouns(scenario: Scenario) -> (&'static str, &'static str) {
     }
 }
 
-/// The sentence that matters: `990 of 1000 handshakes in 10.0 s: 98.8/s`.
+/// The sentence that matters: `990 of 1000 handshakes in 10.0 s: 98.8/s`; ` over 10.0 s` where the rate is of less than
+/// the whole.
 pub(super) fn headline(report: &Report) -> String {
     let (one, many) = nouns(report.scenario);
     let (attempts, lasted) = (report.attempts, seconds(report.lasted));
@@ -44,11 +45,19 @@ pub(super) fn headline(report: &Report) -> String {
 /// How much a second: `98.8/s`, with payload `10 000/s, 10.2 MB/s`.
 pub(super) fn speed(report: &Report) -> String {
     let each = format!("{}/s", three(report.per_second()));
-    let lasted = report.lasted.as_secs_f64();
-    if report.payload_bytes == 0 || lasted <= 0.0 {
-        return each;
-    }
-    format!("{each}, {}/s", bytes(float(report.payload_bytes) / lasted))
+    let payload = if report.payload_bytes > 0 && report.succeeded > 0 {
+        let size = float(report.payload_bytes) / float(report.succeeded);
+        format!(", {}/s", bytes(report.per_second() * size))
+    } else {
+        String::new()
+    };
+    let [lasted, rated] = [report.lasted, report.rated].map(seconds);
+    let over = if lasted == rated {
+        String::new()
+    } else {
+        format!(" over {rated}")
+    };
+    each + &payload + &over
 }
 
 /// Attempts that had neither succeeded nor failed when the run was over.
@@ -314,6 +323,11 @@ mod tests {
             "100 000 of 100 000 messages in 10.0 s: 10 000/s, 10.2 MB/s"
         );
 
+        let told = headline(&samples::connections());
+        assert_eq!(
+            told,
+            "5000 of 5000 connections in 20.0 s: 500/s over 10.0 s"
+        );
         let told = headline(&samples::nothing_succeeded());
         assert_eq!(
             told,

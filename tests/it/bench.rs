@@ -345,6 +345,23 @@ async fn a_server_that_stops_for_a_second_is_seen_as_a_second_of_latency() {
     assert!(run.micros("verdict", "p50") < 400_000, "{}", run.report);
 }
 
+/// One that comes late is seen as one, and not as half of the rate.
+#[tokio::test]
+async fn a_straggler_does_not_thin_the_rate() {
+    let server = Server::start(Some((39, Duration::from_secs(2))));
+    let line = format!(
+        "handshake {} --ca ca.pem --rate 20 --duration 2s --json",
+        server.address
+    );
+    let run = bench(server.folder.path(), &line).await;
+    assert_eq!(run.count("succeeded"), 40, "{}", run.told);
+    let rated = |name: &str| run.report[name].as_f64().expect("a number");
+    assert!(rated("seconds") > 3.0, "{}", run.report);
+    assert_eq!(rated("rated_seconds"), 2.0);
+    assert_eq!(rated("per_second") * 2.0, rated("rated_succeeded"));
+    assert!(rated("rated_succeeded") < 40.0, "{}", run.report);
+}
+
 #[tokio::test]
 async fn sessions_are_resumed_as_often_as_asked() {
     let server = Server::start(None);
@@ -571,6 +588,9 @@ async fn connections_are_held_and_their_cost_is_told() {
     assert_eq!(run.code, 0, "{}", run.told);
     assert_eq!((run.count("succeeded"), run.errors()), (30, vec![]));
     assert!(run.micros("ping", "count") >= 30, "{}", run.report);
+    // The report is of the whole run, its rate of the opening.
+    let seconds = |name: &str| run.report[name].as_f64().expect("a number");
+    assert!(seconds("seconds") >= 1.0 && seconds("rated_seconds") < seconds("seconds"));
     let server = &run.report["server"];
     assert!(server["resident_kib_each"].as_f64() > Some(0.0), "{server}");
     assert!(run.report["setup"]["server at rest"].is_string());

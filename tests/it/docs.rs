@@ -498,6 +498,8 @@ fn a_run() -> Report {
         setup: vec![("NAME", String::new())],
         began: 0,
         lasted: Duration::ZERO,
+        rated: Duration::ZERO,
+        in_time: 0,
         interrupted: false,
         attempts: 0,
         succeeded: 0,
