@@ -77,26 +77,18 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
             ),
         ),
     ]);
-    if let [(_, open), (_, rested)] = work.meeting.looks().as_slice()
+    if let [(opened, open), (closed, rested)] = work.meeting.looks().as_slice()
         && !settings.pids.is_empty()
     {
         let (mut cost, told) = rested.cost_since(&before);
         cost.cpu = open.cpu_since(&before);
+        let held = closed.saturating_duration_since(*opened);
+        cost.at_rest = Some((rested.cpu_since(open), held));
         report.server = Some(cost);
-        report
-            .setup
-            .push(("server at rest", at_rest(plan, rested.cpu_since(open))));
         gathered.client.bottlenecks.extend(told);
     }
+    report.setup.extend(setup::common(settings));
     Ok(gathered.fill(report))
-}
-
-fn at_rest(plan: &Plan, cpu: Duration) -> String {
-    format!(
-        "{:.1} ms of CPU in {}",
-        cpu.as_secs_f64() * 1e3,
-        humantime::format_duration(plan.hold)
-    )
 }
 
 struct Work {

@@ -101,6 +101,7 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
     if let Load::Open(_) = plan.load {
         gathered.judge_lateness();
     }
+    report.setup.extend(setup::common(settings));
     Ok(gathered.fill(report))
 }
 

@@ -81,6 +81,8 @@ fn server(report: &Report, spent: &ServerCost) -> Value {
         "cpu_us": rounded(spent.cpu.as_secs_f64() * 1e6),
         "cpu_us_each": report.server_micros_each().map(rounded),
         "cpu_ns_per_byte": report.server_nanos_per_byte().map(rounded),
+        "cpu_us_at_rest": spent.at_rest.map(|(cpu, _)| rounded(cpu.as_secs_f64() * 1e6)),
+        "seconds_at_rest": spent.at_rest.map(|(_, held)| rounded(held.as_secs_f64())),
         "resident_kib_before": spent.resident_before,
         "resident_kib_after": spent.resident_after,
         "resident_kib_each": report.server_kib_each().map(rounded),
@@ -137,6 +139,7 @@ mod tests {
             ],
             "server": {
                 "pids": [4711], "cpu_us": 121_770.0, "cpu_us_each": 123.0, "cpu_ns_per_byte": null,
+                "cpu_us_at_rest": null, "seconds_at_rest": null,
                 "resident_kib_before": 8192, "resident_kib_after": 9216, "resident_kib_each": null,
             },
             "client": { "threads": 1, "busiest_thread": 0.42, "late_p99_us": 0, "bottlenecks": [] },
@@ -159,5 +162,7 @@ mod tests {
         assert_eq!(told["server"]["cpu_ns_per_byte"], 1.2);
         let told = json(&samples::connections());
         assert_eq!(told["server"]["resident_kib_each"], 6.1);
+        assert_eq!(told["server"]["cpu_us_at_rest"], 12_500.0);
+        assert_eq!(told["server"]["seconds_at_rest"], 10.0);
     }
 }

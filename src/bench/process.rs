@@ -89,6 +89,7 @@ impl Snapshot {
         let cost = ServerCost {
             pids: self.0.keys().copied().collect(),
             cpu: self.cpu_since(before),
+            at_rest: None,
             resident_before: before.resident(),
             resident_after: self.resident(),
         };

@@ -86,6 +86,7 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
     if plan.rate.is_some() {
         gathered.judge_lateness();
     }
+    report.setup.extend(setup::common(settings));
     Ok(gathered.fill(report))
 }
 

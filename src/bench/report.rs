@@ -89,6 +89,8 @@ pub struct ServerCost {
     pub pids: Vec<u32>,
     /// CPU time of all their threads during the run.
     pub cpu: Duration,
+    /// CPU time of all their threads while connections were held, and for how long; `None`: none were.
+    pub at_rest: Option<(Duration, Duration)>,
     /// Resident memory before the run, in KiB.
     pub resident_before: u64,
     /// Resident memory at its end, connections still open, in KiB.

@@ -22,6 +22,7 @@ pub fn table(report: &Report) -> String {
         errors(report),
         negotiated(report),
         server(report),
+        setup(report),
         harness(report),
         limits(report),
     ];
@@ -110,6 +111,17 @@ fn server(report: &Report) -> String {
     "server\n".to_owned() + &rows.collect::<String>()
 }
 
+fn setup(report: &Report) -> String {
+    let rows = report.setup.iter();
+    let rows: String = rows
+        .map(|(name, value)| row(name, &words::printable(value)))
+        .collect();
+    if rows.is_empty() {
+        return rows;
+    }
+    "setup\n".to_owned() + &rows
+}
+
 fn harness(report: &Report) -> String {
     let rows = words::client_costs(report);
     let rows = rows.into_iter().map(|(name, value)| row(name, &value));
@@ -193,6 +205,10 @@ server
   CPU                   122 ms in 1 process
   memory                8.00 MiB before, 9.00 MiB at the end
 
+setup
+  CPU                   4 × Example 9000
+  loop                  closed, 16 at once
+
 harness
   threads               1, 42 % of a core
 ";
@@ -246,6 +262,8 @@ The figures above are the harness's own limit:
             told.contains("  memory per connection 6.10 KiB\n"),
             "{told}"
         );
+        let at_rest = "  CPU at rest           12.5 ms in 10.0 s of connections held\n";
+        assert!(told.contains(at_rest), "{told}");
     }
 
     #[test]

@@ -105,6 +105,13 @@ pub(super) fn server_costs(report: &Report) -> Vec<(String, String)> {
         ),
         ("CPU".to_owned(), Some(format!("{cpu} in {processes}"))),
         (
+            "CPU at rest".to_owned(),
+            spent.at_rest.map(|(cpu, held)| {
+                let cpu = span(cpu.as_secs_f64() * 1e6);
+                format!("{cpu} in {} of connections held", seconds(held))
+            }),
+        ),
+        (
             "memory".to_owned(),
             Some(format!("{before} before, {after} at the end")),
         ),

@@ -42,6 +42,7 @@ pub(crate) fn handshakes() -> Report {
         server: Some(ServerCost {
             pids: vec![4711],
             cpu: Duration::from_micros(121_770),
+            at_rest: None,
             resident_before: 8192,
             resident_after: 9216,
         }),
@@ -91,6 +92,7 @@ pub(crate) fn connections() -> Report {
         server: Some(ServerCost {
             pids: vec![1, 2],
             cpu: Duration::from_secs(2),
+            at_rest: Some((Duration::from_micros(12_500), Duration::from_secs(10))),
             resident_before: 10_000,
             resident_after: 40_500,
         }),
@@ -214,6 +216,7 @@ pub(crate) fn any() -> impl Strategy<Value = Report> {
                     server: server.map(|(pids, cpu, resident_before, resident_after)| ServerCost {
                         pids,
                         cpu: Duration::from_micros(cpu),
+                        at_rest: None,
                         resident_before,
                         resident_after,
                     }),

@@ -53,7 +53,7 @@ Examples:
 Exit codes: 0 an attempt succeeded; 1 none did; 2 usage.";
 
 const CONNECTIONS_EXAMPLES: &str = "\
-Length, rate and CPU time are those of the opening; the CPU time at rest is told in the setup. Memory per \
+Rate and CPU time are those of the opening; the CPU time at rest is told apart. Memory per \
 connection is what the server grew by, from before the first one to the end of the hold.
 
 Examples:
