@@ -179,7 +179,7 @@ impl Work {
         match self.caller.attempt(n, None).await {
             // Whoever held them has gone when the run was stopped.
             Ok(done) => drop(to.send(done.note(seat, due))),
-            Err(trouble) => seat.book().fail(trouble),
+            Err(trouble) => seat.book().fail_after(trouble, due.elapsed()),
         }
     }
 

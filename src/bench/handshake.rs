@@ -451,7 +451,7 @@ impl Work {
                     }
                     return;
                 }
-                Err(trouble) => seat.book().fail(trouble),
+                Err(trouble) => seat.book().fail_after(trouble, from.elapsed()),
             }
             if tried >= self.plan.retries || self.is_over(seat) {
                 return;

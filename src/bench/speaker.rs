@@ -116,9 +116,14 @@ impl Speaker {
                 self.spoken.borrow_mut().push(self.link);
             }
             Err(trouble) => {
-                let lost = self.unconfirmed + self.waiting.len() as u64;
-                // A connection that breaks with nothing under way is still one that broke.
                 let mut book = seat.book();
+                let lost = self.unconfirmed + self.waiting.len() as u64;
+                if trouble.word == "timeout" {
+                    for (_, at) in &self.waiting {
+                        book.wait(at.elapsed());
+                    }
+                }
+                // A connection that breaks with nothing under way is still one that broke.
                 if lost == 0 {
                     book.begin_many(1);
                 }

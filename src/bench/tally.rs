@@ -15,6 +15,9 @@ use super::trouble::Trouble;
 /// The longest time that is told apart: an hour, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
 
+/// The name of the times of who waited in vain.
+const WAITED: &str = "waited";
+
 /// An empty histogram of microseconds, three significant figures.
 pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("1 and an hour are bounds")
@@ -83,8 +86,9 @@ impl Tally {
         add(&mut self.late, &other.late);
     }
 
-    /// Times by name, in the order of the first time.
-    pub(super) fn latencies(self) -> Vec<Latency> {
+    /// Times by name, in the order of the first time; those of who waited in vain last.
+    pub(super) fn latencies(mut self) -> Vec<Latency> {
+        self.latencies.sort_by_key(|of| of.name == WAITED);
         self.latencies
     }
 
@@ -276,6 +280,20 @@ impl Book {
         self.fail_many(trouble, 1);
     }
 
+    /// An attempt failed that has `waited` so long. Where waiting is what ended it, the time is told: latencies of those
+    /// alone that succeeded would end at the patience of the others.
+    pub(super) fn fail_after(&mut self, trouble: Trouble, waited: Duration) {
+        if matches!(trouble.word, "timeout" | "gave_up") {
+            self.wait(waited);
+        }
+        self.fail(trouble);
+    }
+
+    /// An attempt has waited so long, in vain.
+    pub(super) fn wait(&mut self, waited: Duration) {
+        self.time(WAITED, waited);
+    }
+
     /// So many attempts failed for the same reason.
     pub(super) fn fail_many(&mut self, Trouble { word, said }: Trouble, count: u64) {
         self.turn();
@@ -351,6 +369,21 @@ mod tests {
             told((0x0303, 0xc02c, 0, 1)),
             "TLS 1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 resumed"
         );
+    }
+
+    #[test]
+    fn who_waited_in_vain_is_timed_and_told_last() {
+        let (to, _seconds) = tokio::sync::mpsc::unbounded_channel();
+        let mut book = Book::new(Instant::now(), to);
+        book.fail_after(Trouble::of("gave_up"), Duration::from_secs(2));
+        book.fail_after(Trouble::of("refused"), Duration::from_secs(1));
+        book.time("connack", Duration::from_millis(1));
+        let tally = book.close();
+        assert_eq!(tally.errors.len(), 2);
+        let told: Vec<_> = (tally.latencies().iter())
+            .map(|of| (of.name, of.micros.len()))
+            .collect();
+        assert_eq!(told, [("connack", 1), ("waited", 1)]);
     }
 
     #[test]

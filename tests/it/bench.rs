@@ -401,6 +401,8 @@ async fn a_device_that_gives_up_comes_back_as_often_as_told() {
 
     assert_eq!((run.code, run.count("attempts")), (1, 12));
     assert_eq!(run.errors(), [("gave_up".to_owned(), 12)]);
+    assert_eq!(run.micros("waited", "count"), 12);
+    assert!(run.micros("waited", "min") >= 49_900, "{}", run.report);
     let storm = run.report["setup"]["storm"].as_str().expect("a storm");
     assert!(storm.contains("4 arrived, 0 got in"), "{storm}");
 }

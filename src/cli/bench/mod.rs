@@ -37,7 +37,8 @@ pub(super) enum Command {
 }
 
 const HANDSHAKE_EXAMPLES: &str = "\
-A connection that is measured is closed at once. Without --connect an attempt ends with the handshake. \
+A connection that is measured is closed at once. Latencies are of attempts that succeeded; how long those \
+waited that gave up or timed out is told as `waited`. Without --connect an attempt ends with the handshake. \
 In TLS 1.3 the server judges the device's certificate after that, so the attempt waits for its answer: the \
 device says close_notify, and a session ticket or a close_notify of the server means that it was taken \
 (`verdict` among the times). A bare end is counted as `closed`: it could mean either.
