@@ -437,7 +437,11 @@ impl Work {
         let storm = self.plan.give_up.is_some() || self.plan.retries > 0;
         let mut from = due;
         for tried in 0.. {
-            seat.book().begin(from);
+            if tried == 0 {
+                seat.book().begin(due);
+            } else {
+                seat.book().begin_many(1);
+            }
             match self.caller.attempt(n, self.plan.give_up).await {
                 Ok(done) => {
                     let link = done.note(seat, from);

@@ -34,6 +34,7 @@ mod tally;
 mod timer;
 mod tls;
 mod trouble;
+mod watch;
 mod words;
 
 pub use report::Report;

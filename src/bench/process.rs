@@ -194,6 +194,13 @@ fn one(pid: u32) -> Option<Process> {
     })
 }
 
+/// The CPU time of a thread of this process.
+pub(super) fn thread(id: u32) -> Option<Duration> {
+    let text = fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).ok()?;
+    let nanos = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
 /// In KiB. smaps_rollup counts; VmRSS, which needs no rights over the process, may be some pages behind.
 fn resident(pid: u32) -> Option<u64> {
     let field = |file: &str, name: &str| {

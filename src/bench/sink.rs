@@ -8,6 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{OnceLock, mpsc};
 
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
@@ -25,16 +26,30 @@ const READ: usize = 256 * 1024;
 /// The largest packet that is taken, in bytes.
 const LARGEST: usize = 16 * 1024 * 1024;
 
+/// The number of the thread that [`start`] started.
+static THREAD: OnceLock<u32> = OnceLock::new();
+
+/// The sink's thread in this process, if it has one.
+pub(super) fn thread() -> Option<u32> {
+    THREAD.get().copied()
+}
+
 /// Starts it on a thread of its own; gives where it listens. It ends with the process.
 ///
 /// # Errors
 /// When it cannot listen there.
 pub fn start(address: SocketAddr) -> Result<SocketAddr, Fault> {
     let (listener, address) = listen(address)?;
+    let (to, started) = mpsc::channel();
     let spawned = std::thread::Builder::new()
         .name("sink".into())
-        .spawn(move || serve(listener));
+        .spawn(move || {
+            let _ = to.send(own_number());
+            serve(listener)
+        });
     spawned.map_err(|why| Fault::Failed(format!("cannot start the sink: {why}")))?;
+    // 0 is the number of no thread: where /proc is hidden, nothing is seen of it.
+    THREAD.get_or_init(|| started.recv().ok().flatten().unwrap_or(0));
     Ok(address)
 }
 
@@ -67,6 +82,12 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fault> {
     bound().map_err(|why| {
         Fault::Failed(format!("the sink cannot listen on {address}: {why}; stop what listens there, or name another port"))
     })
+}
+
+/// The number that the kernel gave to this thread.
+fn own_number() -> Option<u32> {
+    let link = std::fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
 }
 
 fn serve(listener: TcpListener) -> io::Result<()> {

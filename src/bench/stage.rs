@@ -15,6 +15,7 @@ use super::interrupt::Interrupt;
 use super::report::{ClientCost, Report, Second};
 use super::tally::{Book, Slice, Tally};
 use super::trouble::{DESCRIPTORS, PORTS};
+use super::watch::Watch;
 
 /// What is told once a second while a run goes on.
 #[derive(Clone, Copy, Debug)]
@@ -144,9 +145,8 @@ where
     }
     drop(to);
     gate.0.wait();
-    let (timeline, busiest, interrupted) =
-        runtime.block_on(gather(threads, seconds, interrupt, &stop, live));
-    finish(running, timeline, busiest, interrupted)
+    let seen = runtime.block_on(gather(threads, seconds, interrupt, &stop, live));
+    finish(running, seen)
 }
 
 fn sit<B, F>(runtime: &tokio::runtime::Runtime, seat: &Rc<Seat>, body: B) -> Left
@@ -197,10 +197,11 @@ async fn gather(
     mut interrupt: Interrupt,
     stop: &watch::Sender<bool>,
     live: &mut dyn FnMut(&Pulse<'_>),
-) -> (Vec<Second>, f64, bool) {
+) -> Seen {
     let mut open: BTreeMap<u32, (usize, Slice)> = BTreeMap::new();
     let mut told = Told::default();
     let mut interrupted = false;
+    let mut sink = Watch::begin();
     loop {
         tokio::select! {
             slice = seconds.recv() => {
@@ -209,6 +210,7 @@ async fn gather(
                 if epoch > told.epoch {
                     open.clear();
                     told = Told { epoch, ..Told::default() };
+                    sink = Watch::begin();
                 }
                 if epoch < told.epoch {
                     continue;
@@ -219,6 +221,7 @@ async fn gather(
                 if *count == threads {
                     let (_, slice) = open.remove(&at).expect("it was there");
                     told.tell(&slice, live);
+                    sink.second();
                 }
             }
             () = interrupt.heard(), if !interrupted => {
@@ -231,7 +234,21 @@ async fn gather(
         told.tell(&slice, live);
     }
     told.timeline.sort_by_key(|second| second.at);
-    (told.timeline, told.busiest, interrupted)
+    Seen {
+        timeline: told.timeline,
+        busiest: told.busiest,
+        sink: sink.end(),
+        interrupted,
+    }
+}
+
+/// What was seen while the threads ran.
+struct Seen {
+    timeline: Vec<Second>,
+    /// Part of a core that a thread used at most, and that the sink did: 0.0 to 1.0.
+    busiest: f64,
+    sink: f64,
+    interrupted: bool,
 }
 
 #[derive(Default)]
@@ -269,12 +286,7 @@ impl Told {
     }
 }
 
-fn finish(
-    running: Vec<JoinHandle<Left>>,
-    timeline: Vec<Second>,
-    busiest: f64,
-    interrupted: bool,
-) -> Result<Gathered, Fault> {
+fn finish(running: Vec<JoinHandle<Left>>, seen: Seen) -> Result<Gathered, Fault> {
     let threads = running.len();
     let mut tally = Tally::default();
     let (mut lasted, mut waited) = (Duration::ZERO, 0.0_f64);
@@ -288,15 +300,15 @@ fn finish(
     }
     let client = ClientCost {
         threads,
-        busiest_thread: busiest,
+        busiest_thread: seen.busiest,
         late_p99_micros: 0,
-        bottlenecks: bottlenecks(&tally, busiest, waited),
+        bottlenecks: bottlenecks(&tally, &seen, waited),
     };
     Ok(Gathered {
         tally,
-        timeline,
+        timeline: seen.timeline,
         lasted,
-        interrupted,
+        interrupted: seen.interrupted,
         client,
     })
 }
@@ -307,14 +319,24 @@ const BUSY: f64 = 0.9;
 /// A thread that waits longer than this part of its time for a core has too little of it.
 const WAITING: f64 = 0.1;
 
-fn bottlenecks(tally: &Tally, busiest: f64, waited: f64) -> Vec<String> {
+/// Attempts that begin later than this after their time, in microseconds, are no schedule.
+const LATE: u64 = 10_000;
+
+fn bottlenecks(tally: &Tally, seen: &Seen, waited: f64) -> Vec<String> {
     let mut told = Vec::new();
     let count = |word| tally.errors.get(word).copied().unwrap_or_default();
-    if busiest > BUSY {
+    if seen.busiest > BUSY {
         told.push(format!(
             "a thread of the harness used {:.0} % of its core: rates and times may be its own; give it more --threads and \
              cores, or load from a second machine",
-            busiest * 100.0
+            seen.busiest * 100.0
+        ));
+    }
+    if seen.sink > BUSY {
+        told.push(format!(
+            "the sink used {:.0} % of its core: the rate may be its own; run `tidegate bench sink` as a process of its own, on \
+             another core",
+            seen.sink * 100.0
         ));
     }
     if waited > WAITING {
@@ -344,11 +366,17 @@ impl Gathered {
     pub(super) fn judge_lateness(&mut self) {
         let late = self.tally.late.value_at_quantile(0.99);
         self.client.late_p99_micros = late;
-        if late > 10_000 {
+        let slow = self.tally.slowest_p99();
+        if late > LATE {
             self.client.bottlenecks.push(format!(
                 "1 % of the attempts began {} ms or more after their time: the harness could not keep its schedule; give it \
                  more --threads and cores, or a lower --rate",
                 late / 1000
+            ));
+        } else if slow.is_some_and(|slow| late * 10 > slow) {
+            self.client.bottlenecks.push(format!(
+                "1 % of the attempts began {late} µs or more after their time, which is more than a tenth of the latency at p99: that \
+                 part of the latency is the harness's own; give it more cores, or a lower --rate"
             ));
         }
     }

@@ -92,6 +92,16 @@ impl Tally {
         self.latencies
     }
 
+    /// The 99th percentile of the slowest thing that an attempt by schedule is timed by, in microseconds; `None`: nothing
+    /// was timed.
+    pub(super) fn slowest_p99(&self) -> Option<u64> {
+        let timed = self.latencies.iter().filter(|of| {
+            !of.micros.is_empty()
+                && ["handshake", "verdict", "connack", "puback", "round_trip"].contains(&of.name)
+        });
+        timed.map(|of| of.micros.value_at_quantile(0.99)).max()
+    }
+
     /// What was agreed on, in words, and how often.
     pub(super) fn negotiated(&self) -> BTreeMap<String, u64> {
         let named = self.negotiated.iter();
@@ -150,7 +160,7 @@ pub(super) struct Slice {
     pub(super) succeeded: u64,
     pub(super) errors: BTreeMap<&'static str, u64>,
     pub(super) micros: Histogram<u64>,
-    /// Part of a core that the thread used: 0.0 to 1.0; only of a whole second.
+    /// Part of a core that the thread used: 0.0 to 1.0; only of a whole second, or of a run that was shorter.
     pub(super) busy: f64,
 }
 
@@ -328,7 +338,8 @@ impl Book {
         let cpu = thread_time();
         let wall = now.saturating_duration_since(since);
         let mut slice = std::mem::replace(&mut self.slice, Slice::new(epoch, at));
-        if wall >= Duration::from_millis(500) {
+        let least = if slice.at == 0 { 10 } else { 500 };
+        if wall >= Duration::from_millis(least) {
             let busy = cpu.saturating_sub(spent).as_secs_f64() / wall.as_secs_f64();
             slice.busy = busy.min(1.0);
         }
@@ -369,6 +380,28 @@ mod tests {
             told((0x0303, 0xc02c, 0, 1)),
             "TLS 1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 resumed"
         );
+    }
+
+    #[test]
+    fn a_thread_that_works_is_seen_even_in_a_short_run() {
+        let (to, mut seconds) = tokio::sync::mpsc::unbounded_channel();
+        let begin = Instant::now();
+        let book = Book::new(begin, to);
+        while begin.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        book.close();
+        assert!(seconds.try_recv().expect("its only second").busy > 0.0);
+    }
+
+    #[test]
+    fn only_first_tries_can_be_late() {
+        let (to, _seconds) = tokio::sync::mpsc::unbounded_channel();
+        let mut book = Book::new(Instant::now(), to);
+        book.begin(Instant::now());
+        book.begin_many(1); // a retry
+        let tally = book.close();
+        assert_eq!((tally.attempts, tally.late.len()), (2, 1));
     }
 
     #[test]
