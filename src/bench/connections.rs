@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::arrivals::Schedule;
 use super::handshake::{Caller, Listener};
-use super::link::{Heard, Link};
+use super::held::Held;
+use super::link::Link;
 use super::meeting::Meeting;
 use super::report::Scenario;
 use super::settings::{Load, Settings, Until};
 use super::stage::{self, Found, Seat};
 use super::timer::Timer;
-use super::trouble::Trouble;
 use super::{Fault, limits, process, setup};
 
 /// What a run of connections is to do, beside what every run has.
@@ -32,9 +31,6 @@ pub struct Plan {
     pub keep_alive: Option<Duration>,
 }
 
-const PINGREQ: &[u8] = &[0xc0, 0];
-const PINGRESP: &[u8] = &[0xd0, 0];
-
 /// Runs it. The report's rate and CPU time are those of the opening; what rest costs is told apart.
 ///
 /// # Errors
@@ -46,14 +42,11 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
     let keep_alive = u16::try_from(keep_alive).unwrap_or(u16::MAX);
     let caller = Caller::prepare(settings, keep_alive, true, listener)?;
     let threads = settings.threads;
-    let (close, closing) = watch::channel(false);
     let work = Arc::new(Work {
         caller,
         plan: plan.clone(),
         next: AtomicU64::new(0),
         meeting: Meeting::new(threads, &settings.pids),
-        close,
-        closing,
     });
     let before = process::look(&settings.pids);
     let shared = work.clone();
@@ -96,31 +89,26 @@ struct Work {
     plan: Plan,
     next: AtomicU64,
     meeting: Meeting,
-    close: watch::Sender<bool>,
-    closing: watch::Receiver<bool>,
 }
 
 impl Work {
     async fn sit(self: Arc<Self>, seat: Rc<Seat>) {
-        let mut held = JoinSet::new();
+        let held = Held::new(self.plan.keep_alive, self.caller.timeout());
         tokio::select! {
-            () = self.open(&seat, &mut held) => {}
+            () = self.open(&seat, &held) => {}
             () = seat.stopped() => {}
         }
         self.meeting.meet().await;
-        // When every one is lost, there is nothing to hold.
-        let all_lost = async { while held.join_next().await.is_some() {} };
         tokio::select! {
             () = tokio::time::sleep(self.plan.hold) => {}
-            () = all_lost => {}
+            () = held.all_lost() => {} // there is nothing to hold
             () = seat.stopped() => {}
         }
         self.meeting.meet().await;
-        let _ = self.close.send(true);
-        while held.join_next().await.is_some() {}
+        held.end().await;
     }
 
-    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, held: &mut JoinSet<()>) {
+    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, held: &Held) {
         // Connections go to `held` as they come, for the tasks that make them to be over by then.
         let (to, mut opened) = tokio::sync::mpsc::unbounded_channel();
         let mut making = JoinSet::new();
@@ -148,7 +136,7 @@ impl Work {
         }
         drop(to);
         while let Some(link) = opened.recv().await {
-            held.spawn_local(self.clone().hold(seat.clone(), link));
+            held.take(seat, link);
         }
     }
 
@@ -182,72 +170,6 @@ impl Work {
             Err(trouble) => seat.book().fail_after(trouble, due.elapsed()),
         }
     }
-
-    /// Holds one until the end, or until it is lost.
-    async fn hold(self: Arc<Self>, seat: Rc<Seat>, mut link: Link) {
-        let mut closing = self.closing.clone();
-        let kept = async {
-            match self.plan.keep_alive {
-                None => silent(&mut link).await,
-                Some(every) => pinging(&seat, &mut link, every, self.caller.timeout()).await,
-            }
-        };
-        let lost = tokio::select! {
-            lost = kept => Some(lost),
-            _ = closing.wait_for(|closing| *closing) => None,
-        };
-        match lost {
-            None => link.bye(true),
-            Some(Trouble { word, said }) => {
-                let word = match word {
-                    "reset" => "reset_while_held",
-                    "timeout" => "timeout_while_held",
-                    _ => "closed_while_held",
-                };
-                seat.book().lose(Trouble { word, said });
-            }
-        }
-    }
 }
 
 type Opened = tokio::sync::mpsc::UnboundedSender<Link>;
-
-/// Hears nothing but the end, which it gives.
-async fn silent(link: &mut Link) -> Trouble {
-    loop {
-        match link.read(&mut Vec::new()).await {
-            Ok(Heard::Something) => {}
-            Ok(Heard::Goodbye | Heard::End) => return Trouble::closed(),
-            Err(trouble) => return trouble,
-        }
-    }
-}
-
-/// Says PINGREQ every so often, the first time at a moment of its own so that not all do at once, until the end.
-async fn pinging(seat: &Seat, link: &mut Link, every: Duration, timeout: Duration) -> Trouble {
-    let mut rest = every.mul_f64(fastrand::f64());
-    loop {
-        if let Ok(lost) = tokio::time::timeout(rest, silent(link)).await {
-            return lost;
-        }
-        rest = every;
-        let asked = Instant::now();
-        match tokio::time::timeout(timeout, ping(link)).await {
-            Ok(Ok(())) => seat.book().time("ping", asked.elapsed()),
-            Ok(Err(trouble)) => return trouble,
-            Err(_) => return Trouble::of("timeout"),
-        }
-    }
-}
-
-async fn ping(link: &mut Link) -> Result<(), Trouble> {
-    link.say(PINGREQ)?;
-    link.flush().await?;
-    let mut heard = Vec::new();
-    while !heard.ends_with(PINGRESP) {
-        if link.read(&mut heard).await? != Heard::Something {
-            return Err(Trouble::closed());
-        }
-    }
-    Ok(())
-}

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::arrivals::Schedule;
 use super::devices::{self, Device};
+use super::held::Held;
 use super::link::{Agreed, Link};
 use super::report::Scenario;
 use super::settings::{Load, Settings, Until};
@@ -31,7 +32,7 @@ pub struct Plan {
     pub give_up: Option<Duration>,
     /// How often a device that failed comes back at once; 0: never.
     pub retries: u32,
-    /// Connections stay open until the end of the run.
+    /// Connections stay open until the end of the run; they are those of devices that have `connect`ed.
     pub hold: bool,
 }
 
@@ -50,7 +51,12 @@ pub trait Listener {
 pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Result<Found, Fault> {
     limits::allow(at_once(plan))?;
     let mut report = setup::report(Scenario::Handshake, settings);
-    let caller = Arc::new(Caller::prepare(settings, 60, plan.connect, listener)?);
+    let caller = Arc::new(Caller::prepare(
+        settings,
+        KEEP_ALIVE,
+        plan.connect,
+        listener,
+    )?);
     if caller.resume > 0.0 {
         let primed = prime(&caller, settings.threads)?;
         let of = caller.devices.len();
@@ -118,7 +124,7 @@ fn storm(plan: &Plan, work: &Work, gathered: &Gathered) -> String {
     let arrived = work.arrived.load(Ordering::Relaxed);
     format!(
         "{patience}, {again}; {arrived} arrived, {} got in",
-        gathered.tally.succeeded
+        gathered.tally.timed("got_in")
     )
 }
 
@@ -347,12 +353,13 @@ struct Work {
     arrived: AtomicU64,
 }
 
-/// Connections that stay open until the end.
-type Held = Rc<std::cell::RefCell<Vec<Link>>>;
+/// What CONNECT promises, and what a connection that is held says PINGREQ by.
+const KEEP_ALIVE: u16 = 60;
 
 impl Work {
     async fn sit(self: Arc<Self>, seat: Rc<Seat>) {
-        let held = Held::default();
+        let keep_alive = Duration::from_secs(KEEP_ALIVE.into());
+        let held = Rc::new(Held::new(Some(keep_alive), self.caller.timeout()));
         let all = async {
             match self.schedule {
                 Some(schedule) => self.open(&seat, schedule, &held).await,
@@ -366,13 +373,11 @@ impl Work {
             () = all => {}
             () = seat.stopped() => seat.book().rate_until(Instant::now()),
         }
-        for link in held.borrow_mut().drain(..) {
-            link.bye(self.plan.connect);
-        }
+        held.end().await;
     }
 
     /// This thread's share of so many at once.
-    async fn closed(self: &Arc<Self>, seat: &Rc<Seat>, held: &Held) {
+    async fn closed(self: &Arc<Self>, seat: &Rc<Seat>, held: &Rc<Held>) {
         let Load::Closed(many) = self.plan.load else {
             return;
         };
@@ -409,7 +414,7 @@ impl Work {
     }
 
     /// Every attempt of the schedule that is this thread's, each when it is due and whatever became of the others.
-    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, schedule: Schedule, held: &Held) {
+    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, schedule: Schedule, held: &Rc<Held>) {
         let mut timer = match Timer::new() {
             Ok(timer) => timer,
             Err(fault) => return seat.book().fail(fault.into()),
@@ -432,7 +437,7 @@ impl Work {
     }
 
     /// One device comes, at `due`, and comes back as often as the plan says.
-    async fn visit(&self, seat: &Seat, n: u64, due: Instant, held: &Held) {
+    async fn visit(&self, seat: &Rc<Seat>, n: u64, due: Instant, held: &Held) {
         self.arrived.fetch_add(1, Ordering::Relaxed);
         let storm = self.plan.give_up.is_some() || self.plan.retries > 0;
         let mut from = due;
@@ -449,7 +454,7 @@ impl Work {
                         seat.book().time("got_in", due.elapsed());
                     }
                     if self.plan.hold {
-                        held.borrow_mut().push(link);
+                        held.take(seat, link);
                     } else {
                         link.bye(self.plan.connect);
                     }

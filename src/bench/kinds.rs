@@ -3,7 +3,7 @@
 /// Every kind, in the order of a connection's life: its word, and what happened.
 ///
 /// `docs/benchmarking.md` has the same words in the same order.
-pub const KINDS: [(&str, &str); 12] = [
+pub const KINDS: [(&str, &str); 15] = [
     ("refused", "nothing listens there"),
     ("reset", "the target reset the connection"),
     ("tls_alert", "the target ended the handshake with an alert"),
@@ -14,6 +14,12 @@ pub const KINDS: [(&str, &str); 12] = [
     ("tls_failed", "the handshake failed on this side"),
     ("closed", "the target closed without a word"),
     ("connack_refused", "CONNACK with a code other than 0"),
+    (
+        "closed_while_held",
+        "a connection that stood was closed by the target",
+    ),
+    ("reset_while_held", "it was reset"),
+    ("timeout_while_held", "its PINGREQ had no answer in time"),
     ("timeout", "no answer in time"),
     ("gave_up", "no answer within --give-up"),
     (
@@ -32,7 +38,8 @@ pub fn meaning(kind: &str) -> &'static str {
         kind.strip_prefix(word)
             .is_some_and(|more| more.is_empty() || more.starts_with('_'))
     };
-    let known = KINDS.iter().find(|(word, _)| of(word));
+    let known = KINDS.iter().filter(|(word, _)| of(word));
+    let known = known.max_by_key(|(word, _)| word.len());
     known.map_or("", |(_, meaning)| meaning)
 }
 
@@ -46,6 +53,7 @@ mod tests {
         assert_eq!(meaning("tls_alert"), alert);
         assert_eq!(meaning("tls_alert_decode_error"), alert);
         assert_eq!(meaning("tls_alerts"), "");
+        assert_eq!(meaning("reset_while_held"), "it was reset");
         assert_eq!(meaning("closed"), "the target closed without a word");
         assert_eq!(meaning(""), "");
     }

@@ -21,6 +21,7 @@ pub mod sources;
 pub mod table;
 
 mod chart;
+mod held;
 mod interrupt;
 mod limits;
 mod link;

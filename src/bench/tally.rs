@@ -92,6 +92,12 @@ impl Tally {
         self.latencies
     }
 
+    /// How often something was timed.
+    pub(super) fn timed(&self, name: &str) -> u64 {
+        let of = self.latencies.iter().find(|of| of.name == name);
+        of.map_or(0, |of| of.micros.len())
+    }
+
     /// The 99th percentile of the slowest thing that an attempt by schedule is timed by, in microseconds; `None`: nothing
     /// was timed.
     pub(super) fn slowest_p99(&self) -> Option<u64> {

@@ -427,6 +427,7 @@ async fn nobody_there_is_a_failure_and_a_wrong_wish_is_usage() {
         "handshake 127.0.0.1:1",
         "handshake 127.0.0.1 --insecure",
         "handshake 127.0.0.1:1 --insecure --rate 0",
+        "handshake 127.0.0.1:1 --insecure --hold",
         "handshake 127.0.0.1:1 --insecure --rate 5 --concurrency 5",
         "handshake 127.0.0.1:1 --insecure --tls 1.2 --key-exchange x25519mlkem768",
         "handshake 127.0.0.1:1 --insecure --source ::1",
@@ -597,6 +598,32 @@ async fn connections_are_held_and_their_cost_is_told() {
     assert!(server["resident_kib_each"].as_f64() > Some(0.0), "{server}");
     assert!(server["cpu_us_at_rest"].as_f64().is_some(), "{server}");
     assert!(server["seconds_at_rest"].as_f64() >= Some(1.0), "{server}");
+}
+
+#[tokio::test]
+async fn handshakes_that_are_held_and_lost_are_failures() {
+    let mut gate = gate(None).await;
+    let line = format!(
+        "handshake {} --ca ca.pem --device-ca pki --connect --rate 20 --duration 4s --hold --json",
+        gate.address()
+    );
+    let harness = harness(gate.folder.path(), &line);
+    until("connections to be held", async || {
+        let open = gate.metric("tidegate_connections_open", &[]).await;
+        (open >= 10.0).then_some(())
+    })
+    .await;
+    gate.signal("TERM");
+    gate.signal("TERM");
+    gate.exit().await;
+
+    let run = ended(harness).await;
+    assert_eq!((run.code, run.count("succeeded")), (1, 0), "{}", run.told);
+    let held = run.errors().into_iter();
+    let held = held.filter(|(word, _)| word.ends_with("_while_held"));
+    let held: u64 = held.map(|(_, count)| count).sum();
+    assert!(held >= 10, "{:?}", run.errors());
+    assert_eq!(run.count("attempts"), run.count("failed"), "{}", run.report);
 }
 
 #[tokio::test]

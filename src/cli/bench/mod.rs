@@ -204,8 +204,8 @@ pub(super) struct Handshake {
     /// Devices that failed come back at once, so many times; without a number, until the end of the run
     #[arg(long, value_name = "TIMES", num_args = 0..=1, default_missing_value = "4294967295")]
     retry: Option<u32>,
-    /// Keep connections open until the end of the run
-    #[arg(long)]
+    /// With --connect: keep connections open until the end of the run, with a PINGREQ each 60 s; one that is lost has failed
+    #[arg(long, requires = "connect")]
     hold: bool,
 }
 
