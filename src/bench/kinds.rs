@@ -3,7 +3,7 @@
 /// Every kind, in the order of a connection's life: its word, and what happened.
 ///
 /// `docs/benchmarking.md` has the same words in the same order.
-pub const KINDS: [(&str, &str); 15] = [
+pub const KINDS: [(&str, &str); 16] = [
     ("refused", "nothing listens there"),
     ("reset", "the target reset the connection"),
     ("tls_alert", "the target ended the handshake with an alert"),
@@ -14,6 +14,10 @@ pub const KINDS: [(&str, &str); 15] = [
     ("tls_failed", "the handshake failed on this side"),
     ("closed", "the target closed without a word"),
     ("connack_refused", "CONNACK with a code other than 0"),
+    (
+        "publish_refused",
+        "PUBACK of MQTT 5.0 with a code of 0x80 or more",
+    ),
     (
         "closed_while_held",
         "a connection that stood was closed by the target",

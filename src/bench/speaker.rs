@@ -271,11 +271,14 @@ impl Speaker {
                     self.answered("round_trip", at, seat);
                 }
             }
-            (4, [high, low, ..]) if !ping_pong => {
+            (4, [high, low, more @ ..]) if !ping_pong => {
                 let id = u16::from_be_bytes([*high, *low]);
                 let place = self.waiting.iter().position(|(waiting, _)| *waiting == id);
                 if let Some((_, at)) = place.and_then(|place| self.waiting.remove(place)) {
-                    self.answered("puback", at, seat);
+                    match refusal(more) {
+                        None => self.answered("puback", at, seat),
+                        Some(trouble) => seat.book().fail(trouble),
+                    }
                 }
             }
             (9, codes) => {
@@ -297,6 +300,12 @@ impl Speaker {
         book.succeed(at.elapsed());
         book.carry(self.size);
     }
+}
+
+/// What a PUBACK says behind its packet id: nothing, which is success, or a reason code (MQTT 5.0 §3.4.2.1).
+fn refusal(behind_id: &[u8]) -> Option<Trouble> {
+    let code = *behind_id.first()?;
+    (code >= 0x80).then(|| Trouble::said("publish_refused", &format_args!("code 0x{code:02x}")))
 }
 
 /// A PUBLISH, and where its packet id is.
@@ -336,6 +345,17 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_puback_may_be_a_refusal() {
+        assert!(refusal(&[]).is_none(), "success, in all versions");
+        assert!(refusal(&[0x10, 0]).is_none(), "nobody has subscribed to it");
+        let refused = refusal(&[0x97, 0]).expect("a quota");
+        assert_eq!(
+            (refused.word, &*refused.said),
+            ("publish_refused", "code 0x97")
+        );
+    }
 
     #[test]
     fn messages_are_written_as_the_standard_has_them() {

@@ -579,6 +579,43 @@ async fn every_message_that_is_counted_went_through() {
 }
 
 #[tokio::test]
+async fn a_message_that_the_broker_refuses_is_a_failure() {
+    let mut gate = Gate::start().await;
+    save(&gate.file("pki"), &gate.authority);
+    let broker = gate.take_broker();
+    let line = format!(
+        "relay {} --ca ca.pem --device-ca pki --connections 1 --qos 1 --mqtt 5.0 --duration 1h --in-flight 2 --json",
+        gate.address()
+    );
+    let harness = harness(gate.folder.path(), &line);
+    let mut device = broker.welcome().await;
+    let mut told = 0;
+    while let Some(packet) = device.packet().await {
+        match packet[0] >> 4 {
+            // Behind the topic's length, "devices/bench-000001/bench" and no properties.
+            3 => {
+                let topic = usize::from(packet[4]) + 5;
+                let code = if told == 0 { 0x97 } else { 0x10 };
+                told += 1;
+                device
+                    .say(&[0x40, 3, packet[topic], packet[topic + 1], code])
+                    .await;
+                if told == 10 {
+                    interrupt(&harness);
+                }
+            }
+            12 => device.say(&[0xd0, 0]).await,
+            _ => {}
+        }
+    }
+    let run = ended(harness).await;
+    assert_eq!(run.code, 0, "{}", run.told);
+    assert_eq!(run.errors(), [("publish_refused".to_owned(), 1)]);
+    assert_eq!(run.count("succeeded"), told - 1, "{}", run.report);
+    assert!(run.told.contains("code 0x97"), "{}", run.told);
+}
+
+#[tokio::test]
 async fn connections_are_held_and_their_cost_is_told() {
     let (_sink, addresses) = sink().await;
     let gate = gate(Some(addresses)).await;
