@@ -48,7 +48,8 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// The only version offered; `None`: both.
     pub version: Option<TlsVersion>,
-    /// The key exchange offered, and no other; X25519 in TLS 1.2 leaves room for certificates on P-256 and P-384.
+    /// The key exchange offered, and no other; but X25519, unless TLS 1.3 is the only `version`, names P-256 and P-384
+    /// too: in TLS 1.2 the list says as well on which curves a certificate may be (RFC 8422 §5.1).
     pub key_exchange: KeyExchange,
     /// The only cipher offered; `None`: all, AES-256 first.
     pub cipher: Option<Cipher>,

@@ -31,8 +31,8 @@ pub(super) struct TlsArgs {
     /// The only version of TLS offered; left out: both
     #[arg(long, value_name = "VERSION")]
     tls: Option<TlsWord>,
-    /// The key exchange offered; x25519 with TLS 1.2 also names P-256 and P-384, for servers whose certificates are on
-    /// them. What was agreed on is told
+    /// The key exchange offered; x25519 without --tls 1.3 also names P-256 and P-384, for servers of TLS 1.2 whose
+    /// certificates are on them: others may take one of these. What was agreed on is told
     #[arg(long, value_name = "GROUP", default_value = "x25519")]
     key_exchange: KeyExchangeWord,
     /// The only cipher offered, with its hash: to compare servers that would choose differently; left out: all
