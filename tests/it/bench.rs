@@ -395,7 +395,7 @@ async fn a_device_that_gives_up_comes_back_as_often_as_told() {
     let folder = tempfile::tempdir().expect("a folder");
 
     let line = format!(
-        "handshake {to} --insecure --count 4 --concurrency 2 --give-up 50ms --retry 2 --json"
+        "handshake {to} --insecure --count 4 --concurrency 2 --give-up 50ms --retry=2 --json"
     );
     let run = bench(folder.path(), &line).await;
 
@@ -422,6 +422,9 @@ async fn nobody_there_is_a_failure_and_a_wrong_wish_is_usage() {
         (run.code, run.errors()),
         (1, vec![("refused".to_owned(), 3)])
     );
+    // The target is no number of times.
+    let line = format!("handshake --insecure --duration 100ms --json --retry {nobody}");
+    assert!(bench(folder.path(), &line).await.count("failed") > 0);
 
     for wrong in [
         "handshake 127.0.0.1:1",
@@ -440,6 +443,7 @@ async fn nobody_there_is_a_failure_and_a_wrong_wish_is_usage() {
         "handshake 127.0.0.1:1 --plain --connect --resume 0.5",
         "relay 127.0.0.1:1 --insecure --qos 2",
         "relay 127.0.0.1:1 --insecure --topic a/#",
+        "relay 127.0.0.1:1 --insecure --topic a --ping-pong",
     ] {
         let run = bench(folder.path(), wrong).await;
         assert_eq!(run.code, 2, "{wrong}: {}", run.told);

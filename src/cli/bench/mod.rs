@@ -201,8 +201,8 @@ pub(super) struct Handshake {
     /// Devices abandon an attempt after so long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     give_up: Option<Duration>,
-    /// Devices that failed come back at once, so many times; without a number, until the end of the run
-    #[arg(long, value_name = "TIMES", num_args = 0..=1, default_missing_value = "4294967295")]
+    /// Devices that failed come back at once, so many times: --retry=3; without a number, until the end of the run
+    #[arg(long, value_name = "TIMES", num_args = 0..=1, require_equals = true, default_missing_value = "4294967295")]
     retry: Option<u32>,
     /// With --connect: keep connections open until the end of the run, with a PINGREQ each 60 s; one that is lost has failed
     #[arg(long, requires = "connect")]
@@ -310,7 +310,7 @@ impl Handshake {
         }
         if self.retry == Some(u32::MAX) && self.load.count.is_some() {
             return Err(Failure::asked_wrongly(
-                "--retry without a number ends with --duration, and --count has none; say how often: --retry 3",
+                "--retry without a number ends with --duration, and --count has none; say how often: --retry=3",
             ));
         }
         let total = match until {
@@ -348,6 +348,11 @@ impl Connections {
 
 impl Relay {
     fn run(self) -> Result<(), Failure> {
+        if self.ping_pong && !self.topic.contains("{device}") {
+            return Err(Failure::asked_wrongly(
+                "--ping-pong with one topic for all: each would hear the others' messages too; put {device} into --topic",
+            ));
+        }
         let mut settings = self.common.settings(0.0)?;
         settings.devices.count = settings
             .devices
