@@ -15,8 +15,7 @@ use super::meeting::Meeting;
 use super::report::Scenario;
 use super::settings::{Load, Settings, Until};
 use super::stage::{self, Found, Seat};
-use super::timer::Timer;
-use super::{Fault, limits, process, setup};
+use super::{Fault, limits, pace, process, setup};
 
 /// What a run of connections is to do, beside what every run has.
 #[derive(Clone, Debug)]
@@ -131,35 +130,19 @@ impl Work {
             Load::Open(rate) => {
                 let schedule = Schedule::new(rate, Until::Count(self.plan.connections));
                 let (work, seat, to) = (self.clone(), seat.clone(), to.clone());
-                making.spawn_local(async move { work.by_schedule(&seat, schedule, &to).await });
+                making.spawn_local(async move {
+                    let one = |n, due| {
+                        let (work, seat, to) = (work.clone(), seat.clone(), to.clone());
+                        async move { work.one(&seat, n, due, &to).await }
+                    };
+                    pace::attempts(&seat, schedule, one).await;
+                });
             }
         }
         drop(to);
         while let Some(link) = opened.recv().await {
             held.take(seat, link);
         }
-    }
-
-    async fn by_schedule(self: &Arc<Self>, seat: &Rc<Seat>, schedule: Schedule, to: &Opened) {
-        let mut timer = match Timer::new() {
-            Ok(timer) => timer,
-            Err(fault) => return seat.book().fail(fault.into()),
-        };
-        let mut tasks = JoinSet::new();
-        let mine = (seat.thread as u64..).step_by(seat.threads);
-        for (n, at) in mine.map_while(|n| Some((n, schedule.at(n)?))) {
-            let due = seat.begin() + at;
-            if let Err(fault) = timer.until(due).await {
-                return seat.book().fail(fault.into());
-            }
-            let (work, seat, to) = (self.clone(), seat.clone(), to.clone());
-            tasks.spawn_local(async move { work.one(&seat, n, due, &to).await });
-            while tasks.try_join_next().is_some() {}
-            if Instant::now() > due + Duration::from_millis(1) {
-                tokio::task::yield_now().await;
-            }
-        }
-        while tasks.join_next().await.is_some() {}
     }
 
     async fn one(&self, seat: &Seat, n: u64, due: Instant, to: &Opened) {

@@ -15,9 +15,8 @@ use super::link::{Agreed, Link};
 use super::report::Scenario;
 use super::settings::{Load, Settings, Until};
 use super::stage::{self, Found, Gathered, Pulse, Seat};
-use super::timer::Timer;
 use super::trouble::Trouble;
-use super::{Fault, limits, process, setup, sources, tls};
+use super::{Fault, limits, pace, process, setup, sources, tls};
 
 /// What a run of handshakes is to do, beside what every run has.
 #[derive(Clone, Debug)]
@@ -40,6 +39,8 @@ pub struct Plan {
 pub trait Listener {
     /// Devices are made: so many of so many.
     fn preparing(&mut self, done: usize, of: usize);
+    /// Devices make the TLS sessions that they will resume: so many of so many.
+    fn priming(&mut self, done: usize, of: usize);
     /// A second of the run is over.
     fn second(&mut self, pulse: &Pulse<'_>);
 }
@@ -58,7 +59,7 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
         listener,
     )?);
     if caller.resume > 0.0 {
-        let primed = prime(&caller, settings.threads)?;
+        let primed = prime(&caller, settings.threads, listener)?;
         let of = caller.devices.len();
         report.setup.push((
             "sessions",
@@ -306,10 +307,20 @@ impl Done {
 ///
 /// # Errors
 /// When there is no thread or no descriptor to be had, and when the operator ends it: nothing was measured yet.
-fn prime(caller: &Arc<Caller>, threads: usize) -> Result<usize, Fault> {
+fn prime(
+    caller: &Arc<Caller>,
+    threads: usize,
+    listener: &mut dyn Listener,
+) -> Result<usize, Fault> {
     let next = Arc::new(AtomicU64::new(0));
     let shared = caller.clone();
-    let primed = stage::run(threads, &mut |_| (), move |seat| {
+    let of = caller.devices.len();
+    let begun = next.clone();
+    let mut live = |_: &Pulse<'_>| {
+        let begun = usize::try_from(begun.load(Ordering::Relaxed)).unwrap_or(of);
+        listener.priming(begun.min(of), of);
+    };
+    let primed = stage::run(threads, &mut live, move |seat| {
         let (caller, next) = (shared.clone(), next.clone());
         async move {
             let one = || async {
@@ -360,9 +371,13 @@ impl Work {
     async fn sit(self: Arc<Self>, seat: Rc<Seat>) {
         let keep_alive = Duration::from_secs(KEEP_ALIVE.into());
         let held = Rc::new(Held::new(Some(keep_alive), self.caller.timeout()));
+        let visit = |n, due| {
+            let (work, seat, held) = (self.clone(), seat.clone(), held.clone());
+            async move { work.visit(&seat, n, due, &held).await }
+        };
         let all = async {
             match self.schedule {
-                Some(schedule) => self.open(&seat, schedule, &held).await,
+                Some(schedule) => pace::attempts(&seat, schedule, visit).await,
                 None => self.closed(&seat, &held).await,
             }
         };
@@ -411,29 +426,6 @@ impl Work {
             Until::Time(time) => seat.begin().elapsed() >= time,
             Until::Count(_) => false,
         }
-    }
-
-    /// Every attempt of the schedule that is this thread's, each when it is due and whatever became of the others.
-    async fn open(self: &Arc<Self>, seat: &Rc<Seat>, schedule: Schedule, held: &Rc<Held>) {
-        let mut timer = match Timer::new() {
-            Ok(timer) => timer,
-            Err(fault) => return seat.book().fail(fault.into()),
-        };
-        let mut tasks = JoinSet::new();
-        let mine = (seat.thread as u64..).step_by(seat.threads);
-        for (n, at) in mine.map_while(|n| Some((n, schedule.at(n)?))) {
-            let due = seat.begin() + at;
-            if let Err(fault) = timer.until(due).await {
-                return seat.book().fail(fault.into());
-            }
-            let (work, seat, held) = (self.clone(), seat.clone(), held.clone());
-            tasks.spawn_local(async move { work.visit(&seat, n, due, &held).await });
-            while tasks.try_join_next().is_some() {}
-            if Instant::now() > due + Duration::from_millis(1) {
-                tokio::task::yield_now().await;
-            }
-        }
-        while tasks.join_next().await.is_some() {}
     }
 
     /// One device comes, at `due`, and comes back as often as the plan says.

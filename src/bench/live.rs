@@ -95,8 +95,16 @@ impl<W: Write> Live<W> {
 
     /// Shows how many devices are made: on a terminal alone, as it takes seconds at most.
     pub fn preparing(&mut self, done: usize, of: usize) {
+        self.prepare(&format!("made {done} of {of} devices"));
+    }
+
+    /// Shows how many devices have been told to make a TLS session: likewise.
+    pub fn priming(&mut self, done: usize, of: usize) {
+        self.prepare(&format!("sessions to resume: {done} of {of} devices"));
+    }
+
+    fn prepare(&mut self, line: &str) {
         if self.terminal {
-            let line = format!("made {done} of {of} devices");
             let width = self.shown;
             self.shown = line.chars().count();
             let _ = write!(self.out, "\r{line:width$}");
@@ -166,6 +174,24 @@ mod tests {
         );
         assert_eq!((blank.trim(), *end), ("", ""));
         assert_eq!(columns(blank), columns(&line(&after(2))));
+    }
+
+    #[test]
+    fn what_comes_before_the_run_is_on_the_same_line() {
+        let mut out = Vec::new();
+        let mut live = Live::new(&mut out, true);
+        live.preparing(5, 10);
+        live.priming(7, 10);
+        live.finish();
+        let told = String::from_utf8(out).expect("text");
+        assert!(
+            told.starts_with("\rmade 5 of 10 devices\rsessions to resume: 7 of 10 devices\r "),
+            "{told:?}"
+        );
+
+        let mut out = Vec::new();
+        Live::new(&mut out, false).priming(7, 10);
+        assert!(out.is_empty());
     }
 
     #[test]

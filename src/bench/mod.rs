@@ -26,6 +26,7 @@ mod interrupt;
 mod limits;
 mod link;
 mod meeting;
+mod pace;
 mod plots;
 mod process;
 mod setup;

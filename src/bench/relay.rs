@@ -17,9 +17,8 @@ use super::report::Scenario;
 use super::settings::{Rate, Settings, Until};
 use super::speaker::Speaker;
 use super::stage::{self, Found, Seat};
-use super::timer::Timer;
 use super::trouble::Trouble;
-use super::{Fault, limits, setup};
+use super::{Fault, limits, pace, setup};
 
 /// What a run of messages is to do, beside what every run has.
 #[derive(Clone, Debug)]
@@ -216,22 +215,12 @@ impl Work {
             return;
         }
         let schedule = Schedule::new(rate, Until::Time(self.plan.duration));
-        let paced = async {
-            let mut timer = Timer::new()?;
-            let mine = (seat.thread as u64..).step_by(seat.threads);
-            for ((_, at), due) in mine
-                .map_while(|n| Some((n, schedule.at(n)?)))
-                .zip(all.iter().cycle())
-            {
-                let at = seat.begin() + at;
-                timer.until(at).await?;
+        let mut next = all.iter().cycle();
+        let paced = pace::keep(seat, schedule, |_, at| {
+            if let Some(due) = next.next() {
                 due.add(at);
-                if Instant::now() > at + Duration::from_millis(1) {
-                    tokio::task::yield_now().await;
-                }
             }
-            std::io::Result::Ok(())
-        };
+        });
         if let Err(fault) = paced.await {
             seat.book().fail(Trouble::from(fault));
         }

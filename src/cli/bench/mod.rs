@@ -521,6 +521,10 @@ impl Listener for Teller {
         self.live.preparing(done, of);
     }
 
+    fn priming(&mut self, done: usize, of: usize) {
+        self.live.priming(done, of);
+    }
+
     fn second(&mut self, pulse: &Pulse<'_>) {
         let errors = pulse.errors.values().sum::<u64>();
         self.live.show(&Now {
