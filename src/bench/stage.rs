@@ -399,3 +399,49 @@ impl Gathered {
         Found { report, examples }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn late_by(late: u64, latency: u64) -> Vec<String> {
+        let (to, _seconds) = mpsc::unbounded_channel();
+        let mut book = Book::new(Instant::now(), to);
+        book.time("connack", Duration::from_micros(latency));
+        let mut tally = book.close();
+        tally.late.record(late).expect("within bounds");
+        let mut gathered = Gathered {
+            tally,
+            timeline: Vec::new(),
+            lasted: Duration::ZERO,
+            interrupted: false,
+            client: ClientCost::default(),
+        };
+        gathered.judge_lateness();
+        assert!(gathered.client.late_p99_micros >= late);
+        gathered.client.bottlenecks
+    }
+
+    #[test]
+    fn a_schedule_is_missed_by_10_ms_or_by_a_tenth_of_the_latency() {
+        assert!(late_by(9_000, 500_000).is_empty());
+        assert!(late_by(90, 1_000).is_empty());
+        assert!(late_by(11_000, 500_000)[0].contains("11 ms"));
+        let told = late_by(150, 1_000);
+        assert!(told[0].contains("150 µs"), "{told:?}");
+        assert_eq!(late_by(11_000, 20_000).len(), 1);
+    }
+
+    #[test]
+    fn a_sink_at_its_end_is_a_limit() {
+        let seen = |sink| Seen {
+            timeline: Vec::new(),
+            busiest: 0.2,
+            sink,
+            interrupted: false,
+        };
+        let told = bottlenecks(&Tally::default(), &seen(0.95), 0.0);
+        assert!(told[0].contains("the sink used 95 %"), "{told:?}");
+        assert!(bottlenecks(&Tally::default(), &seen(0.5), 0.0).is_empty());
+    }
+}

@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{Child, Command};
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::gate::{Gate, Plan};
+use crate::support::gate::{Gate, Plan, tidegate};
 use crate::support::{soon, until};
 
 /// A run of the harness: what it printed, and how it ended.
@@ -405,6 +405,108 @@ async fn a_device_that_gives_up_comes_back_as_often_as_told() {
     assert!(run.micros("waited", "min") >= 49_900, "{}", run.report);
     let storm = run.report["setup"]["storm"].as_str().expect("a storm");
     assert!(storm.contains("4 arrived, 0 got in"), "{storm}");
+}
+
+/// Devices lose patience with a broker that says nothing, and get in when it speaks; the gate has seen the same.
+#[tokio::test]
+async fn a_storm_is_told_as_the_gate_has_seen_it() {
+    let mut gate = Gate::start().await;
+    save(&gate.file("pki"), &gate.authority);
+    let broker = gate.take_broker();
+    let line = format!(
+        "handshake {} --ca ca.pem --device-ca pki --devices 6 --connect --count 6 --concurrency 6 --give-up 1s --retry=100 --json",
+        gate.address()
+    );
+    let harness = harness(gate.folder.path(), &line);
+    let mut unheard = Vec::new();
+    for _ in 0..6 {
+        unheard.push(broker.visit().await);
+    }
+    broker.welcome_all();
+
+    let run = ended(harness).await;
+    assert_eq!((run.code, run.count("succeeded")), (0, 6), "{}", run.told);
+    let [(word, gave_up)] = &run.errors()[..] else {
+        panic!("{:?}", run.errors());
+    };
+    assert!(word == "gave_up" && *gave_up >= 6, "{word}: {gave_up}");
+    let attempts = run.count("attempts");
+    assert_eq!(attempts, 6 + gave_up);
+    assert_eq!(run.micros("waited", "count"), *gave_up);
+    assert!(run.micros("waited", "min") >= 990_000, "{}", run.report);
+    assert!(run.micros("got_in", "min") >= 990_000, "{}", run.report);
+    let storm = run.report["setup"]["storm"].as_str().expect("a storm");
+    assert!(storm.contains("6 arrived, 6 got in"), "{storm}");
+
+    let accepted = "tidegate_connections_accepted_total";
+    gate.metric_becomes(accepted, &[], attempts as f64).await;
+    gate.metric_becomes("tidegate_connack_total", &[], 6.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_ramp_begins_slowly_and_has_all_of_its_attempts() {
+    let server = Server::start(None);
+    let line = format!(
+        "handshake {} --ca ca.pem --rate 0..100 --duration 2s --json",
+        server.address
+    );
+    let run = bench(server.folder.path(), &line).await;
+    assert_eq!((run.count("attempts"), run.count("succeeded")), (100, 100));
+    let seconds = run.report["timeline"].as_array().expect("a timeline");
+    let begun = |row: &Value| row["begun"].as_u64().expect("a count");
+    // 25 are due in the first second; nothing begins before its time.
+    assert!(begun(&seconds[0]) <= 26, "{seconds:?}");
+    assert_eq!(seconds.iter().map(begun).sum::<u64>(), 100);
+    let told = run.report["setup"]["load"].as_str();
+    assert_eq!(told, Some("open loop, 0 to 100 per second"));
+}
+
+#[tokio::test]
+async fn calls_come_from_the_sources_in_turn() {
+    let target = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let to = target.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = format!(
+        "handshake {to} --insecure --count 6 --concurrency 1 --source 127.0.3.7 --source 127.0.4.0/30 --json"
+    );
+    let harness = harness(folder.path(), &line);
+    let mut from = Vec::new();
+    for _ in 0..6 {
+        let (_hung_up, peer) = soon("a device", target.accept()).await.expect("a device");
+        from.push(peer.ip().to_string());
+    }
+    let sources = ["127.0.3.7", "127.0.4.1", "127.0.4.2"];
+    assert_eq!(from, [sources, sources].concat());
+    let run = ended(harness).await;
+    assert_eq!(run.count("failed"), 6, "{:?}", run.errors());
+}
+
+/// The table and the page tell the same run, and the page needs nothing but itself.
+#[tokio::test]
+async fn a_run_is_told_on_the_terminal_and_as_a_page() {
+    let server = Server::start(None);
+    let to = server.address.to_string();
+    let folder = server.folder.path();
+    let line = ["bench", "handshake", &to, "--insecure", "--count", "20"];
+    let line = [line.as_slice(), &["--report", "run.html"]].concat();
+    let (code, table, told) = tidegate(&line, folder);
+    assert_eq!(code, 0, "{told}");
+    assert!(table.starts_with("20 of 20 handshakes in "), "{table}");
+    assert!(table.contains("NOT VERIFIED"), "{table}");
+
+    let page = std::fs::read_to_string(folder.join("run.html")).expect("a page");
+    let headline = table.lines().next().expect("a line");
+    assert!(page.contains(&format!("<h1>{headline}</h1>")), "{headline}");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+    assert!(page.contains("NOT VERIFIED") && page.contains(&to));
+    for fetched in [
+        "<script", "<link", "<img", " src=", " href=", "url(", "@import",
+    ] {
+        assert!(!page.contains(fetched), "{fetched}");
+    }
 }
 
 #[tokio::test]
