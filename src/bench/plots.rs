@@ -236,6 +236,11 @@ mod tests {
         assert_eq!(last(lasting(10, 9_990)), Some(9));
         assert_eq!(last(lasting(1, 300)), Some(0), "there is no other");
         assert_eq!(last(lasting(0, 0)), None);
+        let held = Report {
+            rated: Duration::from_secs(1),
+            ..lasting(11, 11_000)
+        };
+        assert_eq!(last(held), Some(10), "what is lost while held is seen");
     }
 
     #[test]
