@@ -613,6 +613,31 @@ async fn interrupted_messages_are_counted_as_far_as_they_went() {
     }
 }
 
+/// A broker that acknowledges nothing: the first Ctrl-C waits for it, the second does not.
+#[tokio::test]
+async fn a_second_interrupt_ends_the_process() {
+    let mut gate = Gate::start().await;
+    save(&gate.file("pki"), &gate.authority);
+    let broker = gate.take_broker();
+    let line = format!(
+        "relay {} --ca ca.pem --device-ca pki --connections 1 --qos 1 --duration 1h --timeout 1h",
+        gate.address()
+    );
+    let mut harness = harness(gate.folder.path(), &line);
+    let mut device = broker.welcome().await;
+    device.packet().await.expect("a message");
+
+    let ended = until("the harness to end", async || {
+        let ended = harness.try_wait().expect("it is ours");
+        if ended.is_none() {
+            interrupt(&harness);
+        }
+        ended
+    })
+    .await;
+    assert_eq!(ended.code(), Some(130));
+}
+
 #[tokio::test]
 async fn an_interrupted_priming_is_the_end() {
     // It takes connections, and says nothing.
