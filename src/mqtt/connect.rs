@@ -190,10 +190,11 @@ fn version(name: &[u8], level: u8) -> Result<Version, Malformed> {
 impl Connect {
     /// Reads a whole CONNECT, and nothing behind it.
     ///
-    /// Strict to the letter of its version. Three things that MQTT 3.1 leaves open are taken and, since they mean
-    /// nothing, not written again; so does Mosquitto: bit 0 of the flags; Will QoS (not 3) and Will Retain without a
-    /// will; a user name or password that is flagged but missing at the very end of the packet, which §3.1 of MQTT 3.1
-    /// tells servers to allow. A Remaining Length longer than needed is forbidden in MQTT 5.0 only.
+    /// Strict to the letter of its version, and the reserved bits are zero in each (threats.md M2). Two things that MQTT
+    /// 3.1 leaves open are taken and, since they mean nothing, not written again; so does Mosquitto: Will QoS (not 3) and
+    /// Will Retain without a will; a user name or password that is flagged but missing at the very end of the packet,
+    /// which §3.1 of MQTT 3.1 tells servers to allow. A Remaining Length longer than needed is forbidden in MQTT 5.0
+    /// only.
     ///
     /// # Errors
     /// [`Fault`] with the first rule that is broken, and the version if it was told before.
@@ -336,7 +337,7 @@ impl Flags {
     fn read(version: Version, byte: u8) -> Result<Self, Malformed> {
         let flags = Self(byte);
         let lenient = version == Version::V31;
-        if flags.has(RESERVED) && !lenient {
+        if flags.has(RESERVED) {
             return Err(Malformed::ReservedFlag);
         }
         if flags.will_qos() == 3 {

@@ -157,7 +157,6 @@ fn what_mqtt_31_leaves_open_is_taken_and_not_written_again() {
         assert_eq!(connect, plain(Version::V31));
         assert_eq!(connect.encode().unwrap(), body(0x02, b""));
     };
-    same(&body(0x03, b"")); // bit 0
     same(&body(0x2a, b"")); // will retain and will QoS 1 without a will
     same(&body(0x82, b"")); // a user name flagged, and missing
     same(&body(0xc2, b"")); // and the password too
