@@ -634,13 +634,20 @@ async fn hostile_callers_of_the_admin_port_disturb_nobody() {
         assert!(told == status || lost, "{}: {answer}", &request[..20]);
     }
 
-    // More silent callers than it serves at once: devices do not notice, and operators get their turn again.
+    // More silent callers than it serves at once: the oldest make room for who asks, and devices do not notice.
     let mut silent = Vec::new();
     for _ in 0..200 {
         silent.push(TcpStream::connect(gate.admin).await.expect("the kernel"));
     }
+    assert_eq!(http_get(gate.admin, "/livez").await.0, 200);
+    let left = soon("the oldest is let go", silent[0].read(&mut [0])).await;
+    assert!(matches!(left, Ok(0) | Err(_)), "{left:?}");
+    let newest = silent[199].try_read(&mut [0]);
+    assert_eq!(
+        newest.expect_err("it has its time").kind(),
+        std::io::ErrorKind::WouldBlock
+    );
     come_and_go(gate.device("meter-7")).await;
     drop(silent);
-    assert_eq!(http_get(gate.admin, "/livez").await.0, 200);
     assert!(gate.lines("panicked").is_empty());
 }
