@@ -34,6 +34,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a side may take to read what was sent last, and to close in its turn.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The most that is read of a broker, and forgotten, while it takes in what a device said before it left, in bytes.
+const UNHEARD: usize = 16 * 1024 * 1024;
+
 /// How often one direction reads before the other connections of the thread get their turn.
 const TURNS: usize = 8;
 
@@ -549,17 +552,27 @@ impl Closed {
     /// Lets both sides take in what was sent last, then closes them; bounded in time. Dropping it closes at once.
     ///
     /// A device that has left may have said much that a slow broker has yet to read, its DISCONNECT behind it: the
-    /// broker has as long as it had if the device had only closed its side.
-    pub(crate) async fn linger(mut self) {
+    /// broker has as long as it had if the device had only closed its side. Who let its time as the second side go by
+    /// has no more. Each side is let go as soon as it is done with.
+    pub(crate) async fn linger(self) {
+        let Self {
+            mut device,
+            mut broker,
+            ..
+        } = self;
         let (limit, most) = match self.ending {
-            Ending::Cut => return,
+            Ending::Cut | Ending::HalfOpen { .. } => return,
             _ if self.clean => return,
             _ if self.ours => (LINGER, LINGER_BYTES),
-            _ => (HALF_OPEN, usize::MAX),
+            _ => (HALF_OPEN, UNHEARD),
         };
-        let _ = tokio::join!(
-            timeout(LINGER, linger(&mut self.device, LINGER_BYTES)),
-            timeout(limit, linger(&mut self.broker, most))
+        tokio::join!(
+            async move {
+                let _ = timeout(LINGER, linger(&mut device, LINGER_BYTES)).await;
+            },
+            async move {
+                let _ = timeout(limit, linger(&mut broker, most)).await;
+            }
         );
     }
 }

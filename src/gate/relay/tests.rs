@@ -38,6 +38,10 @@ async fn a_link_that_is_half_open_and_silent_ends_after_30_s() {
 
         assert_eq!(ending, Ending::HalfOpen { limit: HALF_OPEN });
         assert!(began.elapsed() >= HALF_OPEN, "{:?}", began.elapsed());
+
+        let told = Instant::now();
+        relay.close(ending).linger().await;
+        assert_eq!(told.elapsed(), Duration::ZERO, "it had its time");
     }
 }
 
