@@ -42,9 +42,10 @@ impl Args {
         let config = config::load(&source).map_err(|_| check::failure(&source))?;
         match serve(config)? {
             Outcome::Drained => Ok(()),
+            // The log has told it, in its own form.
             Outcome::Cut => Err(Failure {
                 code: 3,
-                sentence: "drained, but connections were cut at the end of the window; a longer limits.drain_timeout gives them more time".into(),
+                sentence: String::new(),
             }),
         }
     }
@@ -134,7 +135,7 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
         let outcome = running.join();
         let why = match outcome {
             Outcome::Drained => "every connection ended between packets",
-            Outcome::Cut => "connections were cut",
+            Outcome::Cut => "connections were cut at the end of the window; a longer limits.drain_timeout gives them more time",
         };
         tracing::info!(event = "drained", "{why}");
         Ok(outcome)

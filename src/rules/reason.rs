@@ -14,7 +14,7 @@ use super::template::Unrenderable;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// It spoke something else than TLS on a TLS listener.
-    #[error("the first byte was {first:#04x}, which starts no TLS handshake{}", hint(*first))]
+    #[error("what came starts no TLS handshake: the first byte was {first:#04x}{}", hint(*first))]
     NotTls {
         /// The first byte that came.
         first: u8,
@@ -154,7 +154,9 @@ pub enum Refusal {
 fn hint(first: u8) -> &'static str {
     match first {
         0x10 => ": it looks like MQTT without TLS",
-        b'G' | b'P' | b'H' => ": it looks like HTTP",
+        b'P' => ": it looks like the PROXY protocol of a balancer, or HTTP",
+        b'G' | b'H' => ": it looks like HTTP",
+        0x16 => ": but what follows it is no record of one",
         _ => "",
     }
 }
