@@ -3,7 +3,7 @@
 //! One path is built over the anchors of all groups of the listener; the anchor that ends it decides whose device it is.
 //! Before that the chain is bounded in count, bytes and names, and what could take part in a path is picked by name, so that
 //! the cost depends neither on how much the operator trusts nor on what a stranger sends (threats.md T2). A chain that was
-//! found good before is not verified again while the verdict stands ([`super::known`]).
+//! found good before is not verified again while the verdict stands (`known`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
