@@ -322,10 +322,14 @@ const WAITING: f64 = 0.1;
 /// Attempts that begin later than this after their time, in microseconds, are no schedule.
 const LATE: u64 = 10_000;
 
+/// So late, in microseconds, any thread is that has to be woken: no more than that is told of none.
+const WAKE_UP: u64 = 2_000;
+
 fn bottlenecks(tally: &Tally, seen: &Seen, waited: f64) -> Vec<String> {
     let mut told = Vec::new();
     let count = |word| tally.errors.get(word).copied().unwrap_or_default();
-    if seen.busiest > BUSY {
+    let of_interest = tally.succeeded > 0; // of a run without a success there are no rates and times
+    if of_interest && seen.busiest > BUSY {
         told.push(format!(
             "a thread of the harness used {:.0} % of its core: rates and times may be its own; give it more --threads and \
              cores, or load from a second machine",
@@ -339,7 +343,7 @@ fn bottlenecks(tally: &Tally, seen: &Seen, waited: f64) -> Vec<String> {
             seen.sink * 100.0
         ));
     }
-    if waited > WAITING {
+    if of_interest && waited > WAITING {
         told.push(format!(
             "a thread of the harness waited {:.0} % of the time for a core: it shares cores with others; set server and \
              harness apart with taskset, or load from a second machine",
@@ -373,7 +377,7 @@ impl Gathered {
                  more --threads and cores, or a lower --rate",
                 late / 1000
             ));
-        } else if slow.is_some_and(|slow| late * 10 > slow) {
+        } else if late > WAKE_UP && slow.is_some_and(|slow| late * 10 > slow) {
             self.client.bottlenecks.push(format!(
                 "1 % of the attempts began {late} µs or more after their time, which is more than a tenth of the latency at p99: that \
                  part of the latency is the harness's own; give it more cores, or a lower --rate"
@@ -427,8 +431,9 @@ mod tests {
         assert!(late_by(9_000, 500_000).is_empty());
         assert!(late_by(90, 1_000).is_empty());
         assert!(late_by(11_000, 500_000)[0].contains("11 ms"));
-        let told = late_by(150, 1_000);
-        assert!(told[0].contains("150 µs"), "{told:?}");
+        assert!(late_by(1_500, 3_000).is_empty(), "any thread that is woken");
+        let told = late_by(2_500, 9_000);
+        assert!(told[0].contains("more than a tenth"), "{told:?}");
         assert_eq!(late_by(11_000, 20_000).len(), 1);
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::kinds;
-use super::report::{Latency, Report};
+use super::report::{Latency, Report, Scenario};
 use super::words::{self, count, micros};
 
 /// Columns of a terminal.
@@ -43,7 +43,11 @@ fn head(report: &Report) -> String {
 fn latencies(report: &Report) -> String {
     let mut timed = report.latencies.iter().filter_map(latency).peekable();
     if timed.peek().is_none() {
-        return "latency: nothing was timed\n".to_owned();
+        let why = match report.scenario {
+            Scenario::Relay => " (--qos 1 and --ping-pong are)",
+            Scenario::Handshake | Scenario::Connections => "",
+        };
+        return format!("latency: nothing was timed{why}\n");
     }
     let names = words::QUANTILES.map(|(name, _)| name);
     let [p50, p90, p99, p999] = names;
@@ -183,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bench::report::{Scenario, samples};
+    use crate::bench::report::samples;
 
     #[test]
     fn a_run_is_told_from_its_sentence_to_its_costs() {
