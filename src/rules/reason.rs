@@ -154,7 +154,7 @@ pub enum Refusal {
 fn hint(first: u8) -> &'static str {
     match first {
         0x10 => ": it looks like MQTT without TLS",
-        b'P' => ": it looks like the PROXY protocol of a balancer, or HTTP",
+        b'P' => ": it looks like HTTP, or the PROXY protocol of a balancer",
         b'G' | b'H' => ": it looks like HTTP",
         0x16 => ": but what follows it is no record of one",
         _ => "",

@@ -707,6 +707,11 @@ async fn what_is_no_tls_is_told_by_its_looks() {
         (mqtt.as_slice(), "looks like MQTT without TLS"),
         (b"GET / HTTP/1.1\r\nHost: gate\r\n\r\n", "looks like HTTP"),
         (b"POST / HTTP/1.1\r\n\r\n", "looks like HTTP"),
+        (
+            b"PROXY TCP4 192.0.2.7 192.0.2.1 49152 8883\r\n",
+            "or the PROXY protocol",
+        ),
+        (&[0x16, 3, 1, 0, 0], "no record of one"),
         (b"\0", "0x00"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "0x53"),
         (&[0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10], "0x80"), // SSL 2
