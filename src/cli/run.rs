@@ -133,11 +133,15 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
             () = ended => {}
         }
         let outcome = running.join();
-        let why = match outcome {
-            Outcome::Drained => "every connection ended between packets",
-            Outcome::Cut => "connections were cut at the end of the window; a longer limits.drain_timeout gives them more time",
-        };
-        tracing::info!(event = "drained", "{why}");
+        match outcome {
+            Outcome::Drained => {
+                tracing::info!(event = "drained", "every connection ended between packets");
+            }
+            Outcome::Cut => tracing::warn!(
+                event = "drained",
+                "connections were cut at the end of the window; a longer limits.drain_timeout gives them more time"
+            ),
+        }
         Ok(outcome)
     });
     // Else its end would wait for a look-up of a broker's name that hangs (threats.md V4, V10).
