@@ -20,5 +20,6 @@ pub mod gate;
 pub mod mqtt;
 pub mod observe;
 pub mod pki;
+pub mod registry;
 pub mod rules;
 pub mod tls;

@@ -103,6 +103,11 @@ impl Config {
             &text(&quantities::write_size(limits.connect_bytes)),
         );
         set(out, "drain_timeout", &duration(limits.drain_timeout));
+        set(
+            out,
+            "connections_per_device",
+            &limits.connections_per_device.to_string(),
+        );
 
         section(out, "[admin]");
         set(

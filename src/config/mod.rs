@@ -220,6 +220,8 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
                 alphabet: connect.alphabet,
                 broker: broker.settings,
                 limits,
+                registry: None,
+                token: gate::TokenSettings::default(),
             },
             admin,
             log,

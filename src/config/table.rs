@@ -30,6 +30,11 @@ const HANDSHAKES: Bounds<u32> = Bounds {
     most: 1_000_000,
     default: 0,
 };
+const PER_DEVICE: Bounds<u32> = Bounds {
+    least: 0,
+    most: 1_000_000,
+    default: 0,
+};
 /// 256 MiB is the largest packet of MQTT (3.1.1 §2.2.3, 5.0 §1.5.5).
 const CONNECT_BYTES: Bounds<u32> = Bounds {
     least: 64,
@@ -46,6 +51,7 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
     let mut number = |key, bounds: Bounds<_>| section.number(key, bounds).or(bounds.default);
     let connections = number("connections", CONNECTIONS);
     let handshakes = number("handshakes", HANDSHAKES);
+    let connections_per_device = number("connections_per_device", PER_DEVICE);
     let connect_bytes = section
         .size("connect_bytes", CONNECT_BYTES)
         .or(CONNECT_BYTES.default);
@@ -57,6 +63,7 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
         connect_timeout,
         connect_bytes,
         drain_timeout,
+        connections_per_device,
     }
 }
 

@@ -5,6 +5,7 @@
 //! stays with its worker, so nothing on its path is shared but counters and what is known of devices' chains (in shards).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,6 +16,7 @@ use crate::broker;
 use crate::broker::dial::Brokers;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
+use crate::registry;
 use crate::rules::device::{Alphabet, Offer};
 use crate::rules::policy;
 use crate::tls;
@@ -66,6 +68,8 @@ pub struct Limits {
     pub connect_bytes: u32,
     /// The window over which a drain spreads the ends of open connections. Default 30 s.
     pub drain_timeout: Duration,
+    /// Open connections of one device, the newest win; 0: no limit. A record may say otherwise. Default 0.
+    pub connections_per_device: u32,
 }
 
 /// Everything that the gate obeys.
@@ -83,6 +87,28 @@ pub struct Settings {
     pub broker: broker::Settings,
     /// The limits.
     pub limits: Limits,
+    /// `[registry]`; `None`: whoever a trust group or the JWT issuer vouches for is a device.
+    pub registry: Option<RegistrySettings>,
+    /// `[token]`
+    pub token: TokenSettings,
+}
+
+/// `[registry]` as the gate obeys it.
+#[derive(Clone, Debug)]
+pub struct RegistrySettings {
+    /// The store, and what is remembered of it.
+    pub directory: registry::Settings,
+    /// Devices that are vouched for, and not in it.
+    pub unknown: policy::Unknown,
+    /// `token.key_file`: the file with the key of the tokens' hashes, 64 characters of hex. Default `token.key`.
+    pub token_key: PathBuf,
+}
+
+/// `[token]` as the gate obeys it.
+#[derive(Clone, Debug, Default)]
+pub struct TokenSettings {
+    /// Which field of CONNECT holds it.
+    pub place: policy::TokenPlace,
 }
 
 /// What all connections share; nothing in it changes while the gate runs but counters and flags.

@@ -30,6 +30,7 @@ pub(super) fn gate() -> Arc<Gate> {
             connect_timeout: Duration::from_secs(10),
             connect_bytes: 16 * 1024,
             drain_timeout: Duration::from_secs(1),
+            connections_per_device: 0,
         },
         connect: ConnectSettings {
             client_id: name(),

@@ -4,5 +4,7 @@ pub mod device;
 pub mod identity;
 pub mod policy;
 pub mod reason;
+pub mod record;
 pub mod secret;
 pub mod template;
+pub mod token;

@@ -49,6 +49,32 @@ pub enum AskedClientId {
     Device,
 }
 
+/// `registry.unknown`: what becomes of a device that a trust group or a JWT issuer vouches for, and the registry does not know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unknown {
+    /// It is refused.
+    Refuse,
+    /// It is admitted as if there were no registry, by `mutual-tls` or a JWT.
+    Admit,
+    /// Whoever comes by `mutual-tls` is registered, for that mode and that trust group.
+    Register {
+        /// The most devices that register themselves, for each trust group. Default 10 000.
+        quota: u32,
+        /// They are disabled until their owner enables them (`registry.register_approval`). Default false.
+        approval: bool,
+    },
+}
+
+/// `token.in`: which field of CONNECT holds the token. The device names itself in the other, or else in the client id.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TokenPlace {
+    /// The password; the device names itself in the username.
+    #[default]
+    Password,
+    /// The username; the device names itself in the password.
+    Username,
+}
+
 /// What is known of a caller when its CONNECT has been read.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {

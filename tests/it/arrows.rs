@@ -1,4 +1,4 @@
-//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → tls, broker, observe → rules → mqtt.
+//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → tls, broker, observe, registry → rules → mqtt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 8] = [
     &["mqtt"],
     &["rules"],
-    &["tls", "broker", "observe"],
+    &["tls", "broker", "observe", "registry"],
     &["gate"],
     &["admin", "pki"],
     &["bench"],
