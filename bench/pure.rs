@@ -7,6 +7,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tidegate::mqtt::Version;
@@ -17,8 +18,10 @@ use tidegate::pki::Authority;
 use tidegate::rules::device::{Alphabet, DeviceId, Mode};
 use tidegate::rules::identity::{Certificate, Field, Naming, Pattern};
 use tidegate::rules::policy::{
-    AskedClientId, Caller, ConnectSettings, Credential, Password, decide,
+    AskedClientId, Caller, ConnectSettings, Credential, Password, Shown, Standing, Tokens, claim,
+    decide,
 };
+use tidegate::rules::record::{Proof, Record, Valid};
 use tidegate::rules::template::{Facts, Template, Use};
 
 criterion_group!(pure, connect, framer, identity, template, verdict);
@@ -115,18 +118,27 @@ fn verdict(criterion: &mut Criterion) {
         pattern: None,
         alphabet: Alphabet::default(),
     };
+    let trust: Arc<str> = "fleet".into();
     let caller = Caller {
         listener: "devices",
         mode: Mode::MutualTls,
         ip: IP,
-        credential: Some(Credential {
+        certificate: Some(Shown::Vouched(Credential {
             certificate: &certificate,
-            trust: "fleet",
+            trust: &trust,
             naming: &naming,
             not_after: certificate.not_after,
             direct: true,
-        }),
+        })),
     };
+    let mut record = Record::new(DEVICE.parse().expect("a device id"), 0);
+    let proof = Proof::Vouched {
+        group: "fleet".into(),
+        field: Field::SubjectCn,
+        pin: None,
+    };
+    record.add_credential(proof, Valid::since(0));
+    let now = certificate.not_before;
     let mut group = criterion.benchmark_group("verdict");
     for (name, asks, user_properties) in [
         ("3.1.1", plain_connect(), vec![]),
@@ -147,7 +159,11 @@ fn verdict(criterion: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched(
                 || asks.clone(),
-                |asks| decide(&caller, asks, &settings, certificate.not_before).expect("admitted"),
+                |asks| {
+                    let claim = claim(&caller, &asks, &Tokens::default(), now).expect("a claim");
+                    let standing = Standing::Known(&record);
+                    decide(&caller, &claim, asks, standing, &settings, now).expect("admitted")
+                },
                 criterion::BatchSize::SmallInput,
             );
         });

@@ -116,7 +116,7 @@ impl Report {
         let mut looked_at = BTreeSet::new();
         for listener in &examined.listeners {
             looked_at.extend(listener.trust.iter().map(String::as_str));
-            self.take(LoadedListener::load(listener, &examined.trust));
+            self.take(LoadedListener::load(listener, &examined.trust, false));
         }
         // A group whose listener is faulty is looked at by itself. Without faults, such a group is one that no listener
         // names, and `run` does not load it either.

@@ -99,8 +99,16 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
                 None => std::future::pending().await,
             }
         };
-        let beside =
-            async { tokio::join!(admin, running.watch_brokers(), running.watch_lists()) };
+        let beside = async {
+            tokio::join!(
+                admin,
+                running.watch_brokers(),
+                running.watch_lists(),
+                running.watch_registry(),
+                running.watch_doubts(),
+                running.watch_files(),
+            )
+        };
         let mut hear = async || {
             loop {
                 tokio::select! {

@@ -1,6 +1,7 @@
 //! CONNECT: `Secured` → `Asking` → `Admitted` → `Linked`.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
@@ -12,14 +13,15 @@ use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
-use crate::rules::policy::{self, Admission, Caller, Credential, Refused};
+use crate::rules::policy::{self, Admission, Caller, Credential, Refused, Shown};
 use crate::rules::reason::{Ending, Refusal};
 use crate::tls::stream::{Got, Lost};
 
-use super::Gate;
 use super::connection::Facts;
+use super::control::{Roll, Seat};
 use super::handshake::Secured;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger, read, write_all};
+use super::{Gate, now};
 
 /// How long a refused device has to take in its CONNACK.
 const LAST_WORD: Duration = Duration::from_secs(2);
@@ -53,6 +55,10 @@ pub(crate) struct Admitted {
     /// When the CONNECT was whole.
     asked: Instant,
     listener: usize,
+    /// Its place among the connections of known devices.
+    seat: Seat,
+    /// How many connections the device may have; 0: any number.
+    most_connections: u32,
 }
 
 /// Linked to a broker that took its CONNECT.
@@ -64,6 +70,7 @@ pub(crate) struct Linked {
     pub(crate) from_device: Vec<u8>,
     pub(crate) from_broker: Vec<u8>,
     pub(crate) broker_open: OpenGuard,
+    pub(crate) seat: Seat,
 }
 
 /// Why a connection ends before it is linked.
@@ -144,13 +151,14 @@ impl Secured {
 
 impl Asking {
     /// Asks the rules, and writes the CONNECT that the broker will see. No broker has heard of the device before
-    /// this (threats.md I1). A refused device has been told.
+    /// this (threats.md I1). A refused device has been told. Dropping it half-way drops the connection.
     ///
     /// # Errors
     /// The [`Refusal`].
     pub(crate) async fn admit(
         self,
         gate: &Gate,
+        roll: &Arc<Roll>,
         now: i64,
         facts: &mut Facts,
     ) -> Result<Admitted, Refusal> {
@@ -162,31 +170,18 @@ impl Asking {
         } = self;
         let version = connect.version;
         let most = maximum_packet(&connect);
-        let verdict = if gate.is_draining() {
-            Err(Refusal::Draining.into())
-        } else {
-            let caller = Caller {
-                listener: &secured.listener.name,
-                mode: secured.mode,
-                ip: secured.address.ip().to_canonical(),
-                credential: secured.vouched.as_ref().map(|vouched| Credential {
-                    certificate: &vouched.certificate,
-                    trust: &vouched.group.name,
-                    naming: &vouched.group.naming,
-                    not_after: vouched.not_after,
-                    direct: vouched.direct,
-                }),
-            };
-            policy::decide(&caller, connect, &gate.connect, now)
+        let verdict = match gate.is_draining() {
+            true => Err(Refusal::Draining.into()),
+            false => verdict(&secured, connect, gate, roll, now).await,
         };
-        let encoded = verdict.and_then(|admission| match encode(&admission, most) {
-            Ok(packet) => Ok((admission, packet)),
+        let encoded = verdict.and_then(|verdict| match encode(&verdict.admission, most) {
+            Ok(packet) => Ok((verdict, packet)),
             Err(refusal) => Err(Refused {
                 refusal,
-                device: Some(admission.device),
+                device: Some(verdict.admission.device),
             }),
         });
-        let (admission, packet) = match encoded {
+        let (verdict, packet) = match encoded {
             Ok(admitted) => admitted,
             Err(Refused { refusal, device }) => {
                 facts.device = device;
@@ -197,7 +192,11 @@ impl Asking {
             device,
             connect,
             tell_client_id,
-        } = admission;
+            until,
+        } = verdict.admission;
+        verdict
+            .seat
+            .set_until(until.and_then(|until| super::deadline(until, now)));
         facts.device = Some(device);
         facts.note_given(&connect.client_id);
         Ok(Admitted {
@@ -209,8 +208,68 @@ impl Asking {
             behind,
             asked,
             listener: secured.listener.place,
+            seat: verdict.seat,
+            most_connections: verdict.most_connections,
         })
     }
+}
+
+/// A device may enter.
+struct Verdict {
+    admission: Admission,
+    seat: Seat,
+    most_connections: u32,
+}
+
+/// Finds out who calls, looks it up, and asks the rules.
+async fn verdict(
+    secured: &Secured,
+    connect: Connect,
+    gate: &Gate,
+    roll: &Arc<Roll>,
+    now: i64,
+) -> Result<Verdict, Refused> {
+    let caller = Caller {
+        listener: &secured.listener.name,
+        mode: secured.mode,
+        ip: secured.address.ip().to_canonical(),
+        certificate: secured.vouched.as_ref().map(|vouched| {
+            Shown::Vouched(Credential {
+                certificate: &vouched.certificate,
+                trust: &vouched.group.name,
+                naming: &vouched.group.naming,
+                not_after: vouched.not_after,
+                direct: vouched.direct,
+            })
+        }),
+    };
+    let claim = gate.tokens.claim(&caller, &connect, now)?;
+    let found = gate.devices.find(&claim, secured, roll, now).await;
+    let admission = policy::decide(
+        &caller,
+        &claim,
+        connect,
+        found.standing(),
+        &gate.connect,
+        now,
+    )?;
+    let refused = |refusal| Refused {
+        refusal,
+        device: Some(admission.device.clone()),
+    };
+    // Who enters without a name has no seat, and nobody does.
+    let Some(seat) = found.seat else {
+        return Err(refused(Refusal::GateFault));
+    };
+    if let Some(cause) = seat.control.cause() {
+        return Err(refused(Refusal::Revoked(cause)));
+    }
+    let most_connections = found.held.connections();
+    Ok(Verdict {
+        admission,
+        seat,
+        most_connections: most_connections.unwrap_or(gate.limits.connections_per_device),
+    })
 }
 
 impl Admitted {
@@ -263,6 +322,9 @@ impl Admitted {
             let _ = timeout(LAST_WORD, linger(&mut self.link, LINGER_BYTES)).await;
             return Err(Unlinked::Ended(Ending::BrokerRefused { code }));
         }
+        self.seat.control.set_linked();
+        gate.devices
+            .note_linked(&self.seat.control, self.most_connections, now());
         Ok(Linked {
             link: self.link,
             broker,
@@ -270,6 +332,7 @@ impl Admitted {
             from_device: self.behind,
             from_broker,
             broker_open,
+            seat: self.seat,
         })
     }
 
@@ -281,6 +344,7 @@ impl Admitted {
         limit: Duration,
     ) -> Result<(Connack, Vec<u8>), Refusal> {
         let packet = std::mem::take(&mut self.packet);
+        let control = self.seat.control.clone();
         let answer = timeout_at(deadline, async {
             let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed {
                 what: what.to_string(),
@@ -305,7 +369,11 @@ impl Admitted {
                 }
             }
         });
-        answer.await.unwrap_or(Err(Refusal::BrokerSilent { limit }))
+        // A change of mind does not wait for a slow broker (threats.md R1).
+        tokio::select! {
+            cause = control.ended() => Err(Refusal::Revoked(cause)),
+            answer = answer => answer.unwrap_or(Err(Refusal::BrokerSilent { limit })),
+        }
     }
 
     /// The broker's CONNACK as the device is to see it: with the client id it got, if it sent none, and without what

@@ -13,11 +13,13 @@ use crate::observe::metrics::OpenGuard;
 use crate::rules::device::{DeviceId, Mode};
 use crate::rules::identity::Certificate;
 use crate::rules::reason::{Ending, Refusal};
+use crate::rules::token::Token;
 
 use super::admit::{Linked, Unlinked};
 use super::control::{Roll, Seat};
 use super::handshake::Accepted;
-use super::relay::{Relay, Tally};
+use super::listener::Listener;
+use super::relay::{Relay, Tally, Watch};
 use super::{Gate, now};
 
 /// What is learnt of a connection on its way: the log line, field by field.
@@ -44,7 +46,13 @@ pub(crate) struct Facts {
 impl Facts {
     /// Keeps of the client id that the device asked for what the log shows.
     pub(crate) fn note_asked(&mut self, client_id: &str) {
-        self.client_id_asked = Some(kept(client_id));
+        // A device that put its token into the wrong field must not find it in a log (threats.md K2).
+        let shown = if Token::is_meant(client_id.as_bytes()) {
+            "(a token)"
+        } else {
+            client_id
+        };
+        self.client_id_asked = Some(kept(shown));
     }
 
     /// Keeps of the client id that the broker was told what the log shows.
@@ -129,7 +137,7 @@ impl Teller<'_> {
     fn carry(
         &mut self,
         linked: Result<(Linked, Mode), Unlinked>,
-        roll: &Arc<Roll>,
+        listener: Arc<Listener>,
     ) -> Option<Box<Carried>> {
         let (linked, mode) = match linked {
             Ok(linked) => linked,
@@ -148,9 +156,12 @@ impl Teller<'_> {
             metrics: metrics.clone(),
             listener: self.listener,
         };
-        let seat = roll.sit();
-        let control = seat.control.clone();
-        let mut relay = Relay::new(linked.link, linked.broker, linked.version, control, tally);
+        let seat = linked.seat;
+        let watch = Watch {
+            control: seat.control.clone(),
+            listener,
+        };
+        let mut relay = Relay::new(linked.link, linked.broker, linked.version, watch, tally);
         relay.inject(&linked.from_device, &linked.from_broker);
         Some(Box::new(Carried {
             relay,
@@ -172,6 +183,9 @@ impl Teller<'_> {
             self.gate.note_loss();
         }
         drop(open);
+        if let Ending::Revoked(cause) = closed.ending {
+            self.gate.metrics.revoked(cause);
+        }
         self.tell(&Outcome::Ended(closed.ending.clone()));
         (seat, Box::pin(closed.linger()))
     }
@@ -214,8 +228,9 @@ pub(crate) async fn walk(
     };
     gate.metrics.listener(teller.listener).accepted();
     // What the steps before the relay need is in a box of its own, and goes when they are over.
-    let linked = Box::pin(link(accepted, &gate, &mut teller.facts)).await;
-    if let Some(mut carried) = teller.carry(linked, &roll) {
+    let listener = accepted.listener.clone();
+    let linked = Box::pin(link(accepted, &gate, &roll, &mut teller.facts)).await;
+    if let Some(mut carried) = teller.carry(linked, listener) {
         let ending = carried.relay.run().await;
         let (seat, lingering) = teller.close(carried, ending);
         tokio::select! {
@@ -240,6 +255,7 @@ struct Carried {
 async fn link(
     accepted: Accepted,
     gate: &Gate,
+    roll: &Arc<Roll>,
     facts: &mut Facts,
 ) -> Result<(Linked, Mode), Unlinked> {
     let secured = accepted
@@ -256,7 +272,7 @@ async fn link(
         .await
         .map_err(Unlinked::Refused)?;
     let admitted = asking
-        .admit(gate, now(), facts)
+        .admit(gate, roll, now(), facts)
         .await
         .map_err(Unlinked::Refused)?;
     let linked = admitted.dial(gate, facts).await?;

@@ -78,7 +78,7 @@ impl Accepted {
         gate: &Gate,
         facts: &mut Facts,
     ) -> Result<Secured, Refusal> {
-        let Some(tls) = self.listener.tls.clone() else {
+        let Some(secure) = self.listener.secure() else {
             facts.mode = Some(Mode::Plain);
             return Ok(Secured {
                 link: DeviceLink::Plain(Socket::Tcp(self.socket)),
@@ -93,7 +93,7 @@ impl Accepted {
         let began = Instant::now();
         let metrics = gate.metrics.listener(self.listener.place);
         let mut attempt = None;
-        let timed = timeout(limit, self.secure(&tls, gate, facts, &mut attempt)).await;
+        let timed = timeout(limit, self.secure(&secure.tls, gate, facts, &mut attempt)).await;
         let outcome = match timed {
             Ok(outcome) => outcome,
             Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull { limit }),

@@ -5,12 +5,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
 
 use crate::broker::dial::is_out_of_descriptors;
 use crate::broker::socket::{DEVICE, prepare};
 use crate::tls::server::ServerTls;
+use crate::tls::trust::Groups;
+use crate::tls::verify::DeviceVerifier;
 
 use super::Gate;
 use super::connection::walk;
@@ -30,8 +33,39 @@ pub(crate) struct Listener {
     pub(crate) place: usize,
     /// The label in metrics and logs.
     pub(crate) name: Arc<str>,
-    /// `None` on a plain listener.
-    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// `None` on a plain listener. What new connections meet; changed files and groups come in whole (threats.md R2).
+    secure: Option<ArcSwap<Secure>>,
+}
+
+/// TLS of a listener, and whose word counts there.
+#[derive(Debug)]
+pub(crate) struct Secure {
+    pub(crate) tls: ServerTls,
+    /// `None`: no certificate is asked for.
+    pub(crate) verifier: Option<Arc<DeviceVerifier>>,
+    pub(crate) groups: Option<Arc<Groups>>,
+}
+
+impl Listener {
+    pub(crate) fn new(place: usize, name: Arc<str>, secure: Option<Arc<Secure>>) -> Self {
+        Self {
+            place,
+            name,
+            secure: secure.map(ArcSwap::new),
+        }
+    }
+
+    /// What a new connection meets; `None` on a plain listener.
+    pub(crate) fn secure(&self) -> Option<Arc<Secure>> {
+        self.secure.as_ref().map(ArcSwap::load_full)
+    }
+
+    /// From now on new connections meet `secure`.
+    pub(crate) fn replace(&self, secure: Arc<Secure>) {
+        if let Some(old) = &self.secure {
+            old.store(secure);
+        }
+    }
 }
 
 /// Binds one address once for each of `workers`, so that the kernel spreads connections over them and each stays with

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker;
 use crate::broker::dial::Brokers;
@@ -23,17 +23,26 @@ use crate::tls;
 
 mod admit;
 mod connection;
+mod connections;
 mod control;
+mod devices;
 mod handshake;
 mod listener;
 mod relay;
+mod reload;
 mod running;
 mod start;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod wire;
 mod worker;
 
+use control::Control;
+use devices::Devices;
+use tokens::TokenDesk;
+
+pub use connections::{Connections, Open};
 pub use running::{Outcome, Running};
 pub use start::{Loaded, LoadedListener, StartFault};
 
@@ -116,6 +125,11 @@ pub(crate) struct Gate {
     pub(crate) limits: Limits,
     pub(crate) connect: policy::ConnectSettings,
     pub(crate) brokers: Brokers,
+    /// Who may enter, and who sits.
+    pub(crate) devices: Devices,
+    pub(crate) tokens: TokenDesk,
+    /// Connections for whose certificate nobody vouches any more.
+    pub(crate) doubt: mpsc::UnboundedSender<Arc<Control>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
     /// Places for open connections.
@@ -155,6 +169,13 @@ impl Gate {
         }
         due
     }
+}
+
+/// When the second `until` is over (both in seconds since 1970), by the clock that nobody sets (threats.md V8); `None`: in more
+/// years than a connection lasts.
+pub(crate) fn deadline(until: i64, now: i64) -> Option<Instant> {
+    let left = u64::try_from(until.saturating_sub(now).saturating_add(1)).unwrap_or(0);
+    Instant::now().checked_add(Duration::from_secs(left))
 }
 
 /// Lines on an accept that fails are at least so far apart.

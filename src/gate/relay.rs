@@ -23,6 +23,7 @@ use crate::rules::reason::Ending;
 use crate::tls::stream::Got;
 
 use super::control::{Control, Order};
+use super::listener::Listener;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger};
 
 /// How long the second side may be silent once the first has closed.
@@ -46,6 +47,14 @@ const LARGEST_DISCONNECT: usize = 64 * 1024;
 thread_local! {
     /// Plaintext on its way. Borrowed inside one poll only.
     static PLAINTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a relay heeds while it goes on.
+pub(crate) struct Watch {
+    /// Orders.
+    pub(crate) control: Arc<Control>,
+    /// The listener that it came to, with the trust groups that count there now.
+    pub(crate) listener: Arc<Listener>,
 }
 
 /// Where relayed bytes are counted.
@@ -312,7 +321,7 @@ pub(crate) struct Relay {
     up: Way,
     down: Way,
     version: Version,
-    control: Arc<Control>,
+    watch: Watch,
     tally: Tally,
     /// The first cause of the end.
     ending: Option<Ending>,
@@ -344,7 +353,7 @@ impl Relay {
         device: DeviceLink,
         broker: Socket,
         version: Version,
-        control: Arc<Control>,
+        watch: Watch,
         tally: Tally,
     ) -> Self {
         Self {
@@ -353,7 +362,7 @@ impl Relay {
             up: Way::new(Framer::new(From::Device, version)),
             down: Way::new(Framer::new(From::Broker, version)),
             version,
-            control,
+            watch,
             tally,
             ending: None,
             farewell: false,
@@ -398,11 +407,12 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
-        match self.control.order(cx.waker()) {
+        match self.watch.control.order(cx.waker()) {
             Order::GoOn => {}
-            Order::Drain if self.farewell => {}
+            Order::Drain | Order::End(_) if self.farewell => {}
             Order::Drain => self.end(Ending::Drained),
-            Order::Cut => return Poll::Ready(Ending::Cut),
+            Order::End(cause) => self.end(Ending::Revoked(cause)),
+            Order::Cut => return Poll::Ready(self.cut()),
         }
         let (up, down) = (self.up.bytes, self.down.bytes);
         let farewell = self.farewell;
@@ -423,6 +433,14 @@ impl Relay {
             return Poll::Ready(self.ending.clone().unwrap_or(Ending::DeviceClosed));
         }
         self.poll_deadline(cx)
+    }
+
+    /// Ends at once; an end that had a cause keeps it.
+    fn cut(&self) -> Ending {
+        match (&self.ending, self.watch.control.cause()) {
+            (None | Some(Ending::Revoked(_)), Some(cause)) => Ending::Revoked(cause),
+            _ => Ending::Cut,
+        }
     }
 
     /// Moves both directions as far as they go.

@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::broker;
 use crate::observe::ready::Ready;
-use crate::tls::trust::Groups;
 
-use super::{Gate, now};
+use super::connections::Connections;
+use super::control::Control;
+use super::reload::Live;
+use super::{Gate, Settings, StartFault, now};
 
 /// What has lapsed is told again after so long.
 const DAY: Duration = Duration::from_hours(24);
@@ -32,8 +34,10 @@ pub enum Outcome {
 pub struct Running {
     pub(super) gate: Arc<Gate>,
     pub(super) ready: Arc<Ready>,
-    /// The trust groups of each listener that has any.
-    pub(super) groups: Vec<Arc<Groups>>,
+    /// The listeners, and the settings in force.
+    pub(super) live: Live,
+    /// Connections for whose certificate nobody vouches any more; taken by who watches them.
+    pub(super) doubts: Mutex<Option<mpsc::UnboundedReceiver<Arc<Control>>>>,
     /// What was warned of when the files were read.
     pub(super) warned: Vec<String>,
     pub(super) health: Duration,
@@ -82,11 +86,47 @@ impl Running {
         }
     }
 
+    /// Hears of changes in the registry, and judges the connections that they concern again; for as long as it is polled.
+    pub async fn watch_registry(&self) {
+        self.gate.devices.watch(now).await;
+    }
+
+    /// Judges connections again for whose certificate no trust group vouches any more; for as long as it is polled.
+    pub async fn watch_doubts(&self) {
+        let taken = self.doubts.lock().ok().and_then(|mut slot| slot.take());
+        let Some(mut doubts) = taken else {
+            return std::future::pending().await;
+        };
+        while let Some(control) = doubts.recv().await {
+            self.gate.devices.doubt(&control, now()).await;
+        }
+    }
+
+    /// Looks every two seconds whether a file that the listeners and trust groups name has changed, and reads them anew; for
+    /// as long as it is polled.
+    pub async fn watch_files(&self) {
+        self.live.watch(&self.gate).await;
+    }
+
+    /// Puts listeners' certificates and trust groups of new settings in force, all or nothing; open connections are judged
+    /// by them. Tells what of the rest has changed, and counts after a restart.
+    ///
+    /// # Errors
+    /// Every fault; then all stays as it was (threats.md R2).
+    pub async fn reload(&self, settings: Settings) -> Result<Vec<String>, Vec<StartFault>> {
+        self.live.reload(settings, &self.gate).await
+    }
+
+    /// What the admin API may do to connections.
+    pub fn connections(&self) -> Connections {
+        Connections::new(self.gate.clone())
+    }
+
     /// Once each, what several listeners share.
     fn lapsed(&self) -> BTreeSet<String> {
         let now = now();
-        let all = self.groups.iter();
-        all.flat_map(|groups| groups.lapsed(now)).collect()
+        let all = self.live.groups();
+        all.iter().flat_map(|groups| groups.lapsed(now)).collect()
     }
 
     /// Begins the drain: not ready, no more accepting, open connections end one after the other.

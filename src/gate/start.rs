@@ -7,21 +7,27 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use rustls::server::danger::ClientCertVerifier;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker::dial::Brokers;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Ready;
+use crate::registry::directory::Directory;
 use crate::rules::device::Offer;
+use crate::rules::policy::Unknown;
 use crate::rules::reason;
 use crate::tls;
 use crate::tls::server::ServerTls;
 use crate::tls::trust::Groups;
 use crate::tls::verify::DeviceVerifier;
 
-use super::listener::{self, Listener};
+use super::control::Roll;
+use super::devices::Devices;
+use super::listener::{self, Listener, Secure};
+use super::reload::Live;
 use super::running::Running;
+use super::tokens::TokenDesk;
 use super::{Gate, ListenerSettings, Settings, now, worker};
 
 /// Handshakes at once for each core, where `limits.handshakes` leaves it to us. Slow devices take seconds over one, so
@@ -42,8 +48,7 @@ pub struct StartFault {
 #[derive(Debug, Default)]
 pub struct LoadedListener {
     /// `None` on a plain listener, and where there are faults.
-    tls: Option<Arc<ServerTls>>,
-    groups: Option<Arc<Groups>>,
+    pub(super) secure: Option<Arc<Secure>>,
     /// What keeps it from serving.
     pub faults: Vec<StartFault>,
     /// What an operator should look after.
@@ -52,26 +57,36 @@ pub struct LoadedListener {
 
 impl LoadedListener {
     /// Reads the certificates, keys, CAs and lists that `listener` names; `trust` is every group of the configuration.
-    pub fn load(listener: &ListenerSettings, trust: &[tls::trust::Settings]) -> Self {
+    /// `pins`: there is a registry, which may have pinned a certificate that no group vouches for.
+    pub fn load(listener: &ListenerSettings, trust: &[tls::trust::Settings], pins: bool) -> Self {
         let mut loaded = Self::default();
-        let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
+        let mut verifier = None;
+        let mut groups = None;
         if listener.offer.asks_for_certificate() {
             let counts = |group: &&tls::trust::Settings| listener.trust.contains(&group.name);
             let counting: Vec<_> = trust.iter().filter(counts).collect();
-            if let Some(groups) = loaded.take_groups(&counting) {
+            groups = loaded.take_groups(&counting);
+            if let Some(groups) = &groups {
                 let mandatory = listener.offer != Offer::MixedTls;
-                verifier = Some(DeviceVerifier::new(groups, mandatory));
+                verifier = Some(DeviceVerifier::new(groups.clone(), mandatory));
             }
         }
         let Some(wanted) = &listener.tls else {
             return loaded;
         };
-        match ServerTls::load(wanted, verifier) {
+        let asked = verifier
+            .clone()
+            .map(|verifier| verifier as Arc<dyn ClientCertVerifier>);
+        match ServerTls::load(wanted, asked) {
             Ok(tls) => {
                 let told = tls.warnings(now());
                 let at = |warning| format!("listener[{}].tls: {warning}", listener.name);
                 loaded.warnings.extend(told.into_iter().map(at));
-                loaded.tls = Some(Arc::new(tls));
+                loaded.secure = Some(Arc::new(Secure {
+                    tls,
+                    verifier,
+                    groups,
+                }));
             }
             Err(faults) => loaded
                 .faults
@@ -94,16 +109,17 @@ impl LoadedListener {
         match Groups::load(counting) {
             Ok(groups) => {
                 self.warnings.extend(groups.warnings(now()));
-                self.groups = Some(Arc::new(groups));
+                Some(Arc::new(groups))
             }
-            Err(faults) => self
-                .faults
-                .extend(faults.into_iter().map(|fault| StartFault {
+            Err(faults) => {
+                let faults = faults.into_iter().map(|fault| StartFault {
                     key: fault.key,
                     sentence: fault.sentence,
-                })),
+                });
+                self.faults.extend(faults);
+                None
+            }
         }
-        self.groups.clone()
     }
 }
 
@@ -121,7 +137,8 @@ impl Loaded {
     /// # Errors
     /// Every fault found, by key. Files that several listeners share are told once.
     pub fn load(settings: Settings) -> Result<Self, Vec<StartFault>> {
-        let load = |listener| LoadedListener::load(listener, &settings.trust);
+        let pins = settings.registry.is_some();
+        let load = |listener| LoadedListener::load(listener, &settings.trust, pins);
         let mut listeners: Vec<_> = settings.listeners.iter().map(load).collect();
         let mut faults = Vec::new();
         let mut warnings = Vec::new();
@@ -186,25 +203,38 @@ impl Loaded {
             warnings,
         } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let Bound { addresses, sockets } = bind_all(&settings, &listeners, workers)?;
+        let Bound {
+            addresses,
+            sockets,
+            listeners: bound,
+        } = bind_all(&settings, &listeners, workers)?;
         for (place, listener) in listeners.iter().enumerate() {
-            let certificates = listener.tls.iter().flat_map(|tls| tls.certificates());
-            for (name, not_after) in earliest(certificates) {
-                metrics.listener(place).server_certificate(&name, not_after);
+            if let Some(secure) = &listener.secure {
+                tell_ends(&metrics, place, secure);
             }
-        }
-        let groups: Vec<_> = listeners
-            .iter()
-            .filter_map(|listener| listener.groups.clone())
-            .collect();
-        for (name, at) in earliest(groups.iter().flat_map(|groups| groups.next_updates())) {
-            metrics.crl_next_update(&name, at);
         }
         let handshakes = match settings.limits.handshakes {
             0 => workers * HANDSHAKES,
             most => most as usize,
         };
+        let directory = match &settings.registry {
+            None => None,
+            Some(registry) => Some(Directory::start(&registry.directory).map_err(|sentence| {
+                vec![StartFault {
+                    key: "registry.url".into(),
+                    sentence,
+                }]
+            })?),
+        };
+        let has_registry = directory.is_some();
+        let unknown = settings
+            .registry
+            .as_ref()
+            .map_or(Unknown::Refuse, |registry| registry.unknown);
+        let in_force = settings.clone();
+        let (doubt, doubts) = mpsc::unbounded_channel();
         let gate = Arc::new(Gate {
+            doubt,
             connections: Arc::new(Semaphore::new(settings.limits.connections as usize)),
             handshakes: Semaphore::new(handshakes),
             names: settings
@@ -212,6 +242,8 @@ impl Loaded {
                 .iter()
                 .map(|listener| listener.name.clone())
                 .collect(),
+            devices: Devices::new(directory, unknown),
+            tokens: TokenDesk::new(settings.token.place, settings.alphabet, has_registry),
             brokers: Brokers::new(&settings.broker),
             limits: settings.limits,
             connect: settings.connect,
@@ -223,13 +255,16 @@ impl Loaded {
         });
         let (cut, _) = watch::channel(false);
         let (ended, alive) = watch::channel(());
+        let rolls: Vec<Arc<Roll>> = (0..workers).map(|_| Arc::default()).collect();
+        gate.devices.set_rolls(rolls.clone());
         let mut threads = Vec::with_capacity(workers);
-        for (number, sockets) in sockets.into_iter().enumerate() {
+        for (number, (sockets, roll)) in sockets.into_iter().zip(rolls).enumerate() {
             threads.push(
                 worker::spawn(
                     number,
                     sockets,
                     gate.clone(),
+                    roll,
                     cut.subscribe(),
                     alive.clone(),
                 )
@@ -245,7 +280,8 @@ impl Loaded {
         Ok(Running {
             gate,
             ready,
-            groups,
+            live: Live::new(bound, in_force),
+            doubts: Mutex::new(Some(doubts)),
             warned: warnings,
             health: settings.broker.health_interval,
             addresses,
@@ -253,6 +289,18 @@ impl Loaded {
             ended,
             cut,
         })
+    }
+}
+
+/// Tells the metrics when what a listener shows and trusts must be replaced.
+pub(super) fn tell_ends(metrics: &Metrics, place: usize, secure: &Secure) {
+    for (name, not_after) in earliest(secure.tls.certificates().into_iter()) {
+        metrics.listener(place).server_certificate(&name, not_after);
+    }
+    let groups = secure.groups.iter();
+    let lists = groups.flat_map(|groups| groups.next_updates());
+    for (name, at) in earliest(lists) {
+        metrics.crl_next_update(&name, at);
     }
 }
 
@@ -273,6 +321,8 @@ struct Bound {
     addresses: Vec<(Arc<str>, SocketAddr)>,
     /// For each worker, its sockets.
     sockets: Vec<Vec<(TcpListener, Arc<Listener>)>>,
+    /// In the order of the settings.
+    listeners: Vec<Arc<Listener>>,
 }
 
 /// Binds every address of every listener, once for each worker; tells every address that cannot be bound.
@@ -284,13 +334,11 @@ fn bind_all(
     let mut addresses = Vec::new();
     let mut sockets: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
     let mut faults = Vec::new();
+    let mut made = Vec::new();
     for (place, (wanted, loaded)) in settings.listeners.iter().zip(listeners).enumerate() {
         let name = &wanted.name;
-        let listener = Arc::new(Listener {
-            place,
-            name: name.clone(),
-            tls: loaded.tls.clone(),
-        });
+        let listener = Arc::new(Listener::new(place, name.clone(), loaded.secure.clone()));
+        made.push(listener.clone());
         for &address in &wanted.bind {
             match listener::bind(address, workers) {
                 Ok(bound) => {
@@ -308,7 +356,11 @@ fn bind_all(
         }
     }
     if faults.is_empty() {
-        Ok(Bound { addresses, sockets })
+        Ok(Bound {
+            addresses,
+            sockets,
+            listeners: made,
+        })
     } else {
         Err(faults)
     }

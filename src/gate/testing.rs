@@ -4,15 +4,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::devices::Devices;
+use super::tokens::TokenDesk;
 use super::{Gate, Limits};
 use crate::broker;
 use crate::broker::dial::Brokers;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::rules::device::Alphabet;
-use crate::rules::policy::{AskedClientId, ConnectSettings, Password};
+use crate::rules::policy::{AskedClientId, ConnectSettings, Password, Unknown};
 use crate::rules::template::{Template, Use};
 
 /// How many connections [`gate`] has room for, and how many handshakes.
@@ -39,6 +41,9 @@ pub(super) fn gate() -> Arc<Gate> {
             asked_client_id: AskedClientId::Any,
             user_properties: Vec::new(),
         },
+        doubt: mpsc::unbounded_channel().0,
+        devices: Devices::new(None, Unknown::Refuse),
+        tokens: TokenDesk::default(),
         brokers: Brokers::new(&broker::Settings {
             addresses: Vec::new(),
             dial_timeout: Duration::from_secs(1),

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+
+use crate::rules::reason::Cause;
 
 use super::Gate;
 use super::control::{Order, Roll, give};
+use super::devices;
 use super::listener::{Listener, accept};
 
 /// Ends of connections are at least so far apart in a drain, while the window allows: a few devices need not wait for
@@ -24,6 +27,9 @@ const STILL_ASKING: Duration = Duration::from_secs(1);
 /// How long connections have for their last packets after the last of them was told to end.
 const LAST_PACKETS: Duration = Duration::from_secs(5);
 
+/// How often a worker looks whose time is over; nobody's, nearly always, and then it looks at one number.
+const EXPIRY: Duration = Duration::from_millis(250);
+
 /// Starts a worker on a thread of its own; it ends after a drain.
 ///
 /// # Errors
@@ -32,6 +38,7 @@ pub(crate) fn spawn(
     number: usize,
     sockets: Vec<(TcpListener, Arc<Listener>)>,
     gate: Arc<Gate>,
+    roll: Arc<Roll>,
     cut: watch::Receiver<bool>,
     alive: watch::Receiver<()>,
 ) -> io::Result<JoinHandle<()>> {
@@ -41,7 +48,7 @@ pub(crate) fn spawn(
     std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            runtime.block_on(work(sockets, gate, cut));
+            runtime.block_on(work(sockets, gate, roll, cut));
             runtime.shutdown_background();
             drop(alive);
         })
@@ -50,9 +57,9 @@ pub(crate) fn spawn(
 async fn work(
     sockets: Vec<(TcpListener, Arc<Listener>)>,
     gate: Arc<Gate>,
+    roll: Arc<Roll>,
     mut cut: watch::Receiver<bool>,
 ) {
-    let roll = Arc::new(Roll::default());
     let mut draining = gate.draining.subscribe();
     let mut accepting = JoinSet::new();
     for (socket, listener) in sockets {
@@ -64,6 +71,7 @@ async fn work(
             draining.clone(),
         ));
     }
+    let expiring = tokio::spawn(expire(roll.clone()));
     // Only a drain ends a worker: should accepting fail, its open connections go on.
     let _ = draining.wait_for(|draining| *draining).await;
     while accepting.join_next().await.is_some() {}
@@ -74,6 +82,20 @@ async fn work(
     if !drained {
         cut_off(&gate, &roll).await;
     }
+    expiring.abort();
+}
+
+/// Ends connections when what their devices showed has reached its end (threats.md T5).
+async fn expire(roll: Arc<Roll>) {
+    let mut ticks = interval(EXPIRY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let expired = roll.expire(std::time::Instant::now());
+        if !expired.is_empty() {
+            devices::end(expired, Cause::Expired);
+        }
+    }
 }
 
 /// Ends the open connections spread over the window. Gives whether all ended in time.
@@ -81,13 +103,13 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     let began = Instant::now();
     let window = gate.limits.drain_timeout;
     // Connections that are not admitted yet are refused when they ask; they are bounded by their own deadlines.
-    let mut open = roll.seated();
+    let mut open = roll.linked();
     fastrand::shuffle(&mut open);
     let count = u32::try_from(open.len()).unwrap_or(u32::MAX).max(1);
     let spread = window.mul_f64(0.8).min(APART * count);
     for (nth, control) in open.iter().enumerate() {
         sleep_until(began + spread * u32::try_from(nth).unwrap_or(u32::MAX) / count).await;
-        give(std::slice::from_ref(control), Order::Drain);
+        control.give(Order::Drain);
     }
     drop(open);
     let last = (began + window).max(Instant::now() + Duration::from_millis(100));
@@ -95,9 +117,9 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     tokio::time::timeout_at(last, async {
         // Whoever is not admitted by now is told to come back when it asks, or says nothing at all.
         let asked = Instant::now() + STILL_ASKING;
-        while !(all_gone(gate) || roll.seated().is_empty() && Instant::now() > asked) {
+        while !(all_gone(gate) || roll.linked().is_empty() && Instant::now() > asked) {
             // Those admitted while the drain began.
-            give(&roll.seated(), Order::Drain);
+            give(&roll.linked(), Order::Drain);
             sleep(Duration::from_millis(20)).await;
         }
     })
@@ -107,9 +129,9 @@ async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
 
 /// Ends what is left at once.
 async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
-    give(&roll.seated(), Order::Cut);
+    give(&roll.linked(), Order::Cut);
     let gone = timeout(Duration::from_secs(1), async {
-        while !roll.seated().is_empty() {
+        while !roll.linked().is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
     });

@@ -17,6 +17,7 @@ use prometheus::{
 use super::logging::Losses;
 use crate::mqtt::Version;
 use crate::rules::device::Mode;
+use crate::rules::reason::Cause;
 
 /// What a family counts with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -160,6 +161,36 @@ pub const FAMILIES: &[Family] = &[
         "Attempts to connect to the broker, by result.",
     ),
     family(
+        "tidegate_revoked_connections_total",
+        Kind::Counter,
+        &["cause"],
+        "Open connections that the gate ended since what let them in counted no longer, by cause (docs/refusals.md).",
+    ),
+    family(
+        "tidegate_registry_up",
+        Kind::Gauge,
+        &[],
+        "1 while the registry answers and its changes are heard, else 0; 0 without a registry.",
+    ),
+    family(
+        "tidegate_registry_look_ups_total",
+        Kind::Counter,
+        &["from"],
+        "Look-ups of devices, by what answered: memory, store, or nobody (away).",
+    ),
+    family(
+        "tidegate_registry_entries",
+        Kind::Gauge,
+        &[],
+        "Devices remembered from the registry.",
+    ),
+    family(
+        "tidegate_config_last_reload_successful",
+        Kind::Gauge,
+        &[],
+        "1 if what was read last, at the start or when it changed, is in force; 0 if it had faults.",
+    ),
+    family(
         "tidegate_device_certificate_remaining_seconds",
         Kind::Histogram,
         &[],
@@ -267,6 +298,11 @@ pub struct Metrics {
     brokers: Vec<BrokerMetrics>,
     crl_next_update: IntGaugeVec,
     accept_pauses: IntCounterVec,
+    revoked: IntCounterVec,
+    registry_up: IntGauge,
+    registry_look_ups: IntCounterVec,
+    registry_entries: IntGauge,
+    reload_successful: IntGauge,
     suppressed: IntCounter,
     lost: IntCounter,
     losses: OnceLock<Losses>,
@@ -290,7 +326,22 @@ impl Metrics {
         for reason in ["connections", "descriptors", "fault"] {
             let _ = accept_pauses.with_label_values(&[reason]); // from here on it is there, at zero
         }
+        let revoked = make.counters("tidegate_revoked_connections_total");
+        for cause in Cause::ALL {
+            let _ = revoked.with_label_values(&[cause.label()]);
+        }
+        let registry_look_ups = make.counters("tidegate_registry_look_ups_total");
+        for from in ["memory", "store", "away"] {
+            let _ = registry_look_ups.with_label_values(&[from]);
+        }
+        let reload_successful = make.gauge("tidegate_config_last_reload_successful");
+        reload_successful.set(1);
         let metrics = Self {
+            revoked,
+            registry_up: make.gauge("tidegate_registry_up"),
+            registry_look_ups,
+            registry_entries: make.gauge("tidegate_registry_entries"),
+            reload_successful,
             listeners: listeners
                 .iter()
                 .map(|name| by_listener.resolve(name))
@@ -343,6 +394,30 @@ impl Metrics {
     /// The gate stopped accepting for a while.
     pub fn accept_paused(&self, reason: &'static str) {
         self.accept_pauses.with_label_values(&[reason]).inc();
+    }
+
+    /// An open connection was ended.
+    pub fn revoked(&self, cause: Cause) {
+        self.revoked.with_label_values(&[cause.label()]).inc();
+    }
+
+    /// Whether the registry answers, and how many devices are remembered of it.
+    pub fn registry(&self, up: bool, entries: u64) {
+        self.registry_up.set(i64::from(up));
+        self.registry_entries
+            .set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    /// So many look-ups were answered `from` "memory", "store" or "away" since this was last told.
+    pub fn registry_look_ups(&self, from: &'static str, more: u64) {
+        self.registry_look_ups
+            .with_label_values(&[from])
+            .inc_by(more);
+    }
+
+    /// Whether what was read last is in force.
+    pub fn reloaded(&self, successful: bool) {
+        self.reload_successful.set(i64::from(successful));
     }
 
     /// So many log lines were held back by the rate limit.

@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod identity;
+pub mod jwt;
 pub mod policy;
 pub mod reason;
 pub mod record;

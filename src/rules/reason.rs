@@ -8,6 +8,8 @@ use crate::mqtt::{Kind, Malformed};
 
 use super::device::{DeviceId, Mode};
 use super::identity::Unnamed;
+use super::jwt;
+use super::policy::TokenPlace;
 use super::template::Unrenderable;
 
 /// Why a device was turned away before it was linked to a broker.
@@ -91,14 +93,102 @@ pub enum Refusal {
     /// The certificate names no device.
     #[error("{0}")]
     Unnamed(Unnamed),
-    /// A device without a certificate, and no token is taken.
-    #[error(
-        "a {mode} device is known by its token, and this gate takes none; connect with a certificate"
-    )]
+    /// A device without a certificate that brings no token.
+    #[error("a {mode} device is known by its token, and {}", no_token(*taken))]
     NoToken {
         /// The mode it came by.
         mode: Mode,
+        /// Where a token is looked for; `None`: the gate takes none.
+        taken: Option<TokenPlace>,
     },
+    /// Its token is none, or nobody's, or another device's.
+    #[error("the token is not good: {why}")]
+    TokenBad {
+        /// What is wrong, without a word of the token.
+        why: String,
+    },
+    /// Its token has ended.
+    #[error("the token has ended: {why}; give the device a new one")]
+    TokenExpired {
+        /// What ended it.
+        why: String,
+    },
+    /// Its JWT is not good.
+    #[error("the JWT is not good: {0}")]
+    Jwt(jwt::Bad),
+    /// It showed a certificate and a token, of two devices.
+    #[error(
+        "the device's certificate is {certificate}'s, and its token {token}'s; give it one identity"
+    )]
+    CredentialsDisagree {
+        /// Who the certificate says it is.
+        certificate: DeviceId,
+        /// Who the token says it is.
+        token: DeviceId,
+    },
+    /// The registry does not know it.
+    #[error("{}", unknown(device.as_ref()))]
+    DeviceUnknown {
+        /// Who it says it is.
+        device: Option<DeviceId>,
+        /// It brought a token only.
+        by_token: bool,
+    },
+    /// Its owner has disabled it.
+    #[error("{device} is {}; `tidegate device enable {device}` lets it in", disabled(*waits))]
+    DeviceDisabled {
+        /// Who it is.
+        device: DeviceId,
+        /// It registered itself, and its owner has not said yes yet.
+        waits: bool,
+    },
+    /// It came by a weaker mode than its owner allows.
+    #[error(
+        "{device} came by {mode}, and its owner allows {least} at least; `tidegate device set {device} --min-mode {mode}` would let it in"
+    )]
+    ModeNotAllowed {
+        /// Who it is.
+        device: DeviceId,
+        /// The mode it came by.
+        mode: Mode,
+        /// Its `min_mode`.
+        least: Mode,
+    },
+    /// The certificate it showed is not one of its own in the registry.
+    #[error(
+        "{device} may not enter with this certificate: {why}; `tidegate device show {device}` tells what it may show"
+    )]
+    CertificateNotRegistered {
+        /// Who it is.
+        device: DeviceId,
+        /// How it differs.
+        why: String,
+    },
+    /// The registry has ended the credential, or it does not begin yet.
+    #[error("credential {number} of {device} {}; `tidegate device show {device}` tells when it counts", ended(*early))]
+    CredentialExpired {
+        /// Who it is.
+        device: DeviceId,
+        /// The credential's number.
+        number: u32,
+        /// It does not begin yet.
+        early: bool,
+    },
+    /// The registry cannot be asked.
+    #[error("the registry cannot say now who the device is, so it was told to come back: {why}")]
+    RegistryAway {
+        /// What is known of the cause.
+        why: String,
+    },
+    /// No more devices may register themselves.
+    #[error("{why}")]
+    RegistrationFull {
+        /// Which trust group, and the way out.
+        why: String,
+    },
+    /// Its owner changed something while it was on its way in.
+    #[error("{0}, while it was on its way in")]
+    Revoked(Cause),
     /// It asked for another client id than its own.
     #[error(
         "{device} asked to be {asked:?}, which connect.asked_client_id = \"device\" does not allow; let it ask for its own id or none"
@@ -149,6 +239,37 @@ pub enum Refusal {
     /// A fault of ours.
     #[error("a fault in the gate ended this connection; please report it")]
     GateFault,
+}
+
+fn no_token(taken: Option<TokenPlace>) -> &'static str {
+    match taken {
+        None => "this gate takes none; connect with a certificate",
+        Some(TokenPlace::Password) => "it brought none as its password",
+        Some(TokenPlace::Username) => "it brought none as its username",
+    }
+}
+
+fn unknown(device: Option<&DeviceId>) -> String {
+    match device {
+        Some(device) => format!("the registry does not know {device}; `tidegate device add {device}` registers it"),
+        None => "the registry does not know the device; `tidegate device add ID --pin FILE` registers it by its certificate".into(),
+    }
+}
+
+fn disabled(waits: bool) -> &'static str {
+    if waits {
+        "registered by itself, and waits for its owner's word"
+    } else {
+        "disabled"
+    }
+}
+
+fn ended(early: bool) -> &'static str {
+    if early {
+        "does not count yet"
+    } else {
+        "has ended"
+    }
 }
 
 fn hint(first: u8) -> &'static str {
@@ -226,6 +347,18 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("identity_not_matched", Step::Verdict),
     ("identity_not_allowed", Step::Verdict),
     ("no_token", Step::Verdict),
+    ("token_bad", Step::Verdict),
+    ("token_expired", Step::Verdict),
+    ("token_keys_away", Step::Verdict),
+    ("credentials_disagree", Step::Verdict),
+    ("device_unknown", Step::Verdict),
+    ("device_disabled", Step::Verdict),
+    ("mode_not_allowed", Step::Verdict),
+    ("certificate_not_registered", Step::Verdict),
+    ("credential_expired", Step::Verdict),
+    ("registry_away", Step::Verdict),
+    ("registration_full", Step::Verdict),
+    ("revoked_meanwhile", Step::Verdict),
     ("client_id_not_own", Step::Verdict),
     ("client_id_not_allowed", Step::Verdict),
     ("username_not_allowed", Step::Verdict),
@@ -265,6 +398,18 @@ impl Refusal {
             Self::EnhancedAuthentication => "enhanced_authentication",
             Self::Unnamed(unnamed) => unnamed.label(),
             Self::NoToken { .. } => "no_token",
+            Self::TokenBad { .. } => "token_bad",
+            Self::TokenExpired { .. } => "token_expired",
+            Self::Jwt(bad) => bad.label(),
+            Self::CredentialsDisagree { .. } => "credentials_disagree",
+            Self::DeviceUnknown { .. } => "device_unknown",
+            Self::DeviceDisabled { .. } => "device_disabled",
+            Self::ModeNotAllowed { .. } => "mode_not_allowed",
+            Self::CertificateNotRegistered { .. } => "certificate_not_registered",
+            Self::CredentialExpired { .. } => "credential_expired",
+            Self::RegistryAway { .. } => "registry_away",
+            Self::RegistrationFull { .. } => "registration_full",
+            Self::Revoked(_) => "revoked_meanwhile",
             Self::ClientIdNotOwn { .. } => "client_id_not_own",
             Self::Unrenderable(unrenderable) => unrenderable.label(),
             Self::RewriteTooLong(_) => "rewrite_too_long",
@@ -289,13 +434,31 @@ impl Refusal {
             | Self::HandshakesFull { .. }
             | Self::DeviceGone { .. }
             | Self::NoCertificate
-            | Self::Certificate { .. }
             | Self::ServerRefused { .. }
             | Self::NothingInCommon { .. }
             | Self::TlsFault { .. }
             | Self::ConnectTimeout { .. } => return None,
             Self::EnhancedAuthentication => (0x05, 0x8c),
-            Self::Unnamed(_) | Self::NoToken { .. } => (0x05, 0x87),
+            // A certificate that was looked at again after the handshake: a pin may have made up for it, and did not.
+            Self::Certificate { .. }
+            | Self::Unnamed(_)
+            | Self::NoToken { .. }
+            | Self::DeviceUnknown {
+                by_token: false, ..
+            }
+            | Self::DeviceDisabled { .. }
+            | Self::ModeNotAllowed { .. }
+            | Self::CertificateNotRegistered { .. }
+            | Self::CredentialExpired { .. }
+            | Self::Revoked(_) => (0x05, 0x87),
+            // One answer for a bad token and for a device that is not there: a stranger learns no names.
+            Self::DeviceUnknown { by_token: true, .. }
+            | Self::TokenBad { .. }
+            | Self::TokenExpired { .. }
+            | Self::CredentialsDisagree { .. } => (0x04, 0x86),
+            Self::Jwt(bad) if bad.label() != "token_keys_away" => (0x04, 0x86),
+            Self::Jwt(_) | Self::RegistryAway { .. } => (0x03, 0x88),
+            Self::RegistrationFull { .. } => (0x03, 0x89),
             Self::ClientIdNotOwn { .. } => (0x02, 0x85),
             Self::Unrenderable(unrenderable) => match unrenderable.label() {
                 "client_id_not_allowed" => (0x02, 0x85),
@@ -365,6 +528,9 @@ pub enum Ending {
         /// The limit.
         limit: Duration,
     },
+    /// What let it in counts no longer, or something else took its place.
+    #[error("{0}")]
+    Revoked(Cause),
     /// The gate drained.
     #[error("the gate drained")]
     Drained,
@@ -374,6 +540,87 @@ pub enum Ending {
     /// A fault of ours.
     #[error("a fault in the gate ended this connection; please report it")]
     GateFault,
+}
+
+/// Why the gate ended a connection that it had admitted: the label of `revoked_connections_total`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
+#[repr(u8)]
+pub enum Cause {
+    /// Its owner disabled it.
+    #[error("the device was disabled")]
+    DeviceDisabled = 1,
+    /// Its owner removed it.
+    #[error("the device was removed from the registry")]
+    DeviceRemoved = 2,
+    /// Its owner raised `min_mode`.
+    #[error("the device may not use this mode any more")]
+    ModeTightened = 3,
+    /// Its owner ended the credential.
+    #[error("the credential that the device showed was ended or removed")]
+    CredentialEnded = 4,
+    /// The certificate's, token's or credential's time was over.
+    #[error("the certificate, token or credential that the device showed reached its end")]
+    Expired = 5,
+    /// The trust group is gone, or revoked the certificate, or its issuer's keys are.
+    #[error("nobody vouches any more for what the device showed")]
+    TrustEnded = 6,
+    /// A newer connection of the same device (`connections_per_device`).
+    #[error("a newer connection of the same device took its place (connections_per_device)")]
+    Replaced = 7,
+    /// An operator ended it.
+    #[error("an operator ended it")]
+    EndedByOperator = 8,
+}
+
+impl Cause {
+    /// Every cause, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::DeviceDisabled,
+        Self::DeviceRemoved,
+        Self::ModeTightened,
+        Self::CredentialEnded,
+        Self::Expired,
+        Self::TrustEnded,
+        Self::Replaced,
+        Self::EndedByOperator,
+    ];
+
+    /// For the dashboard, and the word of `reason`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::DeviceDisabled => "device_disabled",
+            Self::DeviceRemoved => "device_removed",
+            Self::ModeTightened => "mode_tightened",
+            Self::CredentialEnded => "credential_ended",
+            Self::Expired => "expired",
+            Self::TrustEnded => "trust_ended",
+            Self::Replaced => "replaced",
+            Self::EndedByOperator => "ended_by_operator",
+        }
+    }
+
+    /// Why an open connection ends whose evidence is refused now; `None`: it goes on, since nothing is known against it.
+    pub fn of(refusal: &Refusal) -> Option<Self> {
+        Some(match refusal {
+            Refusal::DeviceDisabled { .. } => Self::DeviceDisabled,
+            Refusal::DeviceUnknown { .. } => Self::DeviceRemoved,
+            Refusal::ModeNotAllowed { .. } => Self::ModeTightened,
+            Refusal::TokenExpired { .. } => Self::Expired,
+            Refusal::Certificate { .. } => Self::TrustEnded,
+            Refusal::RegistryAway { .. } => return None,
+            _ => Self::CredentialEnded,
+        })
+    }
+
+    /// What an MQTT 5 device is told (MQTT 5.0 §3.14.2.1).
+    fn last_word(self) -> u8 {
+        match self {
+            Self::DeviceDisabled | Self::DeviceRemoved | Self::EndedByOperator => 0x98, // Administrative action
+            Self::ModeTightened | Self::CredentialEnded | Self::TrustEnded => 0x87, // Not authorized
+            Self::Expired => 0xa0,  // Maximum connect time
+            Self::Replaced => 0x8e, // Session taken over
+        }
+    }
 }
 
 /// Every word of `reason` for a connection that was linked; docs/refusals.md is compared with it.
@@ -388,6 +635,14 @@ pub const ENDINGS: &[&str] = &[
     "malformed_packet",
     "broker_garbage",
     "half_open",
+    "device_disabled",
+    "device_removed",
+    "mode_tightened",
+    "credential_ended",
+    "expired",
+    "trust_ended",
+    "replaced",
+    "ended_by_operator",
     "drained",
     "cut",
     "gate_fault",
@@ -407,6 +662,7 @@ impl Ending {
             Self::MalformedPacket => "malformed_packet",
             Self::BrokerGarbage { .. } => "broker_garbage",
             Self::HalfOpen { .. } => "half_open",
+            Self::Revoked(cause) => cause.label(),
             Self::Drained => "drained",
             Self::Cut => "cut",
             Self::GateFault => "gate_fault",
@@ -418,6 +674,7 @@ impl Ending {
         match self {
             Self::SecondConnect | Self::ForbiddenPacket { .. } => Some(0x82), // Protocol Error
             Self::MalformedPacket => Some(0x81),                              // Malformed Packet
+            Self::Revoked(cause) => Some(cause.last_word()),
             Self::Drained => Some(0x8b), // Server shutting down
             Self::BrokerGarbage { .. } => Some(0x80), // Unspecified error
             _ => None,
@@ -428,6 +685,10 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn device() -> DeviceId {
+        "a".parse().expect("a good name")
+    }
 
     fn one_of_each() -> Vec<Refusal> {
         let limit = Duration::from_secs(1);
@@ -450,9 +711,43 @@ mod tests {
             },
             Refusal::ConnectTimeout { limit, got: 0 },
             Refusal::EnhancedAuthentication,
-            Refusal::NoToken { mode: Mode::Plain },
+            Refusal::NoToken {
+                mode: Mode::Plain,
+                taken: None,
+            },
+            Refusal::TokenBad { why: String::new() },
+            Refusal::TokenExpired { why: String::new() },
+            Refusal::CredentialsDisagree {
+                certificate: device(),
+                token: device(),
+            },
+            Refusal::DeviceUnknown {
+                device: None,
+                by_token: true,
+            },
+            Refusal::DeviceDisabled {
+                device: device(),
+                waits: false,
+            },
+            Refusal::ModeNotAllowed {
+                device: device(),
+                mode: Mode::Plain,
+                least: Mode::MutualTls,
+            },
+            Refusal::CertificateNotRegistered {
+                device: device(),
+                why: String::new(),
+            },
+            Refusal::CredentialExpired {
+                device: device(),
+                number: 1,
+                early: false,
+            },
+            Refusal::RegistryAway { why: String::new() },
+            Refusal::RegistrationFull { why: String::new() },
+            Refusal::Revoked(Cause::DeviceDisabled),
             Refusal::ClientIdNotOwn {
-                device: "a".parse().expect("a good name"),
+                device: device(),
                 asked: String::new(),
             },
             Refusal::RewriteTooLong(String::new()),
@@ -496,6 +791,8 @@ mod tests {
             "draining",
             "out_of_descriptors",
             "gate_fault",
+            "registry_away",
+            "registration_full",
         ];
         for refusal in one_of_each() {
             let Some((_, v3)) = refusal.answer(Some(Version::V311)) else {

@@ -14,9 +14,12 @@ use tidegate::config::{self, Source};
 use tidegate::mqtt::connect::Fault;
 use tidegate::mqtt::properties::Id;
 use tidegate::mqtt::{Malformed, Version};
-use tidegate::rules::device::Mode;
+use tidegate::rules::device::{DeviceId, Mode};
 use tidegate::rules::identity::{Field, Unnamed};
-use tidegate::rules::reason::{CERTIFICATE_REASONS, ENDINGS, Ending, REFUSALS, Refusal, Step};
+use tidegate::rules::jwt;
+use tidegate::rules::reason::{
+    CERTIFICATE_REASONS, Cause, ENDINGS, Ending, REFUSALS, Refusal, Step,
+};
 use tidegate::rules::template::Unrenderable;
 
 use crate::support::gate::tidegate;
@@ -306,6 +309,10 @@ fn headings(path: &PathBuf) -> BTreeSet<String> {
     headings.collect()
 }
 
+fn device() -> DeviceId {
+    "meter-7".parse().expect("a device id")
+}
+
 /// One refusal of each word; what the device is told hangs on nothing else but its version.
 fn sample(word: &'static str, version: Version) -> Refusal {
     let limit = Duration::from_secs(1);
@@ -345,9 +352,44 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         "identity_unreadable" => Refusal::Unnamed(Unnamed::Unreadable(Field::SubjectCn)),
         "identity_not_matched" => Refusal::Unnamed(Unnamed::NotMatched(Field::SubjectCn, text())),
         "identity_not_allowed" => Refusal::Unnamed(Unnamed::NotAllowed(Field::SubjectCn, text())),
-        "no_token" => Refusal::NoToken { mode: Mode::Plain },
+        "no_token" => Refusal::NoToken {
+            mode: Mode::Plain,
+            taken: None,
+        },
+        "token_bad" => Refusal::TokenBad { why: text() },
+        "token_expired" => Refusal::TokenExpired { why: text() },
+        "token_keys_away" => Refusal::Jwt(jwt::Bad::KeysAway),
+        "credentials_disagree" => Refusal::CredentialsDisagree {
+            certificate: device(),
+            token: device(),
+        },
+        "device_unknown" => Refusal::DeviceUnknown {
+            device: None,
+            by_token: false,
+        },
+        "device_disabled" => Refusal::DeviceDisabled {
+            device: device(),
+            waits: false,
+        },
+        "mode_not_allowed" => Refusal::ModeNotAllowed {
+            device: device(),
+            mode: Mode::Plain,
+            least: Mode::MutualTls,
+        },
+        "certificate_not_registered" => Refusal::CertificateNotRegistered {
+            device: device(),
+            why: text(),
+        },
+        "credential_expired" => Refusal::CredentialExpired {
+            device: device(),
+            number: 1,
+            early: false,
+        },
+        "registry_away" => Refusal::RegistryAway { why: text() },
+        "registration_full" => Refusal::RegistrationFull { why: text() },
+        "revoked_meanwhile" => Refusal::Revoked(Cause::DeviceDisabled),
         "client_id_not_own" => Refusal::ClientIdNotOwn {
-            device: "meter-7".parse().expect("a device id"),
+            device: device(),
             asked: text(),
         },
         "client_id_not_allowed" => Refusal::Unrenderable(Unrenderable::ClientId),
@@ -405,6 +447,11 @@ fn every_refusal_is_documented_with_what_the_device_sees() {
                     let refusal = sample(known, version);
                     assert_eq!(refusal.label(), known);
                     let answer = refusal.answer(Some(version));
+                    if CERTIFICATE_REASONS.contains(&known) {
+                        // Looked at again after the handshake, for a pin or a resumed connection.
+                        assert!(answer.is_some_and(|(_, code)| [0x05, 0x87].contains(&code)));
+                        continue;
+                    }
                     if step == Step::Handshake {
                         assert_eq!(answer, None, "{known}: there is no CONNACK in a handshake");
                         continue;
@@ -445,6 +492,10 @@ fn every_ending_is_documented_with_what_the_device_is_told() {
             "malformed_packet" => Ending::MalformedPacket,
             "broker_garbage" => Ending::BrokerGarbage { what: what() },
             "half_open" => Ending::HalfOpen { limit },
+            word if Cause::ALL.iter().any(|cause| cause.label() == word) => {
+                let cause = Cause::ALL.into_iter().find(|cause| cause.label() == word);
+                Ending::Revoked(cause.expect("just found"))
+            }
             "drained" => Ending::Drained,
             "cut" => Ending::Cut,
             "gate_fault" => Ending::GateFault,

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::gate::listener::{Listener, accept, bind};
+use crate::gate::listener::{Listener, Secure, accept, bind};
 use crate::gate::testing::{ROOM, gate};
 use crate::tls::server::{MinVersion, ServerTls, Settings};
 use crate::tls::testing::{Folder, root, server};
@@ -45,11 +45,12 @@ fn trapped() -> Arc<Listener> {
     config.cert_resolver = Arc::new(Trap(config.cert_resolver));
     tls.with_alpn = Arc::new(config);
     tls.without_alpn = tls.with_alpn.clone();
-    Arc::new(Listener {
-        place: 0,
-        name: "devices".into(),
-        tls: Some(Arc::new(tls)),
-    })
+    let secure = Secure {
+        tls,
+        verifier: None,
+        groups: None,
+    };
+    Arc::new(Listener::new(0, "devices".into(), Some(Arc::new(secure))))
 }
 
 /// A device's ClientHello, asking for `name`.

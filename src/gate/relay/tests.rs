@@ -5,6 +5,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::gate::control::Roll;
+use crate::gate::control::tests::sitter;
 use crate::tls::stream::TlsStream;
 
 /// Both ends of a connection over loopback.
@@ -20,8 +22,12 @@ fn relay(device: DeviceLink, broker: TcpStream) -> Relay {
         metrics: Metrics::new(&["devices".into()], &[]),
         listener: 0,
     };
-    let control = Arc::new(Control::default());
-    Relay::new(device, Socket::Tcp(broker), Version::V311, control, tally)
+    let seat = Arc::new(Roll::default()).sit(sitter("a"));
+    let watch = Watch {
+        control: seat.control.clone(),
+        listener: Arc::new(Listener::new(0, "devices".into(), None)),
+    };
+    Relay::new(device, Socket::Tcp(broker), Version::V311, watch, tally)
 }
 
 /// threats.md V7: the second side has 30 s of silence once the first has closed; then the connection is over.

@@ -34,6 +34,10 @@ pub struct Certificate {
     pub serial: String,
     /// The SHA-256 of the DER, in lower-case hex.
     pub fingerprint: String,
+    /// The same, as bytes.
+    pub print: [u8; 32],
+    /// The SHA-256 of its SubjectPublicKeyInfo.
+    pub key: [u8; 32],
     /// The first second of its validity, in seconds since 1970-01-01 UTC.
     pub not_before: i64,
     /// The last second of its validity, in seconds since 1970-01-01 UTC.
@@ -95,7 +99,7 @@ impl Certificate {
         let validity = tbs.take(SEQUENCE).map_err(part("the validity"))?;
         let (not_before, not_after) = period(validity.body).map_err(part("the validity"))?;
         let subject = tbs.take(SEQUENCE).map_err(part("the subject"))?;
-        tbs.take(SEQUENCE).map_err(part("the public key"))?;
+        let spki = tbs.take(SEQUENCE).map_err(part("the public key"))?;
         // issuerUniqueID and subjectUniqueID, which nobody uses.
         for tag in [0x81, 0x82] {
             tbs.take_if(tag).map_err(part("a unique identifier"))?;
@@ -118,6 +122,14 @@ impl Certificate {
             issuer: shown(&Name::read(issuer.body)),
             serial,
             fingerprint: hex::encode(digest::digest(&digest::SHA256, der)),
+            print: digest::digest(&digest::SHA256, der)
+                .as_ref()
+                .try_into()
+                .expect("SHA-256 has 32 bytes"),
+            key: digest::digest(&digest::SHA256, spki.whole)
+                .as_ref()
+                .try_into()
+                .expect("SHA-256 has 32 bytes"),
             not_before,
             not_after,
             named,

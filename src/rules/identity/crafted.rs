@@ -42,7 +42,7 @@ pub(super) fn name(sets: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A Name with one common name.
-pub(super) fn common_name(value: &str) -> Vec<u8> {
+pub(in crate::rules) fn common_name(value: &str) -> Vec<u8> {
     name(&[rdn(&[attribute(CN, UTF8_STRING, value.as_bytes())])])
 }
 
@@ -57,13 +57,13 @@ pub(super) fn san(names: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// The parts of a certificate, each in DER.
-pub(super) struct Parts {
-    pub(super) serial: Vec<u8>,
-    pub(super) validity: Vec<u8>,
-    pub(super) subject: Vec<u8>,
-    pub(super) extensions: Vec<Vec<u8>>,
+pub(in crate::rules) struct Parts {
+    pub(in crate::rules) serial: Vec<u8>,
+    pub(in crate::rules) validity: Vec<u8>,
+    pub(in crate::rules) subject: Vec<u8>,
+    pub(in crate::rules) extensions: Vec<Vec<u8>>,
     /// What stands after the last known part of the TBSCertificate.
-    pub(super) after: Vec<u8>,
+    pub(in crate::rules) after: Vec<u8>,
 }
 
 impl Default for Parts {
@@ -86,7 +86,7 @@ impl Default for Parts {
 
 impl Parts {
     /// The certificate: well-formed around the given parts, with a key and a signature that mean nothing.
-    pub(super) fn der(&self) -> Vec<u8> {
+    pub(in crate::rules) fn der(&self) -> Vec<u8> {
         let algorithm = tlv(SEQUENCE, &[&tlv(OID, &[&[0x2b, 0x65, 0x70]])]);
         let key = tlv(SEQUENCE, &[&algorithm, &tlv(BIT_STRING, &[&[0], &[7; 32]])]);
         let extensions = if self.extensions.is_empty() {

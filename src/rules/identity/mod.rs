@@ -9,7 +9,7 @@ use super::device::{Alphabet, DeviceId};
 
 mod certificate;
 #[cfg(test)]
-mod crafted;
+pub(in crate::rules) mod crafted;
 mod der;
 mod name;
 mod pattern;

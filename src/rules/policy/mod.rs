@@ -1,18 +1,26 @@
 //! The verdict: who calls, what they ask and what the operator allows; admission or refusal out.
 //!
-//! One function for every listener, TLS version and credential (threats.md I2). Pure: the time is an argument.
-
-use std::net::IpAddr;
+//! Three steps, all pure, for every listener, TLS version and credential (threats.md I2): [`claim`] says who calls and by what
+//! evidence; somebody looks that device up; [`decide`] says whether it may enter. [`judge`], which it asks, is asked again for
+//! open connections when something has changed. The time is an argument.
 
 use crate::mqtt::Version;
 use crate::mqtt::connect::{Connect, Password as MqttPassword};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 
-use super::device::{DeviceId, Mode};
-use super::identity::{Certificate, Field, Naming, Unnamed};
+use super::device::DeviceId;
 use super::reason::Refusal;
+use super::record::Record;
 use super::secret::Secret;
 use super::template::{Facts, Template};
+
+mod claim;
+mod judge;
+#[cfg(test)]
+mod tests;
+
+pub use claim::{Caller, Claim, Credential, Shown, Tokens, Unvouched, claim};
+pub use judge::{CertificateEvidence, Evidence, TokenEvidence, Voucher, judge};
 
 /// `[connect]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -75,32 +83,19 @@ pub enum TokenPlace {
     Username,
 }
 
-/// What is known of a caller when its CONNECT has been read.
+/// What the registry says of the device that a [`Claim`] names.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller<'a> {
-    /// The listener it came to.
-    pub listener: &'a str,
-    /// The mode of its connection.
-    pub mode: Mode,
-    /// Where it calls from.
-    pub ip: IpAddr,
-    /// Who vouched for it: given for, and only for, `mutual-tls`.
-    pub credential: Option<Credential<'a>>,
-}
-
-/// A certificate that was verified, and the trust group that vouched for it (threats.md I7).
-#[derive(Clone, Copy, Debug)]
-pub struct Credential<'a> {
-    /// The device's own certificate.
-    pub certificate: &'a Certificate,
-    /// The name of the trust group.
-    pub trust: &'a str,
-    /// Which field of the certificate names the device, in this group.
-    pub naming: &'a Naming,
-    /// The end of the earliest validity in the chain, in seconds since 1970.
-    pub not_after: i64,
-    /// The CA of the group issued the certificate itself, and no intermediate that the device brought along.
-    pub direct: bool,
+pub enum Standing<'a> {
+    /// There is no registry.
+    NoRegistry,
+    /// This is its record.
+    Known(&'a Record),
+    /// It knows no such device.
+    Unknown(Unknown),
+    /// It knows no such device, and no more may register themselves; a sentence for the log.
+    Full(&'a str),
+    /// It cannot be asked now; a sentence for the log.
+    Away(&'a str),
 }
 
 /// A device may enter, under this name and with this CONNECT.
@@ -113,6 +108,8 @@ pub struct Admission {
     /// Whether the device must be told the client id it got: it speaks MQTT 5 and sent none
     /// (Assigned Client Identifier, MQTT 5.0 §3.1.3.1).
     pub tell_client_id: bool,
+    /// The last second in which what it showed counts, in seconds since 1970; `None`: no end.
+    pub until: Option<i64>,
 }
 
 /// A device may not enter.
@@ -134,17 +131,19 @@ impl From<Refusal> for Refused {
     }
 }
 
-/// Decides whether `caller` may enter with the CONNECT it sent, at `now` (seconds since 1970).
+/// Decides whether the device of `claim` may enter with the CONNECT it sent, at `now` (seconds since 1970).
 ///
 /// # Errors
 /// The [`Refusal`], and who it is for; nothing has reached a broker then (threats.md I1).
 pub fn decide(
     caller: &Caller<'_>,
+    claim: &Claim,
     asks: Connect,
+    standing: Standing<'_>,
     settings: &ConnectSettings,
     now: i64,
 ) -> Result<Admission, Refused> {
-    let (credential, device) = identify(caller, &asks, now)?;
+    let (device, until) = admitted(claim, standing, now)?;
     let refused = |refusal| Refused {
         refusal,
         device: Some(device.clone()),
@@ -159,61 +158,97 @@ pub fn decide(
         }));
     }
     let tell_client_id = asks.version == Version::V5 && asks.client_id.is_empty();
-    let connect = rewrite(caller, &credential, &device, asks, settings).map_err(refused)?;
+    let connect = rewrite(caller, claim, &device, asks, settings).map_err(refused)?;
     Ok(Admission {
         device,
         connect,
         tell_client_id,
+        until,
     })
 }
 
-/// Who calls, by the one credential that it has.
-fn identify<'a>(
-    caller: &Caller<'a>,
-    asks: &Connect,
+/// Who enters, and until when what it showed counts.
+fn admitted(
+    claim: &Claim,
+    standing: Standing<'_>,
     now: i64,
-) -> Result<(Credential<'a>, DeviceId), Refusal> {
-    // Before any credential: it asks for a conversation that the gate does not have (threats.md §5).
-    if asks.properties.get(Id::AuthenticationMethod).is_some() {
-        return Err(Refusal::EnhancedAuthentication);
-    }
-    let Some(credential) = caller.credential else {
-        return Err(Refusal::NoToken { mode: caller.mode });
+) -> Result<(DeviceId, Option<i64>), Refused> {
+    let device = match standing {
+        Standing::Known(record) => Some(&record.device),
+        _ => claim.device(),
     };
-    if credential.not_after < now {
-        return Err(Refusal::Certificate {
-            label: "certificate_expired",
-            why: "the certificate, or one of its issuers, ended between the handshake and the CONNECT".into(),
+    if let (Some(device), Some(by_token)) = (device, &claim.by_token)
+        && device != by_token
+    {
+        return Err(Refused {
+            refusal: Refusal::CredentialsDisagree {
+                certificate: device.clone(),
+                token: by_token.clone(),
+            },
+            device: Some(device.clone()),
         });
     }
-    // Serials are unique for one CA only (RFC 5280 §4.1.2.2): another below the same anchor may have given the same one.
-    if credential.naming.field == Field::Serial && !credential.direct {
-        return Err(Refusal::Unnamed(Unnamed::OfAnotherCa));
+    let judged = judge(&claim.evidence, device, standing, now);
+    let until = judged.map_err(|refusal| {
+        let refusal = match (&claim.instead, refusal) {
+            // No pin made up for what the handshake, or the name, lacked: that is what there is to mend.
+            (
+                Some(instead),
+                Refusal::CertificateNotRegistered { .. } | Refusal::DeviceUnknown { .. },
+            ) => instead.clone(),
+            (_, refusal) => refusal,
+        };
+        Refused {
+            refusal,
+            device: device.cloned(),
+        }
+    })?;
+    match device {
+        Some(device) => Ok((device.clone(), until)),
+        None => Err(claim.instead.clone().unwrap_or(Refusal::GateFault).into()),
     }
-    let device = credential
-        .naming
-        .device(credential.certificate)
-        .map_err(Refusal::Unnamed)?;
-    Ok((credential, device))
+}
+
+/// The record of a device that registers itself (`registry.unknown = "register"`): for `mutual-tls`, and for the trust group
+/// that vouched for it. `None`: nobody vouches for it that may.
+pub fn registration(claim: &Claim, approval: bool, now: i64) -> Option<Record> {
+    let voucher = claim.evidence.certificate.as_ref()?.voucher.as_ref()?;
+    let mut record = Record::new(claim.device()?.clone(), now);
+    record.enabled = !approval;
+    record.registered_by = Some(voucher.group.to_string());
+    let proof = super::record::Proof::Vouched {
+        group: voucher.group.to_string(),
+        field: voucher.field,
+        pin: None,
+    };
+    record.add_credential(proof, super::record::Valid::since(now));
+    Some(record)
 }
 
 /// The CONNECT that the broker is told: the names are the gate's, everything else is the device's.
 fn rewrite(
     caller: &Caller<'_>,
-    credential: &Credential<'_>,
+    claim: &Claim,
     device: &DeviceId,
     asks: Connect,
     settings: &ConnectSettings,
 ) -> Result<Connect, Refusal> {
+    let voucher = claim.evidence.certificate.as_ref();
     let facts = Facts {
         device,
         client_id: &asks.client_id,
-        username: asks.username.as_deref(),
+        // A token in this field is the gate's to know, and nobody's further on.
+        username: asks
+            .username
+            .as_deref()
+            .filter(|_| !claim.token_in_username),
         mode: caller.mode,
         listener: caller.listener,
-        trust: Some(credential.trust),
+        trust: voucher
+            .and_then(|shown| shown.voucher.as_ref())
+            .map(|voucher| &*voucher.group),
         ip: caller.ip,
-        certificate: Some(credential.certificate),
+        certificate: caller.certificate.as_ref().map(Shown::certificate),
     };
     let render = |template: &Template| template.render(&facts).map_err(Refusal::Unrenderable);
     let client_id = render(&settings.client_id)?;

@@ -1,0 +1,289 @@
+//! The devices as the gate knows them: whom a claim names, and what becomes of open connections when that changes.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use crate::registry::directory::{Directory, Found, Whom};
+use crate::registry::{Change, Fault};
+use crate::rules::device::DeviceId;
+use crate::rules::policy::{self, Claim, Evidence, Standing, Unknown};
+use crate::rules::reason::Cause;
+use crate::rules::record::{LastSeen, Record};
+
+use super::control::{Control, Order, Roll, Seat, Sitter};
+use super::handshake::Secured;
+
+/// How long a connection that is told to end may take for its last packet, before it is cut: so that it is over within a
+/// second (threats.md R1).
+const LAST_PACKET: Duration = Duration::from_millis(700);
+
+/// The registry, if there is one, and everyone who sits.
+pub(crate) struct Devices {
+    pub(crate) directory: Option<Arc<Directory>>,
+    pub(crate) unknown: Unknown,
+    /// How many have sat down so far.
+    sat: AtomicU64,
+    /// Of each worker, once they run.
+    rolls: OnceLock<Vec<Arc<Roll>>>,
+}
+
+/// What is known of whoever calls, and its seat.
+pub(crate) struct Looked {
+    /// `None`: nobody can tell who it is.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) held: Held,
+}
+
+/// [`Standing`], with what it borrows.
+#[derive(Debug)]
+pub(crate) enum Held {
+    NoRegistry,
+    Known(Arc<Record>),
+    Unknown(Unknown),
+    /// No more may register themselves; a sentence.
+    Full(String),
+    Away(Arc<str>),
+}
+
+impl Looked {
+    pub(crate) fn standing(&self) -> Standing<'_> {
+        self.held.standing()
+    }
+}
+
+impl Held {
+    fn of(found: Found, unknown: Unknown) -> Self {
+        match found {
+            Found::Known(record) => Self::Known(record),
+            Found::Unknown => Self::Unknown(unknown),
+            Found::Away(why) => Self::Away(why),
+        }
+    }
+
+    fn standing(&self) -> Standing<'_> {
+        match self {
+            Self::NoRegistry => Standing::NoRegistry,
+            Self::Known(record) => Standing::Known(record),
+            Self::Unknown(unknown) => Standing::Unknown(*unknown),
+            Self::Full(why) => Standing::Full(why),
+            Self::Away(why) => Standing::Away(why),
+        }
+    }
+
+    /// How many connections the record allows; `None`: it does not say.
+    pub(crate) fn connections(&self) -> Option<u32> {
+        match self {
+            Self::Known(record) => record.connections,
+            _ => None,
+        }
+    }
+}
+
+impl Devices {
+    pub(crate) fn new(directory: Option<Arc<Directory>>, unknown: Unknown) -> Self {
+        Self {
+            directory,
+            unknown,
+            sat: AtomicU64::new(0),
+            rolls: OnceLock::new(),
+        }
+    }
+
+    /// Takes note of the rolls of all workers, once.
+    pub(crate) fn set_rolls(&self, rolls: Vec<Arc<Roll>>) {
+        let _ = self.rolls.set(rolls);
+    }
+
+    pub(crate) fn rolls(&self) -> &[Arc<Roll>] {
+        self.rolls.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Everyone who sits for `device`, at any worker.
+    fn of(&self, device: &DeviceId) -> Vec<Arc<Control>> {
+        self.rolls()
+            .iter()
+            .flat_map(|roll| roll.of(device))
+            .collect()
+    }
+
+    /// Looks up whom `claim` names, having taken its seat first. Dropping it half-way gives the seat back.
+    pub(crate) async fn find(
+        &self,
+        claim: &Claim,
+        secured: &Secured,
+        roll: &Arc<Roll>,
+        now: i64,
+    ) -> Looked {
+        let sit = |device: &DeviceId| {
+            roll.sit(Sitter {
+                number: self.sat.fetch_add(1, Ordering::Relaxed) + 1,
+                device: device.clone(),
+                evidence: claim.evidence.clone(),
+                address: secured.address,
+                listener: secured.listener.place,
+                since: Instant::now(),
+            })
+        };
+        let named = claim.device().map(|device| (sit(device), device));
+        let Some(directory) = &self.directory else {
+            return Looked {
+                seat: named.map(|(seat, _)| seat),
+                held: Held::NoRegistry,
+            };
+        };
+        let mut found = Found::Unknown;
+        if let Some((_, device)) = &named {
+            found = directory.look_up(&Whom::Device((*device).clone())).await;
+        }
+        if let (Found::Unknown, Some(pins)) = (&found, claim.pins()) {
+            match directory.look_up(&Whom::Pinned(pins)).await {
+                Found::Known(record) => {
+                    let seat = sit(&record.device);
+                    // Now that its seat is taken, what it is told counts.
+                    let device = Whom::Device(record.device.clone());
+                    let found = directory.look_up(&device).await;
+                    return Looked {
+                        seat: Some(seat),
+                        held: Held::of(found, Unknown::Refuse),
+                    };
+                }
+                other => found = other,
+            }
+        }
+        let mut held = Held::of(found, self.unknown);
+        if let Held::Unknown(unknown @ Unknown::Register { quota, approval }) = held
+            && claim.may_register(unknown)
+            && let Some(record) = policy::registration(claim, approval, now)
+        {
+            held = register(directory, record, quota).await;
+        }
+        Looked {
+            seat: named.map(|(seat, _)| seat),
+            held,
+        }
+    }
+
+    /// Notes that a device was linked, and lets its oldest connections go if it has more than `most`; 0: any number.
+    pub(crate) fn note_linked(&self, control: &Arc<Control>, most: u32, now: i64) {
+        let sitter = &control.sitter;
+        if let Some(directory) = &self.directory {
+            directory.note_seen(&sitter.device, seen(&sitter.evidence, sitter.address, now));
+        }
+        if most == 0 {
+            return;
+        }
+        let mut open = self.of(&sitter.device);
+        open.retain(|one| one.is_linked() && one.cause().is_none());
+        let surplus = open.len().saturating_sub(most as usize);
+        if surplus == 0 {
+            return;
+        }
+        open.sort_by_key(|one| (Arc::ptr_eq(one, control), one.sitter.since));
+        end(open.drain(..surplus).collect(), Cause::Replaced);
+    }
+
+    /// Hears of changes in the registry and judges the connections that they concern again, for as long as it is polled.
+    pub(crate) async fn watch(&self, now: impl Fn() -> i64) {
+        let Some(directory) = &self.directory else {
+            return std::future::pending().await;
+        };
+        loop {
+            for change in directory.next_changes().await {
+                match change {
+                    Change::Device(device) => self.judge_again(directory, &device, &now).await,
+                    Change::Everything => {
+                        let all = self.rolls().iter().flat_map(|roll| roll.all());
+                        let mut devices: Vec<_> =
+                            all.map(|control| control.sitter.device.clone()).collect();
+                        devices.sort();
+                        devices.dedup();
+                        for device in devices {
+                            self.judge_again(directory, &device, &now).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Judges every connection of `device` again; those whose evidence counts no longer end.
+    async fn judge_again(&self, directory: &Directory, device: &DeviceId, now: &impl Fn() -> i64) {
+        let sitting = self.of(device);
+        if sitting.is_empty() {
+            return;
+        }
+        let found = directory.look_up(&Whom::Device(device.clone())).await;
+        let held = Held::of(found, self.unknown);
+        for control in sitting {
+            self.judge_one(&control, &held, now());
+        }
+    }
+
+    fn judge_one(&self, control: &Arc<Control>, held: &Held, now: i64) {
+        let evidence = control.evidence();
+        let device = Some(&control.sitter.device);
+        match policy::judge(&evidence, device, held.standing(), now) {
+            Ok(until) => {
+                let until = until.and_then(|until| super::deadline(until, now));
+                for roll in self.rolls() {
+                    roll.set_until(control, until);
+                }
+            }
+            Err(refusal) => {
+                if let Some(cause) = Cause::of(&refusal) {
+                    end(vec![control.clone()], cause);
+                }
+            }
+        }
+    }
+
+    /// Looks again at a connection for whose certificate no trust group vouches any more: a pin may still count.
+    pub(crate) async fn doubt(&self, control: &Arc<Control>, now: i64) {
+        control.set_unvouched();
+        let device = control.sitter.device.clone();
+        let held = match &self.directory {
+            None => Held::NoRegistry,
+            Some(directory) => {
+                Held::of(directory.look_up(&Whom::Device(device)).await, self.unknown)
+            }
+        };
+        if policy::judge(&control.evidence(), None, held.standing(), now).is_err() {
+            end(vec![control.clone()], Cause::TrustEnded);
+        }
+    }
+}
+
+/// Registers a device that nobody has registered.
+async fn register(directory: &Directory, record: Record, quota: u32) -> Held {
+    match directory.register(record, quota).await {
+        Ok(found) => Held::of(found, Unknown::Refuse),
+        Err(fault @ Fault::QuotaFull { .. }) => Held::Full(fault.to_string()),
+        Err(fault) => Held::Away(fault.to_string().into()),
+    }
+}
+
+fn seen(evidence: &Evidence, address: SocketAddr, now: i64) -> LastSeen {
+    LastSeen {
+        at: now,
+        address: address.to_string(),
+        mode: evidence.mode,
+        certificate: evidence.certificate.as_ref().map(|shown| shown.print),
+    }
+}
+
+/// Ends connections between packets; those that take too long over it at once.
+pub(crate) fn end(controls: Vec<Arc<Control>>, cause: Cause) {
+    for control in &controls {
+        control.give(Order::End(cause));
+    }
+    tokio::spawn(async move {
+        sleep(LAST_PACKET).await;
+        for control in controls {
+            control.give(Order::Cut);
+        }
+    });
+}

@@ -1,0 +1,305 @@
+//! Whether what a device showed lets it in: asked for a new connection, and again for open ones when something changed.
+
+use std::sync::Arc;
+
+use super::{Standing, Unknown};
+use crate::rules::device::{DeviceId, Mode};
+use crate::rules::identity::Field;
+use crate::rules::reason::Refusal;
+use crate::rules::record::{Credential, Pin, Print, Proof, Record};
+use crate::rules::token;
+
+/// What a device showed, read and proved; kept while its connection is open, to be judged again.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The mode of its connection.
+    pub mode: Mode,
+    /// Its certificate, whose key it has proved to hold.
+    pub certificate: Option<CertificateEvidence>,
+    /// Its token.
+    pub token: Option<TokenEvidence>,
+}
+
+/// What matters of a certificate.
+#[derive(Clone, Debug)]
+pub struct CertificateEvidence {
+    /// The SHA-256 of its DER.
+    pub print: Print,
+    /// The SHA-256 of its SubjectPublicKeyInfo.
+    pub key: Print,
+    /// Who vouches for it; `None`: nobody, and only a pin counts.
+    pub voucher: Option<Voucher>,
+}
+
+/// A trust group that vouches for a certificate.
+#[derive(Clone, Debug)]
+pub struct Voucher {
+    /// The group's name.
+    pub group: Arc<str>,
+    /// The field that names the device.
+    pub field: Field,
+    /// The device that it names; `None`: it names none.
+    pub device: Option<DeviceId>,
+    /// The end of the earliest validity in the chain, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// What matters of a token. Its text is not kept.
+#[derive(Clone)]
+pub enum TokenEvidence {
+    /// The keyed hash of an opaque one.
+    Opaque(Print),
+    /// One that its issuer signed.
+    Jwt {
+        /// Its `exp`, in seconds since 1970.
+        not_after: i64,
+        /// Which of the issuer's keys signed it.
+        key: Print,
+    },
+}
+
+impl std::fmt::Debug for TokenEvidence {
+    /// The hash of a token is not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Opaque(_) => f.write_str("Opaque(…)"),
+            Self::Jwt { not_after, .. } => f
+                .debug_struct("Jwt")
+                .field("not_after", not_after)
+                .finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Judges evidence by the standing of its device, at `now` (seconds since 1970). Gives the last second in which it counts;
+/// `None`: no end.
+///
+/// A wrong credential is told before all else: who has none learns nothing of a device (threats.md §5).
+///
+/// # Errors
+/// The [`Refusal`].
+pub fn judge(
+    evidence: &Evidence,
+    device: Option<&DeviceId>,
+    standing: Standing<'_>,
+    now: i64,
+) -> Result<Option<i64>, Refusal> {
+    match standing {
+        Standing::Away(why) => Err(Refusal::RegistryAway {
+            why: why.to_owned(),
+        }),
+        Standing::Full(why) => Err(Refusal::RegistrationFull {
+            why: why.to_owned(),
+        }),
+        Standing::NoRegistry | Standing::Unknown(Unknown::Admit) => vouched(evidence, device, now),
+        Standing::Unknown(Unknown::Refuse | Unknown::Register { .. }) => {
+            Err(unknown(evidence, device))
+        }
+        Standing::Known(record) => registered(evidence, record, now),
+    }
+}
+
+fn unknown(evidence: &Evidence, device: Option<&DeviceId>) -> Refusal {
+    Refusal::DeviceUnknown {
+        device: device.cloned(),
+        by_token: evidence.certificate.is_none(),
+    }
+}
+
+/// By the word of a trust group or of a JWT's issuer alone.
+fn vouched(
+    evidence: &Evidence,
+    device: Option<&DeviceId>,
+    now: i64,
+) -> Result<Option<i64>, Refusal> {
+    let mut end = End::none();
+    if let Some(shown) = &evidence.certificate {
+        let voucher = shown
+            .voucher
+            .as_ref()
+            .ok_or_else(|| unknown(evidence, device))?;
+        end.within(voucher.not_after, now, expired_certificate)?;
+    }
+    match &evidence.token {
+        Some(TokenEvidence::Jwt { not_after, .. }) => {
+            end.within(*not_after, now, || expired_token("its exp has passed"))?;
+        }
+        Some(TokenEvidence::Opaque(_)) => return Err(unknown(evidence, device)),
+        None => {}
+    }
+    Ok(end.0)
+}
+
+/// By the record of the registry.
+fn registered(evidence: &Evidence, record: &Record, now: i64) -> Result<Option<i64>, Refusal> {
+    let mut end = End::none();
+    if let Some(shown) = &evidence.certificate {
+        certificate(shown, record, now, &mut end)?;
+    }
+    match &evidence.token {
+        Some(TokenEvidence::Opaque(hash)) => opaque(hash, record, now, &mut end)?,
+        Some(TokenEvidence::Jwt { not_after, .. }) => {
+            end.within(*not_after, now, || expired_token("its exp has passed"))?;
+        }
+        None => {}
+    }
+    if !record.enabled {
+        return Err(Refusal::DeviceDisabled {
+            device: record.device.clone(),
+            waits: record.registered_by.is_some() && record.changed == record.created,
+        });
+    }
+    if evidence.mode < record.min_mode {
+        return Err(Refusal::ModeNotAllowed {
+            device: record.device.clone(),
+            mode: evidence.mode,
+            least: record.min_mode,
+        });
+    }
+    Ok(end.0)
+}
+
+/// The credential that the shown certificate is.
+fn certificate(
+    shown: &CertificateEvidence,
+    record: &Record,
+    now: i64,
+    end: &mut End,
+) -> Result<(), Refusal> {
+    let is = |pin: &Pin| match pin {
+        Pin::Certificate(print) => *print == shown.print,
+        Pin::Key(key) => *key == shown.key,
+    };
+    // A pinned one does not need the word of a group; so neither does it end with the group's chain.
+    let matches = |credential: &&Credential| match &credential.proof {
+        Proof::Pinned(pin) => is(pin),
+        Proof::Vouched { group, field, pin } => {
+            let voucher = shown.voucher.as_ref();
+            let names_it = |by: &Voucher| by.device.as_ref() == Some(&record.device);
+            let counts =
+                |by: &Voucher| *by.group == **group && by.field == *field && by.not_after >= now;
+            voucher.is_some_and(|by| names_it(by) && counts(by)) && pin.as_ref().is_none_or(is)
+        }
+        Proof::Token(_) => false,
+    };
+    let found: Vec<_> = record.credentials.iter().filter(matches).collect();
+    if found.is_empty() {
+        return Err(Refusal::CertificateNotRegistered {
+            device: record.device.clone(),
+            why: why_not(shown, record, now),
+        });
+    }
+    let valid = || found.iter().filter(|one| one.valid.holds(now));
+    let last = |credential: &Credential| {
+        let chain = match (&credential.proof, &shown.voucher) {
+            (Proof::Vouched { .. }, Some(voucher)) => voucher.not_after,
+            _ => i64::MAX,
+        };
+        credential.valid.until.unwrap_or(i64::MAX).min(chain)
+    };
+    let Some(last) = valid().map(|one| last(one)).max() else {
+        return Err(Refusal::CredentialExpired {
+            device: record.device.clone(),
+            number: found[0].number,
+            early: found[0].valid.from > now,
+        });
+    };
+    end.cut(last);
+    Ok(())
+}
+
+/// Why no credential of the record is the certificate shown.
+fn why_not(shown: &CertificateEvidence, record: &Record, now: i64) -> String {
+    let enrolled = record.credentials.iter().find_map(|one| match &one.proof {
+        Proof::Vouched { group, field, pin } => Some((group, field, pin)),
+        _ => None,
+    });
+    match (&shown.voucher, enrolled) {
+        (Some(by), _) if by.not_after < now => {
+            "the certificate, or one of its issuers, has ended".into()
+        }
+        (Some(by), Some((group, ..))) if *by.group != **group => format!(
+            "it was enrolled under trust[{group}], and trust[{}] vouches for this certificate",
+            by.group
+        ),
+        (Some(by), Some((_, field, _))) if by.field != *field => format!(
+            "it was enrolled by {field}, and trust[{}] now names devices by {}",
+            by.group, by.field
+        ),
+        (_, Some((_, _, Some(_)))) => "it is another certificate than the one registered".into(),
+        (Some(by), None) => format!("no certificate of trust[{}] is registered for it", by.group),
+        (None, _) => "no trust group vouches for the certificate, and it is not pinned".into(),
+        (Some(_), Some(_)) => "its registered certificate is another one".into(),
+    }
+}
+
+/// The credential that the shown token is: each is compared, in a time that tells nothing (threats.md K2).
+fn opaque(hash: &Print, record: &Record, now: i64, end: &mut End) -> Result<(), Refusal> {
+    let mut found: Option<&Credential> = None;
+    let mut last = None;
+    for one in &record.credentials {
+        let Proof::Token(known) = &one.proof else {
+            continue;
+        };
+        if token::is_equal(known, hash) {
+            found = Some(one);
+            if one.valid.holds(now) {
+                last = last.max(Some(one.valid.until.unwrap_or(i64::MAX)));
+            }
+        }
+    }
+    match (found, last) {
+        (None, _) => Err(Refusal::TokenBad {
+            why: format!(
+                "it is no token of {}; make one with `tidegate device rotate-token {}`",
+                record.device, record.device
+            ),
+        }),
+        (Some(_), Some(last)) => {
+            end.cut(last);
+            Ok(())
+        }
+        (Some(_), None) => Err(expired_token("the registry has ended it")),
+    }
+}
+
+/// The last second in which all that was shown counts.
+struct End(Option<i64>);
+
+impl End {
+    fn none() -> Self {
+        Self(None)
+    }
+
+    fn cut(&mut self, last: i64) {
+        if last < i64::MAX {
+            self.0 = Some(self.0.map_or(last, |known| known.min(last)));
+        }
+    }
+
+    fn within(
+        &mut self,
+        last: i64,
+        now: i64,
+        refusal: impl FnOnce() -> Refusal,
+    ) -> Result<(), Refusal> {
+        if last < now {
+            return Err(refusal());
+        }
+        self.cut(last);
+        Ok(())
+    }
+}
+
+fn expired_certificate() -> Refusal {
+    Refusal::Certificate {
+        label: "certificate_expired",
+        why: "the certificate, or one of its issuers, has ended".into(),
+    }
+}
+
+fn expired_token(why: &str) -> Refusal {
+    Refusal::TokenExpired {
+        why: why.to_owned(),
+    }
+}
