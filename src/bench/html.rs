@@ -1,10 +1,12 @@
 //! A run as one page: no script, nothing fetched, light and dark.
 
+mod tables;
+
 use super::json::word;
-use super::kinds;
-use super::plots::{self, Step};
+use super::plots;
 use super::report::Report;
 use super::words::{self, count, micros, three};
+use tables::{costs, errors, latencies, negotiated, seconds, setup};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -126,149 +128,6 @@ fn numbers(report: &Report) -> String {
         "<dl class=\"numbers\">\n{}</dl>\n",
         shown.collect::<String>()
     )
-}
-
-/// A column for each thing timed, so that the table is as narrow as a phone.
-fn latencies(report: &Report) -> String {
-    let timed = report.latencies.iter();
-    let timed: Vec<_> = timed
-        .filter_map(|of| Some((of, words::spread(&of.micros)?)))
-        .collect();
-    if timed.is_empty() {
-        return "<h2>Latency</h2>\n<p class=\"soft\">Nothing was timed.</p>\n".to_owned();
-    }
-    let columns: Vec<_> = timed
-        .iter()
-        .map(|(of, _)| of.name.replace('_', " "))
-        .collect();
-    let heads = [vec![""], columns.iter().map(String::as_str).collect()].concat();
-    let [p50, p90, p99, p999] = words::QUANTILES.map(|(name, _)| name);
-    let mut rows = vec![vec!["count".to_owned()]];
-    rows[0].extend(timed.iter().map(|(of, _)| count(of.micros.len())));
-    for (at, name) in ["min", p50, p90, p99, p999, "max"].into_iter().enumerate() {
-        let mut row = vec![name.to_owned()];
-        row.extend(timed.iter().map(|(_, spread)| micros(spread[at])));
-        rows.push(row);
-    }
-    table("Latency", &heads, 1, &rows)
-}
-
-fn errors(report: &Report) -> String {
-    let row = |name: &str, what: &str, times: u64| {
-        let share = words::share(times, report.attempts);
-        vec![format!("{name}\n{what}"), count(times), share]
-    };
-    let errors = report.errors.iter();
-    let mut rows: Vec<_> = errors
-        .map(|(kind, times)| row(kind, kinds::meaning(kind), *times))
-        .collect();
-    let under_way = words::under_way(report);
-    if under_way > 0 {
-        let what = "neither succeeded nor failed when the run was over";
-        rows.push(row("under way", what, under_way));
-    }
-    if rows.is_empty() {
-        return "<h2>Errors</h2>\n<p class=\"soft\">None.</p>\n".to_owned();
-    }
-    table("Errors", &["kind", "times", "of all"], 1, &rows)
-}
-
-fn negotiated(report: &Report) -> String {
-    let rows = report.negotiated.iter();
-    let rows: Vec<_> = rows
-        .map(|(what, times)| vec![what.clone(), count(*times)])
-        .collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    table(
-        "Negotiated",
-        &["version, suite, key exchange, kind", "times"],
-        1,
-        &rows,
-    )
-}
-
-fn costs(caption: &str, costs: &[(impl ToString, String)]) -> String {
-    let rows = costs.iter();
-    let rows: Vec<_> = rows
-        .map(|(name, value)| vec![name.to_string(), value.clone()])
-        .collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    table(caption, &[], 2, &rows)
-}
-
-fn setup(report: &Report) -> String {
-    let own = [("target", report.target.clone())];
-    costs("Setup", &[own.as_slice(), &report.setup].concat())
-}
-
-/// Each second in figures, folded away.
-fn seconds(steps: &[Step]) -> String {
-    let time = |number: u64| {
-        if number == 0 {
-            "–".to_owned()
-        } else {
-            micros(number)
-        }
-    };
-    let row = |step: &Step| {
-        let counts = [step.begun, step.succeeded, step.failed].map(|number| {
-            if number.fract() == 0.0 {
-                words::mark(number)
-            } else {
-                three(number)
-            }
-        });
-        let times = [step.p50_micros, step.p99_micros].map(time);
-        [[step.at.to_string()].as_slice(), &counts, &times].concat()
-    };
-    let rows: Vec<_> = steps.iter().map(row).collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    let heads = ["second", "begun/s", "succeeded/s", "failed/s", "p50", "p99"];
-    let table = table("Second by second", &heads, 1, &rows);
-    format!(
-        "<details class=\"card\">\n<summary>The run in figures, second by second</summary>\n<div class=\"wide\">\n{table}</div>\n</details>\n"
-    )
-}
-
-/// A table whose first cells are its rows' names. Columns from `numbers` on are numbers. Without `heads`, no heading.
-fn table(caption: &str, heads: &[&str], numbers: usize, rows: &[Vec<String>]) -> String {
-    let class = |at: usize| if at >= numbers { " class=\"n\"" } else { "" };
-    let head = |(at, name): (usize, &&str)| match *name {
-        "" => "<td></td>".to_owned(),
-        name => format!("<th scope=\"col\"{}>{}</th>", class(at), escape(name)),
-    };
-    let heads: String = heads.iter().enumerate().map(head).collect();
-    let heads = match heads.as_str() {
-        "" => heads,
-        heads => format!("<thead><tr>{heads}</tr></thead>\n"),
-    };
-    let cell = |(at, cell): (usize, &String)| match at {
-        0 => format!("<th scope=\"row\">{}</th>", name(cell)),
-        at => format!("<td{}>{}</td>", class(at), escape(cell)),
-    };
-    let row = |row: &Vec<String>| {
-        let cells: String = row.iter().enumerate().map(cell).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let rows: String = rows.iter().map(row).collect();
-    format!(
-        "<table>\n<caption>{}</caption>\n{heads}<tbody>\n{rows}</tbody>\n</table>\n",
-        escape(caption)
-    )
-}
-
-/// The name of a row; what stands on a second line is its note.
-fn name(cell: &str) -> String {
-    match cell.split_once('\n') {
-        Some((name, note)) => format!("{}<small>{}</small>", escape(name), escape(note)),
-        None => escape(cell),
-    }
 }
 
 #[cfg(test)]
