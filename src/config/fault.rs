@@ -18,7 +18,7 @@ pub enum Origin {
 
 /// One thing that is wrong: which key, what, and the way out.
 ///
-/// Displayed as `key: what; way out`. A value that did not come from the file is told by its source:
+/// Displayed as `key: what; way out`, or as `key: what` where that says all. A value that did not come from the file is told by its source:
 /// `limits.connections (environment variable TIDEGATE_LIMITS__CONNECTIONS): …`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
@@ -26,7 +26,7 @@ pub struct Fault {
     pub key: String,
     /// What is wrong. Never holds a secret; text of others is escaped.
     pub what: String,
-    /// What to write instead.
+    /// What to write instead; empty where `what` says it.
     pub way_out: String,
     /// Where the value was written.
     pub origin: Origin,
@@ -43,12 +43,14 @@ impl fmt::Display for Fault {
             origin,
         } = self;
         match origin {
-            Origin::Variable(name) => {
-                write!(f, "{key} (environment variable {name}): {what}; {way_out}")
-            }
-            Origin::Flag(name) => write!(f, "{key} ({name}): {what}; {way_out}"),
-            Origin::Absent | Origin::Line(_) => write!(f, "{key}: {what}; {way_out}"),
+            Origin::Variable(name) => write!(f, "{key} (environment variable {name}): {what}")?,
+            Origin::Flag(name) => write!(f, "{key} ({name}): {what}")?,
+            Origin::Absent | Origin::Line(_) => write!(f, "{key}: {what}")?,
         }
+        if way_out.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; {way_out}")
     }
 }
 
