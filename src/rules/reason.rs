@@ -206,7 +206,7 @@ pub enum Refusal {
     #[error("what the gate has to write does not fit: {0}")]
     RewriteTooLong(String),
     /// No broker took the connection.
-    #[error("no broker took the connection within {waited:?}: {last}")]
+    #[error("no broker took the connection (tried for {}): {last}", rough(*waited))]
     BrokerAway {
         /// How long it was tried.
         waited: Duration,
@@ -372,6 +372,15 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("out_of_descriptors", Step::Broker),
     ("gate_fault", Step::Broker),
 ];
+
+/// A time as people tell it: `82 µs`, `12 ms`, `3.0 s`.
+fn rough(time: Duration) -> String {
+    match time.as_micros() {
+        few @ 0..1000 => format!("{few} µs"),
+        some @ 1000..1_000_000 => format!("{} ms", some / 1000),
+        _ => format!("{:.1} s", time.as_secs_f64()),
+    }
+}
 
 impl Refusal {
     /// For the dashboard: one of [`REFUSALS`], never text from the wire.
@@ -763,6 +772,21 @@ mod tests {
             Refusal::OutOfDescriptors,
             Refusal::GateFault,
         ]
+    }
+
+    /// One that refuses at once took no time, and no time limit was at fault.
+    #[test]
+    fn a_broker_that_is_away_is_told_with_how_long_it_was_tried() {
+        let told = |waited: Duration| {
+            let last = "mqtt://b:1883: Connection refused (os error 111)".to_owned();
+            Refusal::BrokerAway { waited, last }.to_string()
+        };
+        assert_eq!(
+            told(Duration::from_nanos(82_417)),
+            "no broker took the connection (tried for 82 µs): mqtt://b:1883: Connection refused (os error 111)"
+        );
+        assert!(told(Duration::from_micros(12_900)).contains("(tried for 12 ms)"));
+        assert!(told(Duration::from_millis(3002)).contains("(tried for 3.0 s)"));
     }
 
     #[test]
