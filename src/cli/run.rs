@@ -79,7 +79,10 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
         let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
         let operators = match &config.admin {
-            Some(admin) => Some(bind_admin(admin.bind).await?),
+            Some(admin) => Some(bind_admin(admin.bind).await.map_err(|fault| {
+                let faults = [&[fault], loaded.taken().as_slice()].concat();
+                Failure::failed(list(&faults))
+            })?),
             None => None,
         };
         let running = loaded
@@ -157,11 +160,12 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
     outcome
 }
 
-async fn bind_admin(bind: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(bind).await.map_err(|fault| {
-        Failure::failed(format!(
-            "admin.bind: cannot listen on {bind}: {fault}; stop what listens there, or set another admin.bind"
-        ))
+async fn bind_admin(bind: SocketAddr) -> Result<TcpListener, StartFault> {
+    TcpListener::bind(bind).await.map_err(|fault| StartFault {
+        key: "admin.bind".into(),
+        sentence: format!(
+            "cannot listen on {bind}: {fault}; stop what listens there, or set another admin.bind"
+        ),
     })
 }
 

@@ -75,10 +75,7 @@ impl Listener {
 /// When the address cannot be bound, or somebody else listens there already: also another gate of the same user, which
 /// would share the port, and half of the devices, without a word.
 pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    // A port that a socket without SO_REUSEPORT can have is nobody's. Of port 0 the kernel sees to that itself.
-    if address.port() != 0 {
-        bound(address, false)?;
-    }
+    is_free(address)?;
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers {
@@ -91,6 +88,18 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpLis
         sockets.push(socket);
     }
     Ok(sockets)
+}
+
+/// Whether [`bind`] could have `address` now; nothing listens there afterwards.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn is_free(address: SocketAddr) -> io::Result<()> {
+    // A port that a socket without SO_REUSEPORT can have is nobody's. Of port 0 the kernel sees to that itself.
+    if address.port() != 0 {
+        bound(address, false)?;
+    }
+    Ok(())
 }
 
 /// A socket bound to `address`; `shared`: among those of this gate.

@@ -187,6 +187,17 @@ impl Loaded {
         metrics
     }
 
+    /// Every address of a listener that cannot be bound: for a start that fails for another reason, so that all is told
+    /// at once.
+    pub fn taken(&self) -> Vec<StartFault> {
+        let each = self.settings.listeners.iter().flat_map(|listener| {
+            let free = |&address| (listener.name.as_ref(), address, listener::is_free(address));
+            listener.bind.iter().map(free)
+        });
+        each.filter_map(|(name, address, free)| Some(bind_fault(name, address, &free.err()?)))
+            .collect()
+    }
+
     /// Binds every listener and begins to accept, on threads of its own.
     ///
     /// # Errors
@@ -348,10 +359,7 @@ fn bind_all(
                         sockets[worker].push((socket, listener.clone()));
                     }
                 }
-                Err(fault) => faults.push(StartFault {
-                    key: format!("listener[{name}].bind"),
-                    sentence: bind_fault(address, &fault),
-                }),
+                Err(fault) => faults.push(bind_fault(name, address, &fault)),
             }
         }
     }
@@ -366,7 +374,7 @@ fn bind_all(
     }
 }
 
-fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
+fn bind_fault(listener: &str, address: SocketAddr, fault: &io::Error) -> StartFault {
     let way_out = match fault.kind() {
         io::ErrorKind::AddrInUse => {
             "; something else listens there, or another gate: stop it, or bind another port"
@@ -379,7 +387,10 @@ fn bind_fault(address: SocketAddr, fault: &io::Error) -> String {
         }
         _ => "",
     };
-    format!("cannot listen on {address}: {fault}{way_out}")
+    StartFault {
+        key: format!("listener[{listener}].bind"),
+        sentence: format!("cannot listen on {address}: {fault}{way_out}"),
+    }
 }
 
 #[cfg(test)]

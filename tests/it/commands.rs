@@ -157,6 +157,35 @@ async fn a_second_gate_on_one_port_is_a_failure() {
     }
 }
 
+/// A second gate beside the first has none of its ports; all of them are told at once.
+#[tokio::test]
+async fn every_address_in_use_is_told() {
+    let first = Gate::start().await;
+    let folder = good().await;
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let admin = holder.local_addr().expect("bound").to_string();
+    let devices = first.address().to_string();
+    let run = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .arg("run")
+        .current_dir(folder.path())
+        .env_clear()
+        .env("TIDEGATE_ADMIN__BIND", &admin)
+        .env("TIDEGATE_LISTENER__0__BIND", &devices)
+        .kill_on_drop(true)
+        .output();
+    let run = soon("the second gate to end", run).await;
+    let run = run.expect("the binary runs");
+    let told = String::from_utf8(run.stderr).expect("UTF-8");
+    assert_eq!(run.status.code(), Some(1), "{told}");
+    for fault in [
+        format!("tidegate: admin.bind: cannot listen on {admin}: "),
+        format!("tidegate: listener[devices].bind: cannot listen on {devices}: "),
+    ] {
+        assert!(told.contains(&fault), "{fault} is not in\n{told}");
+    }
+    drop(holder);
+}
+
 /// A gate comes back to its port at once, whatever connections of the one before are still closing.
 #[tokio::test]
 async fn a_gate_comes_back_to_its_port_at_once() {
