@@ -52,7 +52,7 @@ pub(super) struct Settings {
 impl Settings {
     /// What the configuration is read from.
     pub(super) fn source(&self) -> Source {
-        Source {
+        let mut source = Source {
             path: file(self.config.as_deref(), !self.listen.is_empty()),
             env: environment(),
             flags: Flags {
@@ -66,7 +66,12 @@ impl Settings {
                 broker: self.broker.clone(),
                 admin: self.admin.clone(),
             },
+        };
+        // Where nothing is said at all, what is missing is the file, and not each key that it would have.
+        if source.is_silent() {
+            source.path = Some(DEFAULT_FILE.into());
         }
+        source
     }
 
     /// Reads the configuration; every fault of it is one line of the failure.

@@ -40,6 +40,17 @@ pub struct Flags {
     pub admin: Option<String>,
 }
 
+impl Source {
+    /// Whether nobody has written anything: no file is named, no flag is given, no variable is meant for us.
+    pub fn is_silent(&self) -> bool {
+        let ours = |(name, _): &(String, String)| {
+            let rest = name.strip_prefix(PREFIX);
+            rest.is_some_and(|rest| !is_service_link(rest))
+        };
+        self.path.is_none() && self.flags == Flags::default() && !self.env.iter().any(ours)
+    }
+}
+
 /// The tree of all that was written, and what is wrong with the writing.
 #[derive(Debug, Default)]
 pub(super) struct Written {

@@ -239,6 +239,22 @@ async fn check_finds_a_good_configuration_good() {
     assert_eq!((code, &report["ok"]), (0, &true.into()));
 }
 
+/// Where there is nothing at all, it is the file that is missing.
+#[test]
+fn an_empty_folder_has_no_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let told = "tidegate.toml: cannot read the configuration: no such file or directory; write one, name another by \
+                --config FILE, or use flags alone (tidegate run --help)\n";
+    let (code, out, _) = tidegate(&["check"], folder.path());
+    let summary = "tidegate.toml: not good, 1 fault, no warnings\n";
+    assert_eq!((code, out), (2, format!("fault: {told}{summary}")));
+    for command in ["run", "config"] {
+        let (code, _, err) = tidegate(&[command], folder.path());
+        let summary = "tidegate: tidegate.toml: 1 thing is wrong; nothing was started\n";
+        assert_eq!((code, err), (2, format!("tidegate: {told}{summary}")));
+    }
+}
+
 /// Every fault at once: of the configuration and of the files it names.
 #[tokio::test]
 async fn check_tells_every_fault_at_once() {
