@@ -943,6 +943,11 @@ fn with_table(page: &str, name: &str, table: &str) -> String {
     let (before, rest) = page
         .split_once(&begin)
         .unwrap_or_else(|| panic!("docs/certificates.md has no line {begin}"));
+    let above = before.trim_end().lines().next_back().unwrap_or_default();
+    assert!(
+        above.starts_with("### "),
+        "{name}: a table needs a heading, and stands below {above:?}"
+    );
     let (_, after) = rest
         .split_once(&end)
         .unwrap_or_else(|| panic!("docs/certificates.md has no line {end}"));
