@@ -26,14 +26,22 @@ pub(super) enum Command {
     #[command(after_help = HANDSHAKE_EXAMPLES)]
     Handshake(Handshake),
     /// Opens many connections, holds them, and tells what one costs the server
-    #[command(after_help = CONNECTIONS_EXAMPLES)]
+    #[command(after_help = CONNECTIONS_EXAMPLES, mut_arg("devices", one_each))]
     Connections(Connections),
     /// How fast messages go through
-    #[command(after_help = RELAY_EXAMPLES)]
+    #[command(after_help = RELAY_EXAMPLES, mut_arg("devices", one_each))]
     Relay(Relay),
     /// Runs a broker that costs next to nothing, to stand behind what is measured
     #[command(after_help = SINK_EXAMPLES)]
     Sink(SinkArgs),
+}
+
+/// Where connections stay open, a broker lets only one of a name stay.
+fn one_each(devices: clap::Arg) -> clap::Arg {
+    devices.help(
+        "How many devices there are: bench-000001 …; left out: one for each connection, or all of --device-dir if it \
+         has fewer",
+    )
 }
 
 const HANDSHAKE_EXAMPLES: &str = "\
@@ -541,5 +549,26 @@ impl Listener for Teller {
 impl Drop for Teller {
     fn drop(&mut self) {
         self.live.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Subcommand as _;
+
+    use super::*;
+
+    #[test]
+    fn each_command_tells_how_many_devices_it_has() {
+        let mut bench = Command::augment_subcommands(clap::Command::new("bench"));
+        let mut help = |name: &str| {
+            let command = bench.find_subcommand_mut(name).expect(name);
+            let help = command.render_help().to_string();
+            help.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert!(help("handshake").contains("left out: 1000, or all of --device-dir"));
+        for name in ["connections", "relay"] {
+            assert!(help(name).contains("left out: one for each connection,"));
+        }
     }
 }
