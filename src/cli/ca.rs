@@ -167,10 +167,10 @@ impl std::fmt::Display for Written {
     }
 }
 
-/// A path as it can be pasted into a shell.
+/// A path or another argument as it can be pasted into a shell.
 pub(super) fn shell(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%=,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text
     } else {

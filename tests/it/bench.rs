@@ -502,6 +502,8 @@ async fn a_run_is_told_on_the_terminal_and_as_a_page() {
     assert!(page.contains(&format!("<h1>{headline}</h1>")), "{headline}");
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
     assert!(page.contains("NOT VERIFIED") && page.contains(&to));
+    let typed = format!("<td>tidegate {}</td>", line.join(" "));
+    assert!(page.contains(&typed), "{typed} is not in {page}");
     for fetched in [
         "<script", "<link", "<img", " src=", " href=", "url(", "@import",
     ] {

@@ -2,9 +2,10 @@
 
 mod devices;
 
+use std::ffi::OsString;
 use std::io::{Stderr, Write as _};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use clap::{Args, ValueEnum};
 use rustls::pki_types::ServerName;
 
 use super::Failure;
+use super::ca::shell;
 use crate::bench::handshake::{self, Listener, Plan};
 use crate::bench::live::{Live, Now};
 use crate::bench::settings::{Load, MOST_DEVICES, Rate, Settings, Target, Until};
@@ -335,7 +337,7 @@ impl Handshake {
             hold: self.hold,
         };
         let found = handshake::run(&settings, &plan, &mut Teller::new(total)).map_err(failure)?;
-        self.common.show(&found)
+        self.common.show(found)
     }
 }
 
@@ -350,7 +352,7 @@ impl Connections {
             keep_alive: (!self.keep_alive.is_zero()).then_some(self.keep_alive),
         };
         let found = connections::run(&settings, &plan, &mut Teller::new(None)).map_err(failure)?;
-        self.common.show(&found)
+        self.common.show(found)
     }
 }
 
@@ -382,7 +384,7 @@ impl Relay {
         };
         let found =
             relay::run(&settings, &plan, &mut Teller::new(Some(self.duration))).map_err(failure)?;
-        self.common.show(&found)
+        self.common.show(found)
     }
 }
 
@@ -474,8 +476,10 @@ impl Common {
         })
     }
 
-    /// Prints what was found. It was a success if any attempt was.
-    fn show(&self, found: &Found) -> Result<(), Failure> {
+    /// Prints what was found, and what was typed for it. It was a success if any attempt was.
+    fn show(&self, mut found: Found) -> Result<(), Failure> {
+        let typed = ("command line", command_line(std::env::args_os().skip(1)));
+        found.report.setup.insert(0, typed);
         let report = &found.report;
         if self.json {
             super::say(&format!("{}\n", json::json(report)));
@@ -499,6 +503,15 @@ impl Common {
             report.attempts
         )))
     }
+}
+
+/// What was typed, as it can be typed again; how the program was called is left out: its path may be a private one.
+fn command_line(arguments: impl Iterator<Item = OsString>) -> String {
+    let arguments = arguments.map(|argument| shell(Path::new(&argument)));
+    let words: Vec<_> = std::iter::once("tidegate".to_owned())
+        .chain(arguments)
+        .collect();
+    words.join(" ")
 }
 
 fn failure(fault: Fault) -> Failure {
@@ -557,6 +570,21 @@ mod tests {
     use clap::Subcommand as _;
 
     use super::*;
+
+    #[test]
+    fn what_was_typed_can_be_typed_again() {
+        let typed = [
+            "bench",
+            "relay",
+            "h:1",
+            "--retry=3",
+            "--topic",
+            "it's {device}",
+        ];
+        let told = command_line(typed.into_iter().map(OsString::from));
+        let expected = r"tidegate bench relay h:1 --retry=3 --topic 'it'\''s {device}'";
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn each_command_tells_how_many_devices_it_has() {
