@@ -94,7 +94,7 @@ def qos1(load, server, port, setting, sizes):
 def latencies(report):
     """Of round trips, in µs; None where the load was too late itself for them to say anything of the server."""
     times, late = report["latency_us"]["puback"], report["client"]["late_p99_us"]
-    own = late * 10 > times["p99"]
+    own = late is None or times["p99"] is None or late * 10 > times["p99"]  # None: too few to know
     return {"p50 µs": None if own else times["p50"], "p99 µs": None if own else times["p99"], "late p99 µs": late}
 
 

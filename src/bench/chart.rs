@@ -1,4 +1,4 @@
-//! Line charts as SVG: scales, grid, lines, legend. Colours and strokes are the style sheet's (`.s0` to `.s3`).
+//! Line charts as SVG: scales, grid, lines; and their legend. Colours and strokes are the style sheet's (`.s0` to `.s4`).
 
 use std::fmt::Write as _;
 
@@ -13,13 +13,13 @@ const RIGHT: f64 = 414.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 222.0;
 /// Styles that the style sheet has for lines.
-const STYLES: usize = 4;
+const STYLES: usize = 5;
 
 /// A chart, before it is drawn.
 pub(super) struct Chart {
     /// In a document each chart has its own: letters only.
     pub(super) id: &'static str,
-    pub(super) title: &'static str,
+    pub(super) title: String,
     /// What it shows, in a sentence, for those who do not see it.
     pub(super) about: String,
     pub(super) x: Axis,
@@ -91,10 +91,37 @@ impl Axis {
     }
 }
 
+impl Line {
+    /// Whether there is anything of it.
+    pub(super) fn has_points(&self) -> bool {
+        self.points.iter().any(Option::is_some)
+    }
+}
+
 impl Chart {
+    /// Whether any of its lines is one: a single point is not.
+    pub(super) fn shows_something(&self) -> bool {
+        let many = |line: &Line| line.points.iter().flatten().nth(1).is_some();
+        self.lines.iter().any(many)
+    }
+
+    /// The names of its lines, as a list for the body of a page. It stands outside of the picture, so that it is
+    /// as wide as its words are in the reader's font, and breaks where a page is narrow.
+    pub(super) fn legend(&self) -> String {
+        let item = |(at, line): (usize, &Line)| {
+            let (style, name) = (at % STYLES, escape(&line.name));
+            format!(
+                "<li><svg class=\"key\" viewBox=\"0 0 24 4\" aria-hidden=\"true\"><path class=\"line s{style}\" \
+                 d=\"M2 2H22\"/></svg>{name}</li>\n"
+            )
+        };
+        let items: String = self.lines.iter().enumerate().map(item).collect();
+        format!("<ul class=\"legend\">\n{items}</ul>\n")
+    }
+
     /// The chart as an `<svg>` element, for the body of a page.
     pub(super) fn svg(&self) -> String {
-        let (id, title, about) = (self.id, escape(self.title), escape(&self.about));
+        let (id, title, about) = (self.id, escape(&self.title), escape(&self.about));
         let mut svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-title {id}-desc\">\n\
              <title id=\"{id}-title\">{title}</title>\n<desc id=\"{id}-desc\">{about}</desc>\n"
@@ -105,18 +132,6 @@ impl Chart {
             put(
                 &mut svg,
                 format_args!("<path class=\"line s{}\" d=\"{path}\"/>", at % STYLES),
-            );
-        }
-        self.legend(&mut svg);
-        if self
-            .lines
-            .iter()
-            .all(|line| line.points.iter().flatten().next().is_none())
-        {
-            let (x, y) = (f64::midpoint(LEFT, RIGHT), f64::midpoint(TOP, BOTTOM));
-            put(
-                &mut svg,
-                format_args!("<text class=\"middle\" x=\"{x}\" y=\"{y}\">nothing to show</text>"),
             );
         }
         svg + "</svg>\n"
@@ -165,29 +180,6 @@ impl Chart {
         put(svg, format_args!("<text x=\"4\" y=\"16\">{up}</text>"));
     }
 
-    /// The names of the lines, above the plot, from the right.
-    fn legend(&self, svg: &mut String) {
-        let mut x = RIGHT;
-        for (at, line) in self.lines.iter().enumerate().rev() {
-            let (style, name) = (at % STYLES, escape(&line.name));
-            put(
-                svg,
-                format_args!("<text class=\"end\" x=\"{x:.1}\" y=\"16\">{name}</text>"),
-            );
-            let letters = u16::try_from(line.name.chars().count()).unwrap_or(u16::MAX);
-            // Fonts differ, and phones get a larger one.
-            x -= 8.6 * f64::from(letters) + 6.0;
-            put(
-                svg,
-                format_args!(
-                    "<path class=\"line s{style}\" d=\"M{:.1} 11.5H{x:.1}\"/>",
-                    x - 20.0
-                ),
-            );
-            x -= 34.0;
-        }
-    }
-
     fn path(&self, points: &[Option<(f64, f64)>]) -> String {
         let mut path = String::new();
         let mut joined = false;
@@ -227,7 +219,7 @@ mod tests {
     fn chart(points: Vec<Option<(f64, f64)>>) -> Chart {
         Chart {
             id: "c",
-            title: "T & t",
+            title: "T & t".to_owned(),
             about: "<what>".to_owned(),
             x: Axis::from_zero("x", 10.0, |at| at.to_string()),
             y: Axis::from_zero("y", 10.0, |at| at.to_string()),
@@ -303,6 +295,30 @@ mod tests {
             svg.contains("<desc id=\"c-desc\">&lt;what&gt;</desc>"),
             "{svg}"
         );
-        assert!(svg.contains("nothing to show"), "{svg}");
+    }
+
+    #[test]
+    fn a_legend_names_every_line_in_its_style() {
+        let mut chart = chart(Vec::new());
+        for name in ["b", "c & d", "e", "f"] {
+            chart.lines.push(Line {
+                name: name.to_owned(),
+                points: Vec::new(),
+            });
+        }
+        let legend = chart.legend();
+        assert_eq!(legend.matches("<li>").count(), 5);
+        for style in 0..STYLES {
+            let key = format!("class=\"line s{style}\"");
+            assert_eq!(legend.matches(&key).count(), 1, "{legend}");
+        }
+        assert!(legend.contains("</svg>c &amp; d</li>"), "{legend}");
+    }
+
+    #[test]
+    fn a_point_is_no_line() {
+        assert!(!chart(Vec::new()).shows_something());
+        assert!(!chart(vec![None, Some((1.0, 1.0)), None]).shows_something());
+        assert!(chart(vec![Some((1.0, 1.0)), None, Some((2.0, 1.0))]).shows_something());
     }
 }

@@ -5,24 +5,34 @@ mod tables;
 use super::json::word;
 use super::plots;
 use super::report::Report;
+use super::times::{self, P99};
 use super::words::{self, count, micros, three};
-use tables::{costs, errors, latencies, negotiated, seconds, setup};
+use tables::{costs, errors, harness, latencies, negotiated, seconds, setup};
 
 const STYLE: &str = include_str!("report.css");
 
 /// The page. Every text in it is escaped; it is whole in itself and can be sent around as a file.
 pub fn html(report: &Report) -> String {
     let headline = escape(&words::headline(report));
-    let figures = plots::charts(report).map(|chart| {
-        let (title, svg) = (chart.title, chart.svg());
-        format!("<figure class=\"card\">\n<h2>{title}</h2>\n{svg}</figure>\n")
+    let figures = plots::charts(report).into_iter().map(|chart| {
+        let (title, legend, svg) = (escape(&chart.title), chart.legend(), chart.svg());
+        format!("<figure class=\"card\">\n<h2>{title}</h2>\n{legend}{svg}</figure>\n")
     });
+    // One alone would leave half of a wide page empty: it stands among the tables.
+    let (pairs, lone) = match figures.collect::<Vec<_>>().as_slice() {
+        [] => (String::new(), String::new()),
+        [one] => (String::new(), one.clone()),
+        many => {
+            let pairs = format!("<div class=\"pair\">\n{}</div>\n", many.concat());
+            (pairs, String::new())
+        }
+    };
     let tables = [
         latencies(report),
         errors(report),
         negotiated(report),
         costs("Server", &words::server_costs(report)),
-        costs("Harness", &words::client_costs(report)),
+        harness(report),
         setup(report),
     ];
     let tables = tables.map(|table| match table.as_str() {
@@ -34,13 +44,12 @@ pub fn html(report: &Report) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <title>{headline} · tidegate bench</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>{headline}</h1>\n{}{}{}\
-         <div class=\"pair\">\n{}</div>\n<div class=\"tables\">\n{}</div>\n{}\
+         <h1>{headline}</h1>\n{}{}{}{pairs}\
+         <div class=\"tables\">\n{lone}{}</div>\n{}\
          <footer class=\"soft\">tidegate {}</footer>\n</main>\n</body>\n</html>\n",
         subtitle(report),
         limits(report),
         numbers(report),
-        figures.concat(),
         tables.concat(),
         seconds(&plots::steps(report)),
         env!("CARGO_PKG_VERSION"),
@@ -82,8 +91,8 @@ fn limits(report: &Report) -> String {
     let item = |reason: &String| format!("<li>{}</li>\n", escape(reason));
     let reasons = reasons.iter().map(item).collect::<Vec<_>>().concat();
     format!(
-        "<div class=\"warn\" role=\"note\">\n<p>The figures of this page are the harness's own limit, not the \
-         target's:</p>\n<ul>\n{reasons}</ul>\n</div>\n"
+        "<div class=\"warn\" role=\"note\">\n<p>The figures of this page are the limit of the harness, which made the \
+         load, and not of the target:</p>\n<ul>\n{reasons}</ul>\n</div>\n"
     )
 }
 
@@ -97,11 +106,12 @@ fn numbers(report: &Report) -> String {
         ),
         ("errors".to_owned(), count(report.failed())),
     ];
-    let timed = report.latencies.iter().filter(|of| !of.micros.is_empty());
-    for of in timed.take(2) {
-        let p99 = micros(of.micros.value_at_quantile(0.99));
-        numbers.push((format!("{}, p99", of.name.replace('_', " ")), p99));
-    }
+    let timed = report.latencies.iter().filter_map(|of| {
+        let (which, slow) = times::slow(P99.of(&of.micros), times::longest(&of.micros))?;
+        let name = of.name.replace('_', " ");
+        Some((format!("{name}, {which}"), micros(slow)))
+    });
+    numbers.extend(timed.take(2));
     if let Some(each) = report.server_micros_each() {
         numbers.push((format!("server's CPU per {one}"), words::span(each)));
     }
@@ -156,7 +166,15 @@ mod tests {
             !page.contains("class=\"warn\""),
             "there is nothing to warn of"
         );
-        assert_eq!(page.matches("<svg ").count(), 4);
+        assert_eq!(page.matches("<figure ").count(), 4);
+        for explained in [
+            "<dt>handshake</dt><dd>until the device&#39;s part of the handshake was over</dd>",
+            "too few: p90 is told of at least 10 times, p99 of 100, p99.9 of 1000",
+            "The harness is the program that made the load",
+        ] {
+            assert!(page.contains(explained), "{explained} is not in {page}");
+        }
+        assert!(!page.contains("<dt>waited</dt>"), "nobody did");
     }
 
     #[test]
@@ -212,7 +230,7 @@ mod tests {
         for scenario in [Scenario::Handshake, Scenario::Connections, Scenario::Relay] {
             let page = html(&samples::nothing(scenario));
             assert!(
-                page.contains("Nothing was timed.") && page.contains("nothing to show"),
+                page.contains("Nothing was timed") && !page.contains("<figure"),
                 "{page}"
             );
         }

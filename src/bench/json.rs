@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::report::{ClientCost, Latency, Report, Scenario, Second, ServerCost};
-use super::words;
+use super::{times, words};
 
-/// The report as one JSON object. Where nothing was timed or asked for, figures are `null`, not 0.
+/// The report as one JSON object. Where nothing was timed or asked for, and of too few times, figures are
+/// `null`, not 0.
 pub fn json(report: &Report) -> Value {
     let latencies = report.latencies.iter();
     let latencies: Map<_, _> = latencies
@@ -49,9 +50,9 @@ pub(super) fn word(scenario: Scenario) -> &'static str {
 }
 
 fn latency(of: &Latency) -> Value {
-    let spread = words::spread(&of.micros);
+    let spread = times::spread(&of.micros);
     let mean = spread.map(|_| rounded(of.micros.mean()));
-    let [min, p50, p90, p99, p999, max] = spread.map_or([None; 6], |spread| spread.map(Some));
+    let [min, p50, p90, p99, p999, max] = spread.unwrap_or_default();
     json!({
         "count": of.micros.len(),
         "min": min,
@@ -72,6 +73,7 @@ fn second(of: &Second) -> Value {
         "failed": of.failed,
         "p50_us": of.p50_micros,
         "p99_us": of.p99_micros,
+        "max_us": of.max_micros,
     })
 }
 
@@ -129,20 +131,20 @@ mod tests {
             "latency_us": {
                 "handshake": {
                     "count": 990, "min": 911, "mean": 1405.5,
-                    "p50": 1405, "p90": 1801, "p99": 1891, "p999": 1900, "max": 1900,
+                    "p50": 1405, "p90": 1801, "p99": 1891, "p999": null, "max": 1900,
                 },
             },
             "payload_bytes": 0,
             "timeline": [
-                { "second": 0, "begun": 510, "succeeded": 500, "failed": 10, "p50_us": 1400, "p99_us": 1890 },
-                { "second": 1, "begun": 490, "succeeded": 490, "failed": 0, "p50_us": 1410, "p99_us": 1900 },
+                { "second": 0, "begun": 510, "succeeded": 500, "failed": 10, "p50_us": 1400, "p99_us": 1890, "max_us": 1900 },
+                { "second": 1, "begun": 490, "succeeded": 490, "failed": 0, "p50_us": 1410, "p99_us": 1900, "max_us": 1900 },
             ],
             "server": {
                 "pids": [4711], "cpu_us": 121_770.0, "cpu_us_each": 123.0, "cpu_ns_per_byte": null,
                 "cpu_us_at_rest": null, "seconds_at_rest": null,
                 "resident_kib_before": 8192, "resident_kib_after": 9216, "resident_kib_each": null,
             },
-            "client": { "threads": 1, "busiest_thread": 0.42, "late_p99_us": 0, "bottlenecks": [] },
+            "client": { "threads": 1, "busiest_thread": 0.42, "late_p99_us": null, "bottlenecks": [] },
         });
         assert_eq!(json(&samples::handshakes()), expected);
     }

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Stderr, Write};
 use std::time::Duration;
 
+use super::times;
 use super::words::{count, micros, seconds, three};
 
 /// Columns of the line: one fewer than a terminal has, so that it never wraps.
@@ -24,8 +25,10 @@ pub struct Now {
     pub in_flight: u64,
     /// Attempts that failed since the begin.
     pub errors: u64,
-    /// 99th percentile of the times that ended in the last second, in microseconds; 0 when none did.
-    pub p99_micros: u64,
+    /// 99th percentile of the times that ended in the last second, in microseconds; `None` of fewer than 100.
+    pub p99_micros: Option<u64>,
+    /// The longest of them; `None`: none ended.
+    pub max_micros: Option<u64>,
 }
 
 /// The line, of 79 columns at most, without an end of line.
@@ -34,9 +37,9 @@ pub fn line(now: &Now) -> String {
         .total
         .map_or_else(String::new, |total| format!(" of {}", seconds(total)));
     let elapsed = format!("{}{total}", seconds(now.elapsed));
-    let p99 = match now.p99_micros {
-        0 => "–".to_owned(),
-        some => micros(some),
+    let (which, slow) = match times::slow(now.p99_micros, now.max_micros) {
+        None => ("p99", "–".to_owned()),
+        Some((which, some)) => (which, micros(some)),
     };
     let errors = match now.errors {
         1 => "1 error".to_owned(),
@@ -44,7 +47,7 @@ pub fn line(now: &Now) -> String {
     };
     let rate = format!("{}/s", three(now.per_second));
     let flight = format!("{} in flight", count(now.in_flight));
-    let line = format!("{elapsed:>16}  {rate:>9}  p99 {p99:>7}  {errors:>10}  {flight:>13}");
+    let line = format!("{elapsed:>16}  {rate:>9}  {which} {slow:>7}  {errors:>10}  {flight:>13}");
     line.chars().take(WIDTH).collect()
 }
 
@@ -135,7 +138,8 @@ mod tests {
             per_second: 98.84,
             in_flight: 16,
             errors: 10,
-            p99_micros: 9870,
+            p99_micros: Some(9870),
+            max_micros: Some(9990),
         }
     }
 
@@ -143,6 +147,11 @@ mod tests {
     fn the_line_tells_rate_errors_and_p99() {
         let expected = "   3.0 s of 60.0 s     98.8/s  p99 9.87 ms   10 errors   16 in flight";
         assert_eq!(line(&after(3)).trim_start(), expected.trim_start());
+        let few = Now {
+            p99_micros: None,
+            ..after(3)
+        };
+        assert!(line(&few).contains("98.8/s  max 9.99 ms  "));
         let expected = "0.0 s        0/s  p99       –    0 errors    0 in flight";
         assert_eq!(line(&Now::default()).trim_start(), expected);
     }
@@ -213,10 +222,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_line_never_wraps(numbers in any::<[u64; 5]>(), per_second: f64) {
-            let [elapsed, total, in_flight, errors, p99_micros] = numbers;
+            let [elapsed, total, in_flight, errors, max] = numbers;
+            let (p99_micros, max_micros) = (Some(max).filter(|max| max % 2 == 0), Some(max));
             let elapsed = Duration::from_secs(elapsed);
             let total = Some(Duration::from_secs(total));
-            let line = line(&Now { elapsed, total, per_second, in_flight, errors, p99_micros });
+            let line = line(&Now { elapsed, total, per_second, in_flight, errors, p99_micros, max_micros });
             prop_assert!(line.chars().count() <= 79, "{line}");
         }
     }

@@ -19,6 +19,7 @@ pub mod settings;
 pub mod sink;
 pub mod sources;
 pub mod table;
+pub mod times;
 
 mod chart;
 mod held;

@@ -76,10 +76,12 @@ pub struct Second {
     pub succeeded: u64,
     /// Attempts that failed in it.
     pub failed: u64,
-    /// Median of the times that ended in it, in microseconds; 0 when none did.
-    pub p50_micros: u64,
-    /// 99th percentile, likewise.
-    pub p99_micros: u64,
+    /// Median of the times that ended in it, in microseconds; `None`: none did.
+    pub p50_micros: Option<u64>,
+    /// 99th percentile, likewise; `None` of fewer than 100, too.
+    pub p99_micros: Option<u64>,
+    /// The longest, likewise.
+    pub max_micros: Option<u64>,
 }
 
 /// What the server's processes spent.
@@ -104,8 +106,9 @@ pub struct ClientCost {
     pub threads: usize,
     /// Part of one core that each of them used at most: 0.0 to 1.0.
     pub busiest_thread: f64,
-    /// How late attempts began after their schedule (open loop), 99th percentile, in microseconds.
-    pub late_p99_micros: u64,
+    /// How late attempts began after their schedule, 99th percentile, in microseconds; `None` in closed loop and of fewer
+    /// than 100.
+    pub late_p99_micros: Option<u64>,
     /// Why the figures may be the harness's own, in sentences with the way out; empty: they are not.
     pub bottlenecks: Vec<String>,
 }

@@ -14,8 +14,10 @@ use super::Fault;
 use super::interrupt::Interrupt;
 use super::report::{ClientCost, Report, Second};
 use super::tally::{Book, Slice, Tally};
+use super::times;
 use super::trouble::{DESCRIPTORS, PORTS};
 use super::watch::Watch;
+use super::words;
 
 /// What is told once a second while a run goes on.
 #[derive(Clone, Copy, Debug)]
@@ -269,8 +271,9 @@ impl Told {
             begun: slice.begun,
             succeeded: slice.succeeded,
             failed: slice.errors.values().sum(),
-            p50_micros: slice.micros.value_at_quantile(0.5),
-            p99_micros: slice.micros.value_at_quantile(0.99),
+            p50_micros: times::P50.of(&slice.micros),
+            p99_micros: times::P99.of(&slice.micros),
+            max_micros: times::longest(&slice.micros),
         };
         self.busiest = self.busiest.max(slice.busy);
         self.attempts += slice.begun;
@@ -301,7 +304,7 @@ fn finish(running: Vec<JoinHandle<Left>>, seen: Seen) -> Result<Gathered, Fault>
     let client = ClientCost {
         threads,
         busiest_thread: seen.busiest,
-        late_p99_micros: 0,
+        late_p99_micros: None,
         bottlenecks: bottlenecks(&tally, &seen, waited),
     };
     Ok(Gathered {
@@ -368,18 +371,21 @@ fn bottlenecks(tally: &Tally, seen: &Seen, waited: f64) -> Vec<String> {
 impl Gathered {
     /// Adds how late attempts began, where a schedule said when.
     pub(super) fn judge_lateness(&mut self) {
-        let late = self.tally.late.value_at_quantile(0.99);
-        self.client.late_p99_micros = late;
+        self.client.late_p99_micros = times::P99.of(&self.tally.late);
+        let (late, began) = match self.client.late_p99_micros {
+            Some(late) => (late, "1 % of the attempts began at least"),
+            None => (self.tally.late.max(), "an attempt began"),
+        };
+        let told = words::micros(late);
         let slow = self.tally.slowest_p99();
         if late > LATE {
             self.client.bottlenecks.push(format!(
-                "1 % of the attempts began {} ms or more after their time: the harness could not keep its schedule; give it \
-                 more --threads and cores, or a lower --rate",
-                late / 1000
+                "{began} {told} after its time: the harness could not keep its schedule; give it more --threads and \
+                 cores, or a lower --rate"
             ));
         } else if late > WAKE_UP && slow.is_some_and(|slow| late * 10 > slow) {
             self.client.bottlenecks.push(format!(
-                "1 % of the attempts began {late} µs or more after their time, which is more than a tenth of the latency at p99: that \
+                "{began} {told} after its time, which is more than a tenth of the latency at p99: that \
                  part of the latency is the harness's own; give it more cores, or a lower --rate"
             ));
         }
@@ -422,7 +428,7 @@ mod tests {
             client: ClientCost::default(),
         };
         gathered.judge_lateness();
-        assert!(gathered.client.late_p99_micros >= late);
+        assert_eq!(gathered.client.late_p99_micros, None, "there was one");
         gathered.client.bottlenecks
     }
 
@@ -430,7 +436,7 @@ mod tests {
     fn a_schedule_is_missed_by_10_ms_or_by_a_tenth_of_the_latency() {
         assert!(late_by(9_000, 500_000).is_empty());
         assert!(late_by(90, 1_000).is_empty());
-        assert!(late_by(11_000, 500_000)[0].contains("11 ms"));
+        assert!(late_by(11_000, 500_000)[0].contains("began 11.0 ms after"));
         assert!(late_by(1_500, 3_000).is_empty(), "any thread that is woken");
         let told = late_by(2_500, 9_000);
         assert!(told[0].contains("more than a tenth"), "{told:?}");

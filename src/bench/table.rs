@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::kinds;
-use super::report::{Latency, Report, Scenario};
-use super::words::{self, count, micros};
+use super::report::{Latency, Report};
+use super::times;
+use super::words::{self, count};
 
 /// Columns of a terminal.
 const WIDTH: usize = 80;
@@ -43,21 +44,17 @@ fn head(report: &Report) -> String {
 fn latencies(report: &Report) -> String {
     let mut timed = report.latencies.iter().filter_map(latency).peekable();
     if timed.peek().is_none() {
-        let why = match report.scenario {
-            Scenario::Relay => " (--qos 1 and --ping-pong are)",
-            Scenario::Handshake | Scenario::Connections => "",
-        };
-        return format!("latency: nothing was timed{why}\n");
+        let others = words::timed_ones(report.scenario);
+        let others = others.map_or_else(String::new, |which| format!(" ({which})"));
+        return format!("latency: nothing was timed{others}\n");
     }
-    let names = words::QUANTILES.map(|(name, _)| name);
-    let [p50, p90, p99, p999] = names;
-    let heading = columns("latency", "count", ["min", p50, p90, p99, p999, "max"]);
+    let heading = columns("latency", "count", times::NAMES);
     timed.fold(heading, |text, row| text + &row)
 }
 
 /// One row; `None` where nothing was timed.
 fn latency(of: &Latency) -> Option<String> {
-    let spread = words::spread(&of.micros)?.map(micros);
+    let spread = times::spread(&of.micros)?.map(words::figure);
     let cells = spread.each_ref().map(String::as_str);
     let name = of.name.replace('_', " ");
     Some(columns(&name, &count(of.micros.len()), cells))
@@ -187,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bench::report::samples;
+    use crate::bench::report::{Scenario, samples};
 
     #[test]
     fn a_run_is_told_from_its_sentence_to_its_costs() {
@@ -196,7 +193,7 @@ mod tests {
 target 127.0.0.1:8883, begun 2026-11-26T23:30:00Z
 
 latency             count      min      p50      p90      p99    p99.9      max
-handshake             990   911 µs  1.41 ms  1.80 ms  1.89 ms  1.90 ms  1.90 ms
+handshake             990   911 µs  1.41 ms  1.80 ms  1.89 ms  too few  1.90 ms
 
 errors
   refused                     10    1.0 %  nothing listens there

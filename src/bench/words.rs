@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::report::{Report, Scenario};
-
-/// The quantiles that tables show between least and most, with their names.
-pub(super) const QUANTILES: [(&str, f64); 4] =
-    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+use super::times::TOO_FEW;
 
 /// What the run made, one and many: `handshake`, `handshakes`.
 pub(super) fn nouns(scenario: Scenario) -> (&'static str, &'static str) {
@@ -42,6 +38,14 @@ pub(super) fn headline(report: &Report) -> String {
     sentence
 }
 
+/// Which runs are timed, where one of the same kind may well not be.
+pub(super) fn timed_ones(scenario: Scenario) -> Option<&'static str> {
+    match scenario {
+        Scenario::Relay => Some("messages with --qos 1 or --ping-pong are"),
+        Scenario::Handshake | Scenario::Connections => None,
+    }
+}
+
 /// How much a second: `98.8/s`, with payload `10 000/s, 10.2 MB/s`.
 pub(super) fn speed(report: &Report) -> String {
     let each = format!("{}/s", three(report.per_second()));
@@ -70,12 +74,6 @@ pub(super) fn under_way(report: &Report) -> u64 {
 pub(super) fn began(report: &Report) -> Option<String> {
     let began = OffsetDateTime::from_unix_timestamp(report.began).ok()?;
     began.format(&Rfc3339).ok()
-}
-
-/// Least, [`QUANTILES`] and most; `None` where nothing was timed.
-pub(super) fn spread(micros: &Histogram<u64>) -> Option<[u64; 6]> {
-    let [p50, p90, p99, p999] = QUANTILES.map(|(_, q)| micros.value_at_quantile(q));
-    (!micros.is_empty()).then(|| [micros.min(), p50, p90, p99, p999, micros.max()])
 }
 
 /// What the server spent, to be shown: name and value. Empty where nobody asked.
@@ -129,8 +127,8 @@ pub(super) fn client_costs(report: &Report) -> Vec<(&'static str, String)> {
         many => format!("{many}, the busiest at {busiest} of a core"),
     };
     let mut rows = vec![("threads", threads)];
-    if spent.late_p99_micros > 0 {
-        let late = micros(spent.late_p99_micros);
+    if let Some(late) = spent.late_p99_micros {
+        let late = micros(late);
         rows.push(("late, p99", format!("{late} after the schedule")));
     }
     rows
@@ -178,6 +176,11 @@ pub(super) fn micros(number: u64) -> String {
     } else {
         span(float(number))
     }
+}
+
+/// A figure of times, or that there were too few to know it.
+pub(super) fn figure(known: Option<u64>) -> String {
+    known.map_or_else(|| TOO_FEW.to_owned(), micros)
 }
 
 /// A time that was computed, in microseconds: `0.45 µs`, `1.23 ms`, `2.05 s`.

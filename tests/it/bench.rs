@@ -504,6 +504,11 @@ async fn a_run_is_told_on_the_terminal_and_as_a_page() {
     assert!(page.contains("NOT VERIFIED") && page.contains(&to));
     let typed = format!("<td>tidegate {}</td>", line.join(" "));
     assert!(page.contains(&typed), "{typed} is not in {page}");
+    let told = "too few: p90 is told of at least 10 times";
+    assert!(
+        page.contains(told) && table.contains("  too few  "),
+        "{table}"
+    );
     for fetched in [
         "<script", "<link", "<img", " src=", " href=", "url(", "@import",
     ] {

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use tidegate::bench::json::json;
 use tidegate::bench::kinds::KINDS;
 use tidegate::bench::report::{ClientCost, Latency, Report, Scenario, Second, ServerCost};
+use tidegate::bench::times::TIMES;
 use tidegate::config::{self, Source};
 use tidegate::mqtt::connect::Fault;
 use tidegate::mqtt::properties::Id;
@@ -528,6 +529,19 @@ fn every_kind_of_error_of_a_run_is_documented() {
         let more = more.unwrap_or_else(|| panic!("{kind}: {meaning:?} is told as {:?}", row[1]));
         assert!(more.is_empty() || more.starts_with(';'), "{kind}: {more}");
     }
+}
+
+/// Likewise each time.
+#[test]
+fn every_time_of_a_run_is_documented() {
+    let text = page("docs/benchmarking.md");
+    let told = rows(section(&text, "Times"));
+    let told: Vec<(&str, String)> = told
+        .iter()
+        .map(|row| (word(&row[0]), row[1].replace('`', "")))
+        .collect();
+    let known = TIMES.map(|(name, meaning)| (name, meaning.to_owned()));
+    assert_eq!(told, known);
 }
 
 #[test]

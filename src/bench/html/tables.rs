@@ -4,31 +4,59 @@ use super::escape;
 use crate::bench::kinds;
 use crate::bench::plots::Step;
 use crate::bench::report::Report;
+use crate::bench::times::{self, P90, P99, P999};
 use crate::bench::words::{self, count, micros, three};
 
 /// A column for each thing timed, so that the table is as narrow as a phone.
 pub(super) fn latencies(report: &Report) -> String {
     let timed = report.latencies.iter();
     let timed: Vec<_> = timed
-        .filter_map(|of| Some((of, words::spread(&of.micros)?)))
+        .filter_map(|of| Some((of, times::spread(&of.micros)?)))
         .collect();
     if timed.is_empty() {
-        return "<h2>Latency</h2>\n<p class=\"soft\">Nothing was timed.</p>\n".to_owned();
+        let others = words::timed_ones(report.scenario);
+        let others = others.map_or_else(String::new, |which| format!("; {which}"));
+        return format!("<h2>Latency</h2>\n<p class=\"soft\">Nothing was timed{others}.</p>\n");
     }
     let columns: Vec<_> = timed
         .iter()
         .map(|(of, _)| of.name.replace('_', " "))
         .collect();
     let heads = [vec![""], columns.iter().map(String::as_str).collect()].concat();
-    let [p50, p90, p99, p999] = words::QUANTILES.map(|(name, _)| name);
     let mut rows = vec![vec!["count".to_owned()]];
     rows[0].extend(timed.iter().map(|(of, _)| count(of.micros.len())));
-    for (at, name) in ["min", p50, p90, p99, p999, "max"].into_iter().enumerate() {
+    for (at, name) in times::NAMES.into_iter().enumerate() {
         let mut row = vec![name.to_owned()];
-        row.extend(timed.iter().map(|(_, spread)| micros(spread[at])));
+        row.extend(timed.iter().map(|(_, spread)| words::figure(spread[at])));
         rows.push(row);
     }
-    table("Latency", &heads, 1, &rows)
+    let unknown = timed.iter().any(|(_, spread)| spread.contains(&None));
+    let note = if unknown { too_few() } else { String::new() };
+    let names = timed.iter().map(|(of, _)| of.name);
+    table("Latency", &heads, 1, &rows) + &meanings(names) + &note
+}
+
+/// Why a percentile is not told.
+fn too_few() -> String {
+    let [p90, p99, p999] = [P90.least, P99.least, P999.least];
+    format!(
+        "<p class=\"words\">too few: p90 is told of at least {p90} times, p99 of {p99}, p99.9 of {p999}; of fewer it \
+         would be the longest one by another name.</p>\n"
+    )
+}
+
+/// What the times of these names are.
+fn meanings<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let known = names.map(|name| (name.replace('_', " "), times::meaning(name)));
+    let known = known.filter(|(_, meaning)| !meaning.is_empty());
+    let told = known.map(|(name, meaning)| {
+        let (name, meaning) = (escape(&name), escape(meaning));
+        format!("<dt>{name}</dt><dd>{meaning}</dd>\n")
+    });
+    match told.collect::<String>().as_str() {
+        "" => String::new(),
+        told => format!("<dl class=\"words\">\n{told}</dl>\n"),
+    }
 }
 
 pub(super) fn errors(report: &Report) -> String {
@@ -78,6 +106,12 @@ pub(super) fn costs(caption: &str, costs: &[(impl ToString, String)]) -> String 
     table(caption, &[], 2, &rows)
 }
 
+pub(super) fn harness(report: &Report) -> String {
+    costs("Harness", &words::client_costs(report))
+        + "<p class=\"words\">The harness is the program that made the load, <code>tidegate bench</code>. What it spent tells \
+           whether the figures are the target's or its own.</p>\n"
+}
+
 pub(super) fn setup(report: &Report) -> String {
     let own = [("target", report.target.clone())];
     costs("Setup", &[own.as_slice(), &report.setup].concat())
@@ -85,13 +119,7 @@ pub(super) fn setup(report: &Report) -> String {
 
 /// Each second in figures, folded away.
 pub(super) fn seconds(steps: &[Step]) -> String {
-    let time = |number: u64| {
-        if number == 0 {
-            "–".to_owned()
-        } else {
-            micros(number)
-        }
-    };
+    let time = |number: Option<u64>| number.map_or_else(|| "–".to_owned(), micros);
     let row = |step: &Step| {
         let counts = [step.begun, step.succeeded, step.failed].map(|number| {
             if number.fract() == 0.0 {
@@ -100,14 +128,22 @@ pub(super) fn seconds(steps: &[Step]) -> String {
                 three(number)
             }
         });
-        let times = [step.p50_micros, step.p99_micros].map(time);
+        let times = [step.p50_micros, step.p99_micros, step.max_micros].map(time);
         [[step.at.to_string()].as_slice(), &counts, &times].concat()
     };
     let rows: Vec<_> = steps.iter().map(row).collect();
     if rows.is_empty() {
         return String::new();
     }
-    let heads = ["second", "begun/s", "succeeded/s", "failed/s", "p50", "p99"];
+    let heads = [
+        "second",
+        "begun/s",
+        "succeeded/s",
+        "failed/s",
+        "p50",
+        "p99",
+        "max",
+    ];
     let table = table("Second by second", &heads, 1, &rows);
     format!(
         "<details class=\"card\">\n<summary>The run in figures, second by second</summary>\n<div class=\"wide\">\n{table}</div>\n</details>\n"

@@ -10,13 +10,14 @@ use crate::bench::kinds::KINDS;
 
 /// Handshakes, a few of which failed.
 pub(crate) fn handshakes() -> Report {
-    let second = |at, begun, succeeded, failed, p50_micros, p99_micros| Second {
+    let second = |at, begun, succeeded, failed, p50, p99| Second {
         at,
         begun,
         succeeded,
         failed,
-        p50_micros,
-        p99_micros,
+        p50_micros: Some(p50),
+        p99_micros: Some(p99),
+        max_micros: Some(1900),
     };
     Report {
         attempts: 1000,
@@ -183,7 +184,7 @@ pub(crate) fn any() -> impl Strategy<Value = Report> {
         any_count(),
         any_count(),
     ));
-    let client = (0..99_usize, 0.0..1.0, any_count());
+    let client = (0..99_usize, 0.0..1.0, option::of(any_count()));
     let errors = btree_map(kinds, any_count(), 0..5);
     (
         scenarios, counts, texts, errors, latencies, timeline, server, client,
@@ -242,7 +243,8 @@ fn any_second(at: u32, (begun, succeeded, failed, micros): (u64, u64, u64, u64))
         begun,
         succeeded,
         failed,
-        p50_micros: micros / 3,
-        p99_micros: micros,
+        p50_micros: (micros > 0).then_some(micros / 3),
+        p99_micros: (begun >= 100).then_some(micros),
+        max_micros: (micros > 0).then_some(micros),
     }
 }

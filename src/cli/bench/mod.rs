@@ -48,7 +48,8 @@ fn one_each(devices: clap::Arg) -> clap::Arg {
 
 const HANDSHAKE_EXAMPLES: &str = "\
 A connection that is measured is closed at once. Latencies are of attempts that succeeded; how long those \
-waited that gave up or timed out is told as `waited`. Without --connect an attempt ends with the handshake. \
+waited that gave up or timed out is told as `waited`. With --give-up or --retry, `got in` is the time from when a \
+device came until one of its tries succeeded. Without --connect an attempt ends with the handshake. \
 In TLS 1.3 the server judges the device's certificate after that, so the attempt waits for its answer: the \
 device says close_notify, and a session ticket or a close_notify of the server means that it was taken \
 (`verdict` among the times). A bare end is counted as `closed`: it could mean either.
@@ -555,6 +556,7 @@ impl Listener for Teller {
             in_flight: pulse.attempts.saturating_sub(pulse.succeeded + errors),
             errors,
             p99_micros: pulse.second.p99_micros,
+            max_micros: pulse.second.max_micros,
         });
     }
 }
