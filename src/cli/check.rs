@@ -240,7 +240,7 @@ mod tests {
             "{keys:?}"
         );
         assert!(
-            report.warnings[0].contains("knows no tokens"),
+            report.warnings[0].contains("no token is known"),
             "{:?}",
             report.warnings
         );

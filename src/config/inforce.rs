@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, connect, quantities, reader, table, trust};
+use super::{Config, connect, quantities, reader, registry, table, trust};
 use crate::gate::ListenerSettings;
-use crate::rules::policy::Password;
+use crate::registry::StoreSettings;
+use crate::rules::policy::{Password, Unknown};
 use crate::tls;
 
 impl Config {
@@ -20,9 +21,44 @@ impl Config {
         for group in &self.gate.trust {
             write_trust(&mut out, group);
         }
+        self.write_devices(&mut out);
         self.write_connect(&mut out);
         self.write_rest(&mut out);
         out.trim_start().to_owned()
+    }
+
+    fn write_devices(&self, out: &mut String) {
+        section(out, "[token]");
+        let place = word(&registry::PLACES, &self.gate.token.place);
+        set(out, "in", &text(place));
+        let Some(settings) = &self.gate.registry else {
+            return;
+        };
+        set(out, "key_file", &path(&settings.token_key));
+        section(out, "[registry]");
+        match &settings.directory.store {
+            StoreSettings::Sqlite { path } => {
+                set(out, "url", &text(&format!("sqlite://{}", path.display())));
+            }
+            StoreSettings::Postgres { url, password_file } => {
+                set(out, "url", &text(url));
+                if let Some(file) = password_file {
+                    set(out, "password_file", &path(file));
+                }
+            }
+        }
+        set(
+            out,
+            "unknown",
+            &text(registry::unknown_word(settings.unknown)),
+        );
+        if let Unknown::Register { quota, approval } = settings.unknown {
+            set(out, "register_quota", &quota.to_string());
+            set(out, "register_approval", &approval.to_string());
+        }
+        set(out, "grace", &duration(settings.directory.grace));
+        let cache = u32::try_from(settings.directory.cache_bytes).unwrap_or(u32::MAX);
+        set(out, "cache", &text(&quantities::write_size(cache)));
     }
 
     fn write_connect(&self, out: &mut String) {

@@ -246,13 +246,14 @@ fn is_server_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && name.parse::<std::net::IpAddr>().is_err()
 }
 
-/// The checks that need every listener and every trust group.
-pub(super) fn check_together(listeners: &mut [Draft<'_>], groups: &[Group]) {
+/// The checks that need every listener and every trust group, and whether any token can be known.
+pub(super) fn check_together(listeners: &mut [Draft<'_>], groups: &[Group], knows_tokens: bool) {
     for i in 0..listeners.len() {
         let (before, rest) = listeners.split_at_mut(i);
         let this = &mut rest[0];
-        let faulty =
-            check_name(this, before) | check_addresses(this, before) | check_trust(this, groups);
+        let faulty = check_name(this, before)
+            | check_addresses(this, before)
+            | check_trust(this, groups, knows_tokens);
         this.faulty |= faulty;
     }
     for group in groups {
@@ -327,7 +328,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && (one == other || every && one.is_ipv4() == other.is_ipv4())
 }
 
-fn check_trust(this: &mut Draft<'_>, groups: &[Group]) -> bool {
+fn check_trust(this: &mut Draft<'_>, groups: &[Group], knows_tokens: bool) -> bool {
     let mut faulty = false;
     let all = || groups.iter().map(|group| group.name.clone());
     let mut counting: Vec<String> = Vec::new();
@@ -379,11 +380,13 @@ fn check_trust(this: &mut Draft<'_>, groups: &[Group]) -> bool {
                 let sentence = format!("has no effect: {} asks for no certificate", offer.word());
                 this.section.warn("trust", &sentence);
             }
-            let sentence = format!(
-                "a device in {} is known by its token, and this version knows no tokens: every device is refused here",
-                offer.word()
-            );
-            this.section.warn("mode", &sentence);
+            if !knows_tokens {
+                let sentence = format!(
+                    "a device in {} is known by its token, and without [registry] no token is known: every device is refused here",
+                    offer.word()
+                );
+                this.section.warn("mode", &sentence);
+            }
         }
         None => {}
     }

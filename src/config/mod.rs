@@ -12,6 +12,7 @@ mod listener;
 mod node;
 mod quantities;
 mod reader;
+mod registry;
 mod source;
 mod table;
 mod trust;
@@ -143,8 +144,8 @@ pub(crate) fn examine(source: &Source) -> Examined {
 }
 
 /// The sections in the order of the reference.
-const SECTIONS: [&str; 7] = [
-    "listener", "trust", "connect", "broker", "limits", "admin", "log",
+const SECTIONS: [&str; 9] = [
+    "listener", "trust", "token", "registry", "connect", "broker", "limits", "admin", "log",
 ];
 
 fn rank(key: &str) -> usize {
@@ -181,14 +182,23 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
             way_out,
         );
     }
+    let has_registry = whole.wrote("registry");
+    let token = registry::token(whole.section("token"), has_registry);
+    let registry = registry::registry(whole.section("registry"), has_registry, &token);
     let broker = broker::read(whole.section("broker"));
     let limits = table::limits(whole.section("limits"));
     let (admin, admin_section) = table::admin(whole.section("admin"));
     let log = table::log(whole.section("log"));
     whole.finish();
 
-    listener::check_together(&mut listeners, &groups);
-    connect.check_groups(&listener::counting(&listeners));
+    listener::check_together(&mut listeners, &groups, has_registry);
+    // A faulty registry is told already.
+    let bound = registry
+        .as_ref()
+        .map_or(has_registry, registry::binds_groups);
+    if !bound {
+        connect.check_groups(&listener::counting(&listeners));
+    }
     if let Some(admin) = &admin {
         let taken = listeners
             .iter()
@@ -220,8 +230,8 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
                 alphabet: connect.alphabet,
                 broker: broker.settings,
                 limits,
-                registry: None,
-                token: gate::TokenSettings::default(),
+                registry,
+                token: token.settings,
             },
             admin,
             log,

@@ -311,7 +311,8 @@ impl<'n> Section<'n> {
         if whole { Got::Good(paths) } else { Got::Faulty }
     }
 
-    fn folder(&self, key: &str) -> &'n Path {
+    /// Where a path starts that is, or would be, written at `key`.
+    pub(super) fn folder(&self, key: &str) -> &'n Path {
         match self.origins.get(key) {
             Some(Origin::Variable(_) | Origin::Flag(_)) => &self.notes.own_folder,
             _ => &self.notes.file_folder,

@@ -33,6 +33,17 @@ device = "san.uri"
 pattern = '^urn:device:(?<device>.+)$'
 [[trust]]
 ca = "other.pem"
+[token]
+in = "username"
+key_file = "keys/token.key"
+[registry]
+url = "postgres://gate@db.example.net:5433/devices?sslmode=verify-full&sslrootcert=my ca.pem"
+password_file = "db.secret"
+unknown = "register"
+register_quota = 7
+register_approval = true
+grace = "2h"
+cache = "8MiB"
 [connect]
 client_id = "{listener}/{device}"
 username = "{device}"
@@ -76,6 +87,10 @@ fn the_configuration_in_force_can_be_loaded_again() {
         GOOD,
         FULL,
         &FULL.replace("\"[::1]:0\"\n[log]", "\"off\"\n[log]"),
+        &good_with(
+            "[registry]",
+            "url = \"sqlite://devices.db\"\nunknown = \"admit\"",
+        ),
     ] {
         let first = Operator::writes(file).loads().expect("good");
         let printed = first.to_toml();

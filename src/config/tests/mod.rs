@@ -5,6 +5,7 @@ mod faults;
 mod inforce;
 mod layers;
 mod reference;
+mod registry;
 
 use std::path::Path;
 
