@@ -1,0 +1,211 @@
+//! The registry in a file: SQLite.
+//!
+//! Write-ahead log: who reads does not wait for who writes, nor the other way round. One connection writes, since SQLite knows
+//! one writer. `synchronous = FULL`: a device that was disabled stays so after a power cut; a change costs one sync of the disk
+//! for it, and changes are rare. Other processes may change the file at the same time.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::Migrate as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, QueryBuilder, SqliteConnection};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::rules::device::DeviceId;
+
+use super::Fault;
+use super::connections::{ANSWER, Few};
+use super::fault::Stop;
+use super::schema;
+
+#[allow(clippy::duplicate_mod, reason = "one text for both stores")]
+#[path = "questions/mod.rs"]
+pub(super) mod questions;
+
+type Db = sqlx::Sqlite;
+type Connection = SqliteConnection;
+
+/// How long to wait for another process that writes.
+const BUSY: Duration = Duration::from_secs(3);
+
+/// How many read at once.
+const READERS: usize = 2;
+
+/// Takes the one writer's place at once: a reader that became a writer half-way could be refused.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// The registry in a file, open.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    path: PathBuf,
+    readers: Few<Db>,
+    writer: Few<Db>,
+    /// What this process changed, for [`Sqlite::changed`].
+    told: Notify,
+}
+
+impl Sqlite {
+    /// Makes the file, if it is not there, for this user alone.
+    pub(super) fn new(path: &Path) -> Result<Self, Fault> {
+        make(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            readers: Few::new(READERS),
+            writer: Few::new(1),
+            told: Notify::new(),
+        })
+    }
+
+    /// Makes the tables, or brings them up to date.
+    pub(super) async fn prepare(&self) -> Result<(), Stop> {
+        let mut connection = self.connect().await?;
+        write_ahead(&mut connection).await?;
+        bring_up_to_date(&mut connection).await?;
+        self.writer.keep(connection);
+        Ok(())
+    }
+
+    /// For sentences.
+    pub(super) fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub(super) async fn read<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        self.readers
+            .read(async || self.connect().await, question)
+            .await
+    }
+
+    pub(super) async fn write<T>(
+        &self,
+        change: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let done = self
+            .writer
+            .write(async || self.connect().await, BEGIN, change)
+            .await?;
+        self.told.notify_one();
+        Ok(done)
+    }
+
+    /// Waits for a change by this process. One by another is found by asking.
+    pub(super) async fn changed(&self) -> Result<(), Stop> {
+        self.told.notified().await;
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Connection, Stop> {
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .create_if_missing(false)
+            .busy_timeout(BUSY)
+            .foreign_keys(true)
+            .synchronous(SqliteSynchronous::Full)
+            // What a large import leaves of the write-ahead log.
+            .pragma("journal_size_limit", "16777216")
+            .disable_statement_logging();
+        Ok(Connection::connect_with(&options).await?)
+    }
+}
+
+/// Opens the file as SQLite will, to tell the system's own reason; makes it, if it is not there. What SQLite puts beside it gets
+/// the same mode.
+fn make(path: &Path) -> Result<(), Fault> {
+    let mut open = OpenOptions::new();
+    let opened = open
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    opened.map(drop).map_err(|error| {
+        let way_out = match error.kind() {
+            io::ErrorKind::NotFound => "make its folder",
+            io::ErrorKind::PermissionDenied => "let this user write the file and its folder",
+            _ => "see to it",
+        };
+        let path = path.display();
+        Fault::Unusable(format!(
+            "cannot open the registry {path}: {error}; {way_out}, or change registry.url"
+        ))
+    })
+}
+
+/// Sets the journal to write-ahead, which stays with the file. While others open a new file at the same time, SQLite refuses
+/// this without waiting for its turn.
+async fn write_ahead(connection: &mut Connection) -> Result<(), Stop> {
+    let until = Instant::now() + ANSWER;
+    loop {
+        let query = sqlx::query_scalar("PRAGMA journal_mode = WAL");
+        match query.fetch_one(&mut *connection).await {
+            Ok::<String, _>(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => {
+                let sentence = format!(
+                    "SQLite cannot keep a write-ahead log there (journal_mode {mode}); use a local disk"
+                );
+                return Err(Fault::Unusable(sentence).into());
+            }
+            Err(error) if !is_busy(&error) || Instant::now() > until => return Err(error.into()),
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "5" || code == "261") // SQLITE_BUSY, SQLITE_BUSY_RECOVERY
+}
+
+/// All steps in one transaction, so that one of many who start at once takes them.
+async fn bring_up_to_date(connection: &mut Connection) -> Result<(), Stop> {
+    let migrator = schema::sqlite();
+    let done = connection.list_applied_migrations(schema::TABLE).await;
+    if schema::is_current(&migrator, done)? {
+        return Ok(());
+    }
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    let done = migrator.run_direct(None, &mut *transaction, false).await;
+    done.map_err(schema::stop)?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The labels hold this one; an empty value: whatever it says.
+fn push_label(query: &mut QueryBuilder<Db>, name: &str, value: &str) {
+    query
+        .push("EXISTS (SELECT 1 FROM json_each(labels) label WHERE label.key = ")
+        .push_bind(name);
+    if !value.is_empty() {
+        query.push(" AND label.value = ").push_bind(value);
+    }
+    query.push(")");
+}
+
+/// The writer is alone: nothing need be held.
+async fn hold_device(_: &mut Connection, _: &DeviceId) -> Result<(), Stop> {
+    Ok(())
+}
+
+async fn hold_group(_: &mut Connection, _: &str) -> Result<(), Stop> {
+    Ok(())
+}
+
+async fn hold_changes(_: &mut Connection) -> Result<(), Stop> {
+    Ok(())
+}
+
+const LOCK_SEEN: &str = "";
+
+/// Nobody can listen.
+async fn tell(_: &mut Connection) -> Result<(), Stop> {
+    Ok(())
+}
