@@ -1,22 +1,79 @@
 //! What the path asks: devices from memory where it can, bounded in time and number, told of every change.
+//!
+//! The gate's workers read the memory themselves; what is not in it, they ask a thread that is the only one to talk to the
+//! store and the only one to write into the memory. So the order of things is the order in which that one thread does
+//! them: it takes a change in by forgetting what it makes wrong, in memory ([`memory`]) and in answers under way
+//! ([`desk`]), and only then tells of it ([`news`]). A look-up that begins after a change was told never gives what was
+//! before it.
+//!
+//! Whether memory may be believed hangs on one thing: how long ago the changes were read ([`standing`], [`feed`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 use crate::rules::device::DeviceId;
-use crate::rules::record::{LastSeen, Pin, Record};
+use crate::rules::record::{LastSeen, Pin, Proof, Record};
 
-use super::{Change, Settings};
+use super::{Change, Fault, Registry, Settings};
+use memory::Memory;
+use news::News;
+use standing::Standing;
+use thread::{Mailbox, Registering, Request};
+
+mod answers;
+mod desk;
+mod feed;
+mod memory;
+mod news;
+mod seen;
+mod standing;
+mod store;
+mod thread;
+
+/// How long a look-up, or a registering, may take; then it is told to come back.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// So many look-ups may wait to be read by the thread.
+const QUEUE: usize = 4096;
+
+/// So many devices may wait to be registered.
+const REGISTERING: usize = 256;
+
+/// So many devices may wait to be noted as seen.
+const SEEN: usize = 4096;
 
 /// The devices as the path sees them. One for the whole gate; a thread of its own asks the store.
 #[derive(Debug)]
-pub struct Directory {}
+pub struct Directory {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    registering: mpsc::Sender<Registering>,
+    seen: mpsc::Sender<(DeviceId, LastSeen)>,
+    /// Closed when the thread has ended.
+    alive: watch::Receiver<()>,
+}
+
+/// What the workers and the thread share. Nothing in it is held for longer than a look.
+#[derive(Debug)]
+struct Shared {
+    memory: Memory,
+    standing: Standing,
+    news: News,
+    tally: Tally,
+    stop: Notify,
+}
 
 /// Whom to look up.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Whom {
     /// A device by its name.
     Device(DeviceId),
-    /// The device that has one of these as [`Proof::Pinned`](crate::rules::record::Proof::Pinned): its certificate's and its key's.
+    /// The device that has one of these as [`Proof::Pinned`]: its certificate's and its key's.
     Pinned([Pin; 2]),
 }
 
@@ -31,33 +88,250 @@ pub enum Found {
     Away(Arc<str>),
 }
 
+/// What there was to do since the start, and what is remembered now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Look-ups that found their record in memory.
+    pub hits: u64,
+    /// Look-ups that found in memory that there is no such device.
+    pub negative_hits: u64,
+    /// Look-ups that had to ask the store, one question of several or not.
+    pub misses: u64,
+    /// Look-ups that were told to come back.
+    pub away: u64,
+    /// Questions to the store for a device; those of many look-ups count once.
+    pub queries: u64,
+    /// Devices noted as seen that were lost on the way to the store.
+    pub seen_lost: u64,
+    /// Records in memory now.
+    pub entries: u64,
+    /// What memory holds now, in bytes, of `Settings.cache_bytes`.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    hits: AtomicU64,
+    negative_hits: AtomicU64,
+    misses: AtomicU64,
+    away: AtomicU64,
+    queries: AtomicU64,
+    seen_lost: AtomicU64,
+}
+
 impl Directory {
-    /// Opens the registry and starts the thread that asks it.
+    /// Opens the registry and starts the thread that asks it. Waits for up to 3 s for the registry to answer.
     ///
     /// # Errors
     /// A sentence, when the registry is there but cannot be used. One that is away is no error: unknown devices are told to come back until it answers.
-    pub fn start(_settings: &Settings) -> Result<Arc<Self>, String> {
-        todo!()
+    pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
+        let (ended, alive) = watch::channel(());
+        let (directory, mailbox) = Self::new(settings.cache_bytes, settings.grace, alive);
+        let store = settings.store.clone();
+        let every = thread::every(&store);
+        let open = async move || Registry::open(&store).await;
+        thread::spawn(open, every, directory.shared.clone(), mailbox, ended)?;
+        Ok(Arc::new(directory))
     }
 
-    /// Looks a device up. From memory at once; else one question to the store for all who ask the same, within a deadline.
+    /// A directory, and what its thread is to read.
+    fn new(cache_bytes: u64, grace: Duration, alive: watch::Receiver<()>) -> (Self, Mailbox) {
+        let (requests, asked) = mpsc::channel(QUEUE);
+        let (registering, to_register) = mpsc::channel(REGISTERING);
+        let (seen, noted) = mpsc::channel(SEEN);
+        let shared = Shared {
+            memory: Memory::new(cache_bytes),
+            standing: Standing::new(grace),
+            news: News::default(),
+            tally: Tally::default(),
+            stop: Notify::new(),
+        };
+        let directory = Self {
+            shared: Arc::new(shared),
+            requests,
+            registering,
+            seen,
+            alive,
+        };
+        let mailbox = Mailbox {
+            requests: asked,
+            registering: to_register,
+            seen: noted,
+        };
+        (directory, mailbox)
+    }
+
+    /// Looks a device up. From memory at once; else one question to the store for all who ask the same, within 2 s.
     /// Dropping it half-way costs nothing.
-    pub async fn look_up(&self, _whom: &Whom) -> Found {
-        todo!()
+    ///
+    /// One that begins after a change was told by [`next_changes`](Self::next_changes) gives what is after that change.
+    pub async fn look_up(&self, whom: &Whom) -> Found {
+        let found = match self.recall(whom) {
+            Some(found) => found,
+            None => self.ask(whom).await,
+        };
+        if let Found::Away(_) = &found {
+            self.shared.tally.away.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    /// The answer, where no question to the store is needed, or none would help.
+    fn recall(&self, whom: &Whom) -> Option<Found> {
+        let Shared {
+            memory,
+            standing,
+            tally,
+            ..
+        } = &*self.shared;
+        let now = Instant::now();
+        // Before the look into memory: a record that is forgotten after it was found must not pass for a fresh one.
+        let age = standing.age(now);
+        if standing.may_go_on(age)
+            && let Some(record) = memory.known(whom)
+        {
+            tally.hits.fetch_add(1, Relaxed);
+            return Some(Found::Known(record));
+        }
+        if let Some(why) = standing.away(age) {
+            return Some(Found::Away(why));
+        }
+        let unknown = memory.is_unknown(whom, now);
+        unknown.then(|| {
+            tally.negative_hits.fetch_add(1, Relaxed);
+            Found::Unknown
+        })
+    }
+
+    async fn ask(&self, whom: &Whom) -> Found {
+        self.shared.tally.misses.fetch_add(1, Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let whom = whom.clone();
+        match self.requests.try_send(Request { whom, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Found::Away(format!("{QUEUE} look-ups wait for the registry").into());
+            }
+            Err(TrySendError::Closed(_)) => return Found::Away(ENDED.into()),
+        }
+        match timeout(DEADLINE, answer).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Found::Away(ENDED.into()),
+            Err(_) => Found::Away(no_answer().into()),
+        }
     }
 
     /// Registers a device that is vouched for (`registry.unknown = "register"`), if its group has room; then looks it up.
-    pub async fn register(&self, _record: Record, _quota: u32) -> Result<Found, super::Fault> {
-        todo!()
+    /// One that is registered already, by another gate at the same moment say, is looked up likewise.
+    ///
+    /// Dropped half-way, it may be registered or not.
+    ///
+    /// # Errors
+    /// [`Fault::QuotaFull`]; [`Fault::Away`], also when too many register themselves at once.
+    pub async fn register(&self, record: Record, quota: u32) -> Result<Found, Fault> {
+        if let Some(why) = self.is_away() {
+            return Err(Fault::Away(why.to_string()));
+        }
+        let whom = Whom::Device(record.device.clone());
+        let (reply, answer) = oneshot::channel();
+        let registering = Registering {
+            record,
+            quota,
+            reply,
+        };
+        self.registering.try_send(registering).map_err(|refused| {
+            Fault::Away(match refused {
+                TrySendError::Full(_) => format!("{REGISTERING} devices wait to be registered"),
+                TrySendError::Closed(_) => ENDED.to_owned(),
+            })
+        })?;
+        match timeout(DEADLINE, answer).await {
+            Ok(Ok(outcome)) => outcome?,
+            Ok(Err(_)) => return Err(Fault::Away(ENDED.to_owned())),
+            Err(_) => return Err(Fault::Away(no_answer())),
+        }
+        Ok(self.look_up(&whom).await)
     }
 
     /// Notes that a device was admitted. Lossy; never waits.
-    pub fn note_seen(&self, _device: &DeviceId, _seen: LastSeen) {
-        todo!()
+    pub fn note_seen(&self, device: &DeviceId, seen: LastSeen) {
+        if self.seen.try_send((device.clone(), seen)).is_err() {
+            self.shared.tally.seen_lost.fetch_add(1, Relaxed);
+        }
     }
 
     /// Waits for the next changes, for as long as the gate runs; memory has forgotten them before they are told. One reader.
+    /// Each device once; after [`Change::Everything`] nothing else. Dropping it half-way loses none.
     pub async fn next_changes(&self) -> Vec<Change> {
-        todo!()
+        self.shared.news.next().await
     }
+
+    /// Why the store cannot be asked now; `None`: it can.
+    pub fn is_away(&self) -> Option<Arc<str>> {
+        let standing = &self.shared.standing;
+        standing.away(standing.age(Instant::now()))
+    }
+
+    /// For the metrics.
+    pub fn counts(&self) -> Counts {
+        let Shared { memory, tally, .. } = &*self.shared;
+        Counts {
+            hits: tally.hits.load(Relaxed),
+            negative_hits: tally.negative_hits.load(Relaxed),
+            misses: tally.misses.load(Relaxed),
+            away: tally.away.load(Relaxed),
+            queries: tally.queries.load(Relaxed),
+            seen_lost: tally.seen_lost.load(Relaxed),
+            entries: memory.count(),
+            bytes: memory.bytes(),
+        }
+    }
+
+    /// Ends the thread, which first writes which devices were seen; waits for that, 2 s at most. What is in memory is
+    /// believed for `Settings.grace` more, and nobody else can be looked up.
+    ///
+    /// Dropping the directory ends the thread likewise, but does not wait.
+    pub async fn stop(&self) {
+        self.shared.stop.notify_one();
+        let mut alive = self.alive.clone();
+        // Nothing is ever sent: it closes when the thread ends.
+        let _ = timeout(DEADLINE, alive.changed()).await;
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.shared.stop.notify_one();
+    }
+}
+
+impl Whom {
+    /// Whether this is the record that was asked for: the very name, or one of the pins, to be shown without a trust group.
+    fn is(&self, record: &Record) -> bool {
+        match self {
+            Self::Device(device) => *device == record.device,
+            Self::Pinned(pins) => pins.iter().any(|pin| has_pin(record, pin)),
+        }
+    }
+}
+
+fn has_pin(record: &Record, pin: &Pin) -> bool {
+    pins_of(record).any(|other| other == pin)
+}
+
+/// What the record can be found by beside its name.
+fn pins_of(record: &Record) -> impl Iterator<Item = &Pin> {
+    record
+        .credentials
+        .iter()
+        .filter_map(|one| match &one.proof {
+            Proof::Pinned(pin) => Some(pin),
+            Proof::Vouched { .. } | Proof::Token(_) => None,
+        })
+}
+
+const ENDED: &str = "the thread that asks the registry has ended";
+
+fn no_answer() -> String {
+    format!("no answer within {} s", DEADLINE.as_secs())
 }

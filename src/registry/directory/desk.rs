@@ -1,0 +1,227 @@
+//! Which questions are under way, who waits for each, and whether a change came in meanwhile.
+//!
+//! The race that must be lost by nobody: a question goes to the store, the device is changed, the change comes in and
+//! memory forgets the device, and only then the answer arrives, with what was before. It must neither be remembered nor
+//! be given to anybody. So each question keeps the changes that came in while it was under way, and an answer that one of
+//! them could have made wrong is asked for again. All of it happens on one thread, with no await between the look and
+//! the deed, so a note is enough: no generations, no locks.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::registry::Change;
+use crate::rules::device::DeviceId;
+use crate::rules::record::Record;
+
+use super::thread::Request;
+use super::{DEADLINE, Found, Shared, Whom};
+
+/// So many may wait for one answer; a storm of one name keeps no more.
+const MOST_WAITING: usize = 1024;
+
+/// So many devices are kept for a question under way; more changes could have made any answer wrong.
+const MOST_KEPT: usize = 64;
+
+pub(super) struct Desk<'a> {
+    shared: &'a Shared,
+    flights: HashMap<Whom, Flight>,
+    next_number: u64,
+}
+
+/// A question to the store, to be asked until its deadline.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    pub(super) whom: Whom,
+    pub(super) deadline: Instant,
+    number: u64,
+}
+
+/// One question under way.
+#[derive(Debug)]
+struct Flight {
+    number: u64,
+    waiting: Vec<oneshot::Sender<Found>>,
+    changed: Changed,
+}
+
+/// What changed since the question was asked.
+#[derive(Debug)]
+enum Changed {
+    Devices(HashSet<DeviceId>),
+    Everything,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            flights: HashMap::new(),
+            next_number: 0,
+        }
+    }
+
+    /// Takes a look-up in; gives the question to ask for it, if it cannot be answered now and nobody asks it yet.
+    pub(super) fn take(&mut self, request: Request) -> Option<Question> {
+        let Request { whom, reply } = request;
+        if reply.is_closed() {
+            return None;
+        }
+        // It may have waited in the queue for a while.
+        let now = Instant::now();
+        if let Some(found) = self.found_meanwhile(&whom, now) {
+            tell(reply, found);
+            return None;
+        }
+        if let Some(flight) = self.flights.get_mut(&whom) {
+            flight.join(reply);
+            return None;
+        }
+        let question = Question {
+            whom,
+            deadline: now + DEADLINE,
+            number: self.next_number,
+        };
+        self.next_number += 1;
+        let flight = Flight {
+            number: question.number,
+            waiting: vec![reply],
+            changed: Changed::nothing(),
+        };
+        self.flights.insert(question.whom.clone(), flight);
+        Some(question)
+    }
+
+    fn found_meanwhile(&self, whom: &Whom, now: Instant) -> Option<Found> {
+        let Shared {
+            memory, standing, ..
+        } = self.shared;
+        if let Some(why) = standing.away(standing.age(now)) {
+            return Some(Found::Away(why));
+        }
+        let known = memory.known(whom).map(Found::Known);
+        known.or_else(|| memory.is_unknown(whom, now).then_some(Found::Unknown))
+    }
+
+    /// Takes the store's answer in, or why there is none: remembers it and tells all who wait. Gives the question to ask again, if the
+    /// answer may be of the time before a change.
+    pub(super) fn settle(
+        &mut self,
+        question: Question,
+        outcome: Result<Option<Record>, Arc<str>>,
+    ) -> Option<Question> {
+        let whom = &question.whom;
+        let flight = self.flights.get_mut(whom)?;
+        if flight.number != question.number {
+            return None; // given up, and asked anew by somebody else
+        }
+        let outcome = outcome.and_then(|found| match found {
+            Some(record) if !whom.is(&record) => Err("the registry gave another device".into()),
+            found => Ok(found),
+        });
+        if let Ok(found) = &outcome
+            && flight.changed.could_touch(found.as_ref())
+        {
+            flight.changed = Changed::nothing();
+            return Some(question);
+        }
+        let flight = self.flights.remove(whom)?;
+        let found = self.remember(question.whom, outcome);
+        for reply in flight.waiting {
+            tell(reply, found.clone());
+        }
+        None
+    }
+
+    fn remember(&self, whom: Whom, outcome: Result<Option<Record>, Arc<str>>) -> Found {
+        let memory = &self.shared.memory;
+        match outcome {
+            Ok(Some(record)) => {
+                let record = Arc::new(record);
+                memory.remember(&record);
+                Found::Known(record)
+            }
+            Ok(None) => {
+                memory.remember_unknown(whom, Instant::now());
+                Found::Unknown
+            }
+            Err(why) => Found::Away(why),
+        }
+    }
+
+    /// Forgets what these changes make wrong, in memory and in answers under way.
+    pub(super) fn forget(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Device(device) => self.shared.memory.forget(device),
+                Change::Everything => self.shared.memory.forget_all(),
+            }
+            for (whom, flight) in &mut self.flights {
+                flight.note(whom, change);
+            }
+        }
+    }
+
+    /// Tells all who wait that the store is away. Answers that still come are not listened to.
+    pub(super) fn give_up(&mut self, why: &Arc<str>) {
+        for (_, flight) in self.flights.drain() {
+            for reply in flight.waiting {
+                tell(reply, Found::Away(why.clone()));
+            }
+        }
+    }
+}
+
+impl Flight {
+    fn join(&mut self, reply: oneshot::Sender<Found>) {
+        if self.waiting.len() >= MOST_WAITING {
+            self.waiting.retain(|reply| !reply.is_closed());
+        }
+        if self.waiting.len() < MOST_WAITING {
+            self.waiting.push(reply);
+        } else {
+            let why = format!("{MOST_WAITING} look-ups of one device wait for the registry");
+            tell(reply, Found::Away(why.into()));
+        }
+    }
+
+    fn note(&mut self, whom: &Whom, change: &Change) {
+        let is_another = |device| matches!(whom, Whom::Device(wanted) if wanted != device);
+        match change {
+            Change::Device(device) if is_another(device) => {}
+            Change::Device(device) => self.changed.add(device),
+            Change::Everything => self.changed = Changed::Everything,
+        }
+    }
+}
+
+impl Changed {
+    fn nothing() -> Self {
+        Self::Devices(HashSet::new())
+    }
+
+    fn add(&mut self, device: &DeviceId) {
+        if let Self::Devices(devices) = self {
+            devices.insert(device.clone());
+            if devices.len() > MOST_KEPT {
+                *self = Self::Everything;
+            }
+        }
+    }
+
+    /// Whether the answer may be of the time before one of these. That nobody has a pin may be wrong after any change.
+    fn could_touch(&self, found: Option<&Record>) -> bool {
+        match (self, found) {
+            (Self::Everything, _) => true,
+            (Self::Devices(devices), Some(record)) => devices.contains(&record.device),
+            (Self::Devices(devices), None) => !devices.is_empty(),
+        }
+    }
+}
+
+/// Whoever asked may be gone.
+fn tell(reply: oneshot::Sender<Found>, found: Found) {
+    let _ = reply.send(found);
+}

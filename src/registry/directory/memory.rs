@@ -1,0 +1,209 @@
+//! The devices that are remembered, and for a few seconds the names that nobody has.
+//!
+//! Only the thread writes; workers read. Names that nobody has are kept apart, so that a storm of them pushes no device
+//! out (threats.md V6).
+
+use std::mem::size_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::time::Instant;
+
+use crate::rules::device::DeviceId;
+use crate::rules::record::{Credential, Pin, Proof, Record};
+
+use super::{Whom, has_pin, pins_of};
+
+/// So many names, or pairs of pins, that nobody has are remembered at most.
+const MOST_UNKNOWN: usize = 4096;
+
+/// How long it is remembered that nobody has a name, if nothing tells otherwise before.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// What a device takes, about, in bytes: for the tables to begin with.
+const EXPECTED: u64 = 512;
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    known: Cache<DeviceId, Known, Bytes>,
+    /// Whose a pin is. Says little by itself: the record has to agree.
+    pins: Cache<Pin, DeviceId, Bytes>,
+    unknown: Cache<Whom, Unknown>,
+    /// Counts how often everything was forgotten: what was remembered in an era before is not believed. Cheaper than to
+    /// empty a large table while workers wait for it.
+    era: AtomicU64,
+    /// The same for pins that nobody has: any change may give one to a device.
+    pin_era: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    record: Arc<Record>,
+    era: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unknown {
+    until: Instant,
+    era: u64,
+}
+
+impl Memory {
+    /// One that takes no more than `bytes` for known devices; a quarter of it for their pins.
+    pub(super) fn new(bytes: u64) -> Self {
+        let expected = usize::try_from(bytes / EXPECTED).unwrap_or(usize::MAX);
+        let for_pins = bytes / 4;
+        Self {
+            known: Cache::with_weighter(expected, bytes - for_pins, Bytes),
+            pins: Cache::with_weighter(expected, for_pins, Bytes),
+            unknown: Cache::new(MOST_UNKNOWN),
+            era: AtomicU64::new(0),
+            pin_era: AtomicU64::new(0),
+        }
+    }
+
+    /// The record, if it is remembered.
+    pub(super) fn known(&self, whom: &Whom) -> Option<Arc<Record>> {
+        match whom {
+            Whom::Device(device) => self.by_name(device),
+            Whom::Pinned(pins) => pins.iter().find_map(|pin| {
+                let record = self.by_name(&self.pins.get(pin)?)?;
+                has_pin(&record, pin).then_some(record)
+            }),
+        }
+    }
+
+    fn by_name(&self, device: &DeviceId) -> Option<Arc<Record>> {
+        let known = self.known.get(device)?;
+        (known.era == self.era.load(Ordering::Acquire)).then_some(known.record)
+    }
+
+    /// Whether it is remembered that there is no such device.
+    pub(super) fn is_unknown(&self, whom: &Whom, now: Instant) -> bool {
+        let is_good = |unknown: Unknown| unknown.until > now && unknown.era == self.era_of(whom);
+        self.unknown.get(whom).is_some_and(is_good)
+    }
+
+    /// Remembers a device as the store gave it just now.
+    pub(super) fn remember(&self, record: &Arc<Record>) {
+        let device = &record.device;
+        self.unknown.remove(&Whom::Device(device.clone()));
+        for pin in pins_of(record) {
+            self.pins.insert(*pin, device.clone());
+        }
+        let known = Known {
+            record: record.clone(),
+            era: self.era.load(Ordering::Acquire),
+        };
+        self.known.insert(device.clone(), known);
+    }
+
+    /// Remembers for a while that the store knows of no such device.
+    pub(super) fn remember_unknown(&self, whom: Whom, now: Instant) {
+        let unknown = Unknown {
+            until: now + UNKNOWN_FOR,
+            era: self.era_of(&whom),
+        };
+        self.unknown.insert(whom, unknown);
+    }
+
+    /// Forgets all that a change of this device could make wrong.
+    pub(super) fn forget(&self, device: &DeviceId) {
+        if let Some((_, known)) = self.known.remove(device) {
+            for pin in pins_of(&known.record) {
+                self.pins.remove_if(pin, |whose| whose == device);
+            }
+        }
+        self.unknown.remove(&Whom::Device(device.clone()));
+        self.pin_era.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Forgets everything.
+    pub(super) fn forget_all(&self) {
+        self.era.fetch_add(1, Ordering::AcqRel);
+        self.pin_era.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many records are held.
+    pub(super) fn count(&self) -> u64 {
+        self.known.len() as u64
+    }
+
+    /// What is held for known devices, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.known.weight() + self.pins.weight()
+    }
+
+    fn era_of(&self, whom: &Whom) -> u64 {
+        let era = match whom {
+            Whom::Device(_) => &self.era,
+            Whom::Pinned(_) => &self.pin_era,
+        };
+        era.load(Ordering::Acquire)
+    }
+}
+
+/// Weighs in bytes: the entry in the table, and what it points to.
+#[derive(Clone, Debug)]
+struct Bytes;
+
+/// Of a table for each entry, beside key and value: its links, its hash, its slot in the index; and as many as half of the
+/// entries stand for what was pushed out.
+const ENTRY: usize = 64;
+
+/// Of the allocator for each piece.
+const PIECE: usize = 16;
+
+/// Of a `BTreeMap<String, String>` for each pair, its leaves being half full.
+const PAIR: usize = 100;
+
+impl Weighter<DeviceId, Known> for Bytes {
+    fn weight(&self, device: &DeviceId, known: &Known) -> u64 {
+        let entry = size_of::<DeviceId>() + size_of::<Known>() + ENTRY;
+        (entry + name(device) + record(&known.record)) as u64
+    }
+}
+
+impl Weighter<Pin, DeviceId> for Bytes {
+    fn weight(&self, _: &Pin, device: &DeviceId) -> u64 {
+        // The name is the record's, as long as that is held.
+        let entry = size_of::<Pin>() + size_of::<DeviceId>() + ENTRY;
+        (entry + name(device)) as u64
+    }
+}
+
+fn name(device: &DeviceId) -> usize {
+    2 * size_of::<usize>() + device.as_str().len() + PIECE
+}
+
+fn record(record: &Record) -> usize {
+    let labels = record.labels.iter();
+    let labels = labels.map(|(name, value)| PAIR + text(name) + text(value));
+    let credentials = record.credentials.iter();
+    let credentials = credentials.map(|one| size_of::<Credential>() + proof(&one.proof));
+    2 * size_of::<usize>()
+        + size_of::<Record>()
+        + 2 * PIECE
+        + text(&record.description)
+        + record.registered_by.as_deref().map_or(0, text)
+        + labels.sum::<usize>()
+        + credentials.sum::<usize>()
+}
+
+fn proof(proof: &Proof) -> usize {
+    match proof {
+        Proof::Vouched { group, .. } => text(group),
+        Proof::Pinned(_) | Proof::Token(_) => 0,
+    }
+}
+
+fn text(text: &str) -> usize {
+    if text.is_empty() {
+        0
+    } else {
+        text.len() + PIECE
+    }
+}
