@@ -9,13 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, check, settings::Settings};
 use crate::admin;
 use crate::config::{self, Config};
-use crate::gate::{Loaded, Outcome, StartFault};
+use crate::gate::{Loaded, Outcome, Running, StartFault};
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
 
 /// Runs the gate
 ///
-/// TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
+/// HUP reads the configuration anew: certificates, keys and trust groups count at once, for open connections, too. TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
 /// limits.drain_timeout. A second signal ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
@@ -40,7 +40,7 @@ impl Args {
         // What `check` tells, `run` tells, too: also of the files, when the configuration itself is faulty.
         let source = self.settings.source();
         let config = config::load(&source).map_err(|_| check::failure(&source))?;
-        match serve(config)? {
+        match serve(config, &source)? {
             Outcome::Drained => Ok(()),
             // The log has told it, in its own form.
             Outcome::Cut => Err(Failure {
@@ -55,7 +55,7 @@ impl Args {
 ///
 /// The gate's workers have threads of their own; this thread serves operators, asks the brokers whether they answer,
 /// and hears the signals. Nothing that stalls here stalls a device (threats.md V4).
-fn serve(config: Config) -> Result<Outcome, Failure> {
+fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
     let loaded =
         Loaded::load(config.gate).map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
     let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
@@ -117,12 +117,7 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
                 tokio::select! {
                     _ = term.recv() => return "TERM",
                     _ = int.recv() => return "INT",
-                    // Left to itself, HUP would end every connection at once.
-                    _ = hup.recv() => tracing::warn!(
-                        event = "configuration",
-                        signal = "HUP",
-                        "this version does not reload; changed files count after a restart"
-                    ),
+                    _ = hup.recv() => reload(source, &running).await,
                 }
             }
         };
@@ -158,6 +153,50 @@ fn serve(config: Config) -> Result<Outcome, Failure> {
     // Else its end would wait for a look-up of a broker's name that hangs (threats.md V4, V10).
     runtime.shutdown_background();
     outcome
+}
+
+/// Reads the configuration anew: what listeners show and trust comes into force, all or nothing.
+async fn reload(source: &config::Source, running: &Running) {
+    let settings = match config::load(source) {
+        Ok(config) => config.gate,
+        Err(faults) => {
+            running.note_reload_failed();
+            for fault in faults {
+                tracing::error!(
+                    event = "reload_failed",
+                    signal = "HUP",
+                    "{fault}; what was in force stays"
+                );
+            }
+            return;
+        }
+    };
+    match running.reload(settings).await {
+        Ok(later) => {
+            tracing::info!(
+                event = "reloaded",
+                signal = "HUP",
+                "listeners' certificates and trust groups are in force as they are written now"
+            );
+            if !later.is_empty() {
+                tracing::warn!(
+                    event = "configuration",
+                    signal = "HUP",
+                    "changes of {} count after a restart",
+                    later.join(", ")
+                );
+            }
+        }
+        Err(faults) => {
+            for fault in faults {
+                tracing::error!(
+                    event = "reload_failed",
+                    signal = "HUP",
+                    "{fault}; what was in force stays"
+                );
+            }
+        }
+    }
 }
 
 async fn bind_admin(bind: SocketAddr) -> Result<TcpListener, StartFault> {

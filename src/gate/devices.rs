@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::observe::metrics::Metrics;
 use crate::registry::directory::{Directory, Found, Whom};
 use crate::registry::{Change, Fault};
 use crate::rules::device::DeviceId;
@@ -20,6 +21,9 @@ use super::handshake::Secured;
 /// How long a connection that is told to end may take for its last packet, before it is cut: so that it is over within a
 /// second (threats.md R1).
 const LAST_PACKET: Duration = Duration::from_millis(700);
+
+/// Who answered a look-up: the label of `registry_look_ups_total`.
+const FROM: [&str; 3] = ["memory", "store", "away"];
 
 /// The registry, if there is one, and everyone who sits.
 pub(crate) struct Devices {
@@ -184,6 +188,35 @@ impl Devices {
         }
         open.sort_by_key(|one| (Arc::ptr_eq(one, control), one.sitter.since));
         end(open.drain(..surplus).collect(), Cause::Replaced);
+    }
+
+    /// Tells the metrics how the registry is, once a second. Never ends.
+    pub(crate) async fn count(&self, metrics: &Metrics) {
+        let Some(directory) = &self.directory else {
+            return std::future::pending().await;
+        };
+        let mut last = [0; 3];
+        loop {
+            let counts = directory.counts();
+            metrics.registry(directory.is_away().is_none(), counts.entries);
+            let now = [
+                counts.hits + counts.negative_hits,
+                counts.misses,
+                counts.away,
+            ];
+            for (from, (now, last)) in FROM.iter().zip(now.iter().zip(last)) {
+                metrics.registry_look_ups(from, now.saturating_sub(last));
+            }
+            last = now;
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Lets the registry go, having written what is to be noted.
+    pub(crate) async fn stop(&self) {
+        if let Some(directory) = &self.directory {
+            directory.stop().await;
+        }
     }
 
     /// Hears of changes in the registry and judges the connections that they concern again, for as long as it is polled.

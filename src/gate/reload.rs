@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::registry::StoreSettings;
 use crate::tls::trust::Groups;
 
 use super::listener::{Listener, Secure};
@@ -32,6 +33,13 @@ impl Live {
             listeners,
             in_force: Mutex::new(in_force),
         }
+    }
+
+    /// The registry's store, and the file with the key of its tokens.
+    pub(super) fn token_key(&self) -> Option<(StoreSettings, PathBuf)> {
+        let in_force = self.in_force();
+        let registry = in_force.registry.as_ref()?;
+        Some((registry.directory.store.clone(), registry.token_key.clone()))
     }
 
     /// The trust groups of each listener that has any.

@@ -8,10 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::broker;
 use crate::observe::ready::Ready;
+use crate::registry::Registry;
+use crate::registry::token_key::token_key;
 
 use super::connections::Connections;
 use super::control::Control;
@@ -20,6 +22,9 @@ use super::{Gate, Settings, StartFault, now};
 
 /// What has lapsed is told again after so long.
 const DAY: Duration = Duration::from_hours(24);
+
+/// Between attempts to learn the token key.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// How a gate came to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -86,9 +91,43 @@ impl Running {
         }
     }
 
-    /// Hears of changes in the registry, and judges the connections that they concern again; for as long as it is polled.
+    /// Hears of changes in the registry, and judges the connections that they concern again; tells the metrics how it is; for as
+    /// long as it is polled.
     pub async fn watch_registry(&self) {
-        self.gate.devices.watch(now).await;
+        let gate = &self.gate;
+        tokio::join!(
+            gate.devices.watch(now),
+            gate.devices.count(&gate.metrics),
+            self.fetch_token_key(),
+        );
+    }
+
+    /// Reads the key of the registry's tokens, or makes the first one; tries again while the registry is away.
+    async fn fetch_token_key(&self) {
+        let Some((store, file)) = self.live.token_key() else {
+            return;
+        };
+        let mut told = false;
+        loop {
+            let fetched = async {
+                let registry = Registry::open(&store)
+                    .await
+                    .map_err(|fault| fault.to_string())?;
+                token_key(&file, &registry).await
+            };
+            match fetched.await {
+                Ok(key) => return self.gate.tokens.set_key(key),
+                Err(why) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(
+                            event = "token_key",
+                            "no token of the registry can be checked yet: {why}"
+                        );
+                    }
+                }
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     /// Judges connections again for whose certificate no trust group vouches any more; for as long as it is polled.
@@ -115,6 +154,11 @@ impl Running {
     /// Every fault; then all stays as it was (threats.md R2).
     pub async fn reload(&self, settings: Settings) -> Result<Vec<String>, Vec<StartFault>> {
         self.live.reload(settings, &self.gate).await
+    }
+
+    /// What was read last is not in force, since it has faults.
+    pub fn note_reload_failed(&self) {
+        self.gate.metrics.reloaded(false);
     }
 
     /// What the admin API may do to connections.
@@ -144,6 +188,7 @@ impl Running {
     /// Waits until the last worker has ended, which only a drain brings about.
     pub async fn ended(&self) {
         self.ended.closed().await;
+        self.gate.devices.stop().await;
     }
 
     /// Waits for the workers' threads, blocking; tells how the drain went.

@@ -614,7 +614,7 @@ impl Cause {
             Refusal::DeviceDisabled { .. } => Self::DeviceDisabled,
             Refusal::DeviceUnknown { .. } => Self::DeviceRemoved,
             Refusal::ModeNotAllowed { .. } => Self::ModeTightened,
-            Refusal::TokenExpired { .. } => Self::Expired,
+            Refusal::TokenExpired { .. } | Refusal::CredentialExpired { .. } => Self::Expired,
             Refusal::Certificate { .. } => Self::TrustEnded,
             Refusal::RegistryAway { .. } => return None,
             _ => Self::CredentialEnded,

@@ -10,6 +10,7 @@ mod bench;
 mod broker_faults;
 mod certificates;
 mod certificates_page;
+mod changes;
 mod commands;
 mod connect;
 mod differences;

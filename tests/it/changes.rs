@@ -1,0 +1,384 @@
+//! What an owner decides takes effect on the connections that are open (threats.md R1, I8, T5, V4).
+
+use std::time::Instant;
+
+use tidegate::mqtt::Version;
+use tidegate::mqtt::connect::{Connect, Password};
+use tidegate::registry::{Registry, StoreSettings};
+use tidegate::rules::device::{DeviceId, Mode};
+use tidegate::rules::identity::Field;
+use tidegate::rules::record::{Proof, Record, Valid};
+use tidegate::rules::token::{Token, TokenKey};
+use tokio::io::AsyncReadExt as _;
+
+use crate::support::device::{Answer, BOTH, Device, Link, connect};
+use crate::support::gate::{Gate, Plan};
+use crate::support::{soon, until};
+
+const KEY: [u8; 32] = [7; 32];
+
+/// A gate with a registry in its folder, and the registry.
+struct Estate {
+    gate: Gate,
+    registry: Registry,
+}
+
+/// One mixed-tls listener, so that devices come by certificate or by token.
+const MIXED: &str = r#"
+[[listener]]
+name = "devices"
+bind = "127.0.0.1:0"
+mode = "mixed-tls"
+[listener.tls]
+certificate = "server.pem"
+key = "server.key"
+
+[[trust]]
+name = "fleet"
+ca = ["ca.pem"]
+device = "subject.cn"
+"#;
+
+impl Estate {
+    async fn with(registry_lines: &str, limits: &str) -> Self {
+        let more = format!("[registry]\nurl = \"sqlite://tidegate.db\"\n{registry_lines}\n");
+        let mut gate = Gate::plan(Plan {
+            listeners: Some(MIXED.into()),
+            more,
+            limits: limits.into(),
+            files: vec![("token.key".into(), hex::encode(KEY).into_bytes())],
+            ..Plan::default()
+        })
+        .await;
+        gate.take_broker().welcome_all();
+        let store = StoreSettings::Sqlite {
+            path: gate.file("tidegate.db"),
+        };
+        let registry = Registry::open(&store).await.expect("the registry");
+        Self { gate, registry }
+    }
+
+    async fn new() -> Self {
+        Self::with("", "").await
+    }
+
+    async fn add(&self, record: Record) {
+        let added = self.registry.add(&[record], &mut |_| ()).await;
+        added.expect("added");
+    }
+
+    /// Changes the record of a device; gives when that was done.
+    async fn change(&self, name: &str, change: impl Fn(&mut Record) + Send + Sync) -> Instant {
+        let mut change = |record: &mut Record| {
+            change(record);
+            Ok(())
+        };
+        let changed = self.registry.change(&id(name), now(), &mut change).await;
+        changed.expect("changed");
+        Instant::now()
+    }
+
+    /// A device of that name that is linked, by its certificate.
+    async fn linked(&self, name: &str, version: Version) -> Link {
+        admitted(&self.gate.device(name), &connect(name, version)).await
+    }
+}
+
+/// Connects; gives the link of a device that was admitted.
+async fn admitted(device: &Device, asks: &Connect) -> Link {
+    let (answer, link) = device.asks(asks).await;
+    assert_eq!(answer, Answer::Admitted);
+    link.expect("a link")
+}
+
+fn id(name: &str) -> DeviceId {
+    name.parse().expect("a device id")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the gate's own clock is the wall's, too"
+)]
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since.expect("after 1970").as_secs()).expect("not that late")
+}
+
+/// A device of the fleet, and, with a token, one that may use server-tls.
+fn record(name: &str, token: Option<&Token>) -> Record {
+    let mut record = Record::new(id(name), now());
+    let proof = Proof::Vouched {
+        group: "fleet".into(),
+        field: Field::SubjectCn,
+        pin: None,
+    };
+    record.add_credential(proof, Valid::since(now() - 60));
+    if let Some(token) = token {
+        record.min_mode = Mode::ServerTls;
+        let hash = TokenKey::new(KEY).hash(token);
+        record.add_credential(Proof::Token(hash), Valid::since(now() - 60));
+    }
+    record
+}
+
+/// What a device with a token sends.
+fn with_token(name: &str, token: &Token, version: Version) -> Connect {
+    let mut asks = connect(name, version);
+    asks.username = Some(name.into());
+    asks.password = Some(Password::new(token.reveal().as_bytes().to_vec()));
+    asks
+}
+
+/// Everything that comes until the gate closes.
+async fn last_words(link: &mut Link) -> Vec<u8> {
+    let mut said = std::mem::take(&mut link.stream.buffer);
+    let end = soon(
+        "the gate to close",
+        link.stream.stream.read_to_end(&mut said),
+    )
+    .await;
+    end.expect("a clean close");
+    said
+}
+
+/// The gate ends the link: how long after `began`, what a device of this version is told, what the log says.
+async fn ends(
+    estate: &Estate,
+    link: &mut Link,
+    version: Version,
+    reason: &str,
+    code: u8,
+    began: Instant,
+) {
+    let said = last_words(link).await;
+    let took = began.elapsed();
+    let expected: &[u8] = match version {
+        Version::V5 => &[0xe0, 2, code, 0],
+        _ => &[],
+    };
+    // A DISCONNECT may be written without its empty properties.
+    assert!(
+        said == expected || said == [0xe0, 1, code],
+        "{reason}: {said:02x?}"
+    );
+    estate
+        .gate
+        .line("closed", |line| line["reason"] == reason)
+        .await;
+    eprintln!("{reason}: {} ms", took.as_millis());
+    assert!(took.as_secs() < 10, "{reason}: {took:?}");
+}
+
+/// The words of an owner's decisions, and what a device of each version is told.
+#[tokio::test]
+async fn each_decision_ends_the_connections_that_it_concerns_and_no_other() {
+    let estate = Estate::new().await;
+    let token = Token::from_chance(&[1; 32]);
+    estate.add(record("bystander", None)).await;
+    let mut bystander = estate.linked("bystander", Version::V5).await;
+    type Decision = (&'static str, u8, fn(&mut Record));
+    let decisions: [Decision; 4] = [
+        ("device_disabled", 0x98, |record| record.enabled = false),
+        ("mode_tightened", 0x87, |record| {
+            record.min_mode = Mode::MutualTls
+        }),
+        ("credential_ended", 0x87, |record| {
+            record.credentials.retain(|one| one.number == 1)
+        }),
+        ("expired", 0xa0, |record| {
+            record.credentials[1].valid.until = Some(now() - 1)
+        }),
+    ];
+    for version in [Version::V5, Version::V311] {
+        for (reason, code, decision) in decisions {
+            let name = format!("{reason}-{}", if version == Version::V5 { 5 } else { 3 });
+            estate.add(record(&name, Some(&token))).await;
+            let asks = with_token(&name, &token, version);
+            let mut link = admitted(&estate.gate.stranger(), &asks).await;
+            let began = estate.change(&name, decision).await;
+            ends(&estate, &mut link, version, reason, code, began).await;
+            let (answer, _) = estate.gate.stranger().asks(&asks).await;
+            assert_ne!(answer, Answer::Admitted, "{reason}: and it stays out");
+        }
+    }
+    estate.add(record("removed", None)).await;
+    let mut link = estate.linked("removed", Version::V5).await;
+    estate
+        .registry
+        .remove(&id("removed"))
+        .await
+        .expect("removed");
+    ends(
+        &estate,
+        &mut link,
+        Version::V5,
+        "device_removed",
+        0x98,
+        Instant::now(),
+    )
+    .await;
+
+    bystander.say(&[0xc0, 0]).await.expect("still there");
+    for (reason, ..) in decisions {
+        let labels = [("cause", reason)];
+        let metric = "tidegate_revoked_connections_total";
+        estate.gate.metric_becomes(metric, &labels, 2.0).await;
+    }
+}
+
+/// threats.md R1: whatever the moment, nobody stays who was disabled.
+#[tokio::test]
+async fn no_device_slips_through_while_it_is_disabled() {
+    let estate = Estate::new().await;
+    for round in 0..12_u32 {
+        let name = format!("d{round}");
+        estate.add(record(&name, None)).await;
+        let device = estate.gate.device(&name);
+        let asks = connect(&name, Version::V311);
+        let disable = async {
+            for _ in 0..round * 3 {
+                tokio::task::yield_now().await;
+            }
+            estate.change(&name, |record| record.enabled = false).await
+        };
+        let calls = async {
+            let mut links = Vec::new();
+            for _ in 0..8 {
+                let (_, link) = device.asks(&asks).await;
+                links.extend(link);
+            }
+            links
+        };
+        let (_, links) = tokio::join!(disable, calls);
+        for mut link in links {
+            let _ = last_words(&mut link).await;
+        }
+    }
+    let open = [("listener", "devices")];
+    estate
+        .gate
+        .metric_becomes("tidegate_connections_open", &open, 0.0)
+        .await;
+}
+
+/// threats.md T5: what ends by itself ends the connection, without anybody's word.
+#[tokio::test]
+async fn a_connection_ends_with_the_credential_that_let_it_in() {
+    let estate = Estate::new().await;
+    let mut short = record("short", None);
+    short.credentials[0].valid.until = Some(now() + 2);
+    estate.add(short).await;
+    let mut link = estate.linked("short", Version::V5).await;
+    ends(
+        &estate,
+        &mut link,
+        Version::V5,
+        "expired",
+        0xa0,
+        Instant::now(),
+    )
+    .await;
+}
+
+/// `connections_per_device`: the newest wins, also where only the record says so.
+#[tokio::test]
+async fn the_newest_connections_of_a_device_win() {
+    let estate = Estate::with("", "connections_per_device = 1").await;
+    estate.add(record("one", None)).await;
+    let mut two = record("two", None);
+    two.connections = Some(2);
+    estate.add(two).await;
+
+    let mut first = estate.linked("one", Version::V5).await;
+    let mut second = estate.linked("one", Version::V5).await;
+    ends(
+        &estate,
+        &mut first,
+        Version::V5,
+        "replaced",
+        0x8e,
+        Instant::now(),
+    )
+    .await;
+    second.say(&[0xc0, 0]).await.expect("the newest stays");
+
+    let mut first = estate.linked("two", Version::V5).await;
+    let _second = estate.linked("two", Version::V5).await;
+    first.say(&[0xc0, 0]).await.expect("two may stay");
+    let _third = estate.linked("two", Version::V5).await;
+    ends(
+        &estate,
+        &mut first,
+        Version::V5,
+        "replaced",
+        0x8e,
+        Instant::now(),
+    )
+    .await;
+}
+
+/// threats.md I9: who is refused displaces nobody.
+#[tokio::test]
+async fn an_impostor_ends_nobodys_connection() {
+    let estate = Estate::with("", "connections_per_device = 1").await;
+    let token = Token::from_chance(&[1; 32]);
+    estate.add(record("meter-7", Some(&token))).await;
+    let asks = with_token("meter-7", &token, Version::V5);
+    let mut link = admitted(&estate.gate.stranger(), &asks).await;
+    let wrong = with_token("meter-7", &Token::from_chance(&[2; 32]), Version::V5);
+    let (answer, _) = estate.gate.stranger().asks(&wrong).await;
+    assert_eq!(answer, Answer::Refused(0x86));
+    link.say(&[0xc0, 0]).await.expect("still there");
+    assert!(!estate.gate.log_text().contains("tdg_"), "K2");
+    assert!(!estate.gate.metrics().await.contains("tdg_"), "K2");
+}
+
+/// `registry.unknown = "register"`: just in time, up to a quota, and with its owner's word where that is wanted.
+#[tokio::test]
+async fn a_device_that_is_vouched_for_registers_itself() {
+    let estate = Estate::with("unknown = \"register\"\nregister_quota = 2", "").await;
+    let _a = estate.linked("a", Version::V5).await;
+    let _b = estate.linked("b", Version::V5).await;
+    let (answer, _) = estate
+        .gate
+        .device("c")
+        .asks(&connect("c", Version::V5))
+        .await;
+    assert_eq!(answer, Answer::Refused(0x89));
+    let record = estate.registry.find(&id("a")).await.expect("answered");
+    assert_eq!(
+        record.expect("registered").registered_by.as_deref(),
+        Some("fleet")
+    );
+
+    let estate = Estate::with("unknown = \"register\"\nregister_approval = true", "").await;
+    let device = estate.gate.device("a");
+    let asks = connect("a", Version::V311);
+    assert_eq!(device.asks(&asks).await.0, Answer::Refused(0x05));
+    estate.gate.refusal("device_disabled").await;
+    estate.change("a", |record| record.enabled = true).await;
+    until("its owner's word to count", async || {
+        (device.asks(&asks).await.0 == Answer::Admitted).then_some(())
+    })
+    .await;
+}
+
+/// A device that was refused as unknown is admitted as soon as it is registered: no stale memory of a no.
+#[tokio::test]
+async fn who_is_registered_may_enter_at_once() {
+    let estate = Estate::new().await;
+    let device = estate.gate.device_over("late", BOTH);
+    let asks = connect("late", Version::V311);
+    assert_eq!(device.asks(&asks).await.0, Answer::Refused(0x05));
+    estate.gate.refusal("device_unknown").await;
+    estate.add(record("late", None)).await;
+    until("its registration to count", async || {
+        (device.asks(&asks).await.0 == Answer::Admitted).then_some(())
+    })
+    .await;
+    // Written beside the path, in batches.
+    until("it to be noted as seen", async || {
+        estate.registry.last_seen(&id("late")).await.ok().flatten()
+    })
+    .await;
+}
