@@ -17,6 +17,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod gate;
+pub mod jwks;
 pub mod mqtt;
 pub mod observe;
 pub mod pki;

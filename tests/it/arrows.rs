@@ -1,13 +1,14 @@
-//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → tls, broker, observe, registry → rules → mqtt.
+//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → jwks → tls, broker, observe, registry → rules → mqtt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first. Rooms of one floor do not know each other.
-const FLOORS: [&[&str]; 8] = [
+const FLOORS: [&[&str]; 9] = [
     &["mqtt"],
     &["rules"],
     &["tls", "broker", "observe", "registry"],
+    &["jwks"],
     &["gate"],
     &["admin", "pki"],
     &["bench"],
