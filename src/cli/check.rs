@@ -9,6 +9,7 @@ use super::settings::{self, Settings};
 use super::{Failure, say};
 use crate::config::{self, Examined, Origin, Source};
 use crate::gate::{LoadedListener, StartFault};
+use crate::jwks::{self, KeySource};
 use crate::tls;
 
 /// Tells every fault and every warning of a configuration and of the files it names
@@ -120,11 +121,21 @@ impl Report {
         }
         // A group whose listener is faulty is looked at by itself. Without faults, such a group is one that no listener
         // names, and `run` does not load it either.
+        if let Some(jwt) = &examined.jwt {
+            self.load_keys(jwt);
+        }
         if examined.config.is_none() {
             let left = |group: &&tls::trust::Settings| !looked_at.contains(group.name.as_str());
             for group in examined.trust.iter().filter(left) {
                 self.take(LoadedListener::load_group(group));
             }
+        }
+    }
+
+    /// Reads a JWKS file, and the CAs that the server of an address is judged by; the address itself is not asked.
+    fn load_keys(&mut self, jwt: &jwks::Settings) {
+        if let Err(fault) = KeySource::load(jwt) {
+            self.fault(format!("token.jwt.{}", fault.key), fault.sentence);
         }
     }
 

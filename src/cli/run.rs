@@ -108,6 +108,7 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
                 running.watch_brokers(),
                 running.watch_lists(),
                 running.watch_registry(),
+                running.watch_issuer(),
                 running.watch_doubts(),
                 running.watch_files(),
             )

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Config, connect, quantities, reader, registry, table, trust};
 use crate::gate::ListenerSettings;
+use crate::jwks;
 use crate::registry::StoreSettings;
 use crate::rules::policy::{Password, Unknown};
 use crate::tls;
@@ -22,6 +23,9 @@ impl Config {
             write_trust(&mut out, group);
         }
         self.write_devices(&mut out);
+        if let Some(jwt) = &self.gate.token.jwt {
+            write_jwt(&mut out, jwt);
+        }
         self.write_connect(&mut out);
         self.write_rest(&mut out);
         out.trim_start().to_owned()
@@ -236,6 +240,20 @@ fn write_trust(out: &mut String, group: &tls::trust::Settings) {
     if let Some(pattern) = &group.naming.pattern {
         set(out, "pattern", &text(&pattern.to_string()));
     }
+}
+
+fn write_jwt(out: &mut String, jwt: &jwks::Settings) {
+    section(out, "[token.jwt]");
+    set(out, "keys", &text(&jwt.keys.to_string()));
+    if let Some(ca) = &jwt.ca {
+        set(out, "ca", &path(ca));
+    }
+    let tokens = &jwt.tokens;
+    set(out, "issuer", &text(&tokens.issuer));
+    set(out, "audience", &text(&tokens.audience));
+    let words = tokens.algorithms.iter().map(|one| text(one.word()));
+    set(out, "algorithms", &list(words));
+    set(out, "device_claim", &text(&tokens.device_claim));
 }
 
 fn section(out: &mut String, header: &str) {

@@ -8,6 +8,7 @@ mod broker;
 mod connect;
 mod fault;
 mod inforce;
+mod jwt;
 mod listener;
 mod node;
 mod quantities;
@@ -25,7 +26,7 @@ pub use fault::{Fault, Origin};
 pub use source::{Flags, Source};
 
 use crate::observe::logging;
-use crate::{admin, gate, tls};
+use crate::{admin, gate, jwks, tls};
 use node::Fields;
 use reader::{Notes, Section};
 
@@ -57,6 +58,8 @@ pub(crate) struct Examined {
     pub(crate) trust: Vec<tls::trust::Settings>,
     /// The listeners in which nothing is wrong.
     pub(crate) listeners: Vec<gate::ListenerSettings>,
+    /// `[token.jwt]`, if it is there and nothing is wrong in it.
+    pub(crate) jwt: Option<jwks::Settings>,
     /// The whole; there, if and only if there are no faults.
     pub(crate) config: Option<Config>,
 }
@@ -119,6 +122,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
             warnings: Vec::new(),
             trust: Vec::new(),
             listeners: Vec::new(),
+            jwt: None,
             config: None,
         };
     }
@@ -129,6 +133,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
     faults.sort_by_key(|fault| rank(&fault.key));
     let warnings = notes.take_warnings();
     let (trust, listeners) = (draft.good_trust, draft.good_listeners);
+    let jwt = draft.jwt;
     let config = draft.config.filter(|_| faults.is_empty());
     let config = config.map(|config| Config {
         warnings: warnings.clone(),
@@ -139,6 +144,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
         warnings,
         trust,
         listeners,
+        jwt,
         config,
     }
 }
@@ -159,6 +165,7 @@ fn rank(key: &str) -> usize {
 struct Draft {
     good_trust: Vec<tls::trust::Settings>,
     good_listeners: Vec<gate::ListenerSettings>,
+    jwt: Option<jwks::Settings>,
     /// `None`, if something is so wrong that nothing can stand in its place.
     config: Option<Config>,
 }
@@ -183,7 +190,8 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         );
     }
     let has_registry = whole.wrote("registry");
-    let token = registry::token(whole.section("token"), has_registry);
+    let token = registry::token(whole.section("token"), has_registry, &connect.alphabet);
+    let jwt = token.settings.jwt.clone();
     let registry = registry::registry(whole.section("registry"), has_registry, &token);
     let broker = broker::read(whole.section("broker"));
     let limits = table::limits(whole.section("limits"));
@@ -243,6 +251,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     Draft {
         good_trust,
         good_listeners,
+        jwt,
         config,
     }
 }

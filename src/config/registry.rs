@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fault::quoted;
+use super::jwt;
 use super::quantities::Bounds;
 use super::reader::{Got, Section};
 use crate::gate::{RegistrySettings, TokenSettings};
 use crate::registry::{Settings, StoreSettings};
+use crate::rules::device::Alphabet;
 use crate::rules::policy::{TokenPlace, Unknown};
 
 /// Longer than a week nobody should live on decisions that may have been changed.
@@ -37,7 +39,8 @@ pub(super) struct Token {
 }
 
 /// Reads `[token]`; a registry makes use of the key.
-pub(super) fn token(mut section: Section<'_>, has_registry: bool) -> Token {
+pub(super) fn token(mut section: Section<'_>, has_registry: bool, alphabet: &Alphabet) -> Token {
+    let jwt = jwt::read(section.section("jwt"), alphabet);
     let place = |word: &str| {
         PLACES
             .iter()
@@ -54,7 +57,7 @@ pub(super) fn token(mut section: Section<'_>, has_registry: bool) -> Token {
     let default = section.folder("key_file").join("token.key");
     section.finish();
     Token {
-        settings: TokenSettings { place },
+        settings: TokenSettings { place, jwt },
         key_file: key_file.or(default),
     }
 }

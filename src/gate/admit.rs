@@ -14,7 +14,7 @@ use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
 use crate::rules::policy::{self, Admission, Caller, Credential, Refused, Shown};
-use crate::rules::reason::{Ending, Refusal};
+use crate::rules::reason::{Cause, Ending, Refusal};
 use crate::tls::stream::{Got, Lost};
 
 use super::connection::Facts;
@@ -261,6 +261,10 @@ async fn verdict(
     let Some(seat) = found.seat else {
         return Err(refused(Refusal::GateFault));
     };
+    // Its key may have been taken away between the look at its token and its seat.
+    if !gate.tokens.still_holds(&claim.evidence) {
+        return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
+    }
     if let Some(cause) = seat.control.cause() {
         return Err(refused(Refusal::Revoked(cause)));
     }

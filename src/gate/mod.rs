@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker;
 use crate::broker::dial::Brokers;
+use crate::jwks;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::registry;
@@ -118,6 +119,8 @@ pub struct RegistrySettings {
 pub struct TokenSettings {
     /// Which field of CONNECT holds it.
     pub place: policy::TokenPlace,
+    /// `[token.jwt]`; `None`: tokens of others do not count.
+    pub jwt: Option<jwks::Settings>,
 }
 
 /// What all connections share; nothing in it changes while the gate runs but counters and flags.

@@ -14,9 +14,11 @@ use crate::broker;
 use crate::observe::ready::Ready;
 use crate::registry::Registry;
 use crate::registry::token_key::token_key;
+use crate::rules::reason::Cause;
 
 use super::connections::Connections;
 use super::control::Control;
+use super::devices;
 use super::reload::Live;
 use super::{Gate, Settings, StartFault, now};
 
@@ -128,6 +130,18 @@ impl Running {
             }
             sleep(AGAIN).await;
         }
+    }
+
+    /// Keeps the keys of the JWTs' issuer fresh, and ends the connections that a key vouched for that is gone; for as long as it
+    /// is polled.
+    pub async fn watch_issuer(&self) {
+        let gate = &self.gate;
+        let changed = || {
+            let all = gate.devices.rolls().iter().flat_map(|roll| roll.all());
+            let gone = all.filter(|one| !gate.tokens.still_holds(&one.sitter.evidence));
+            devices::end(gone.collect(), Cause::TrustEnded);
+        };
+        gate.tokens.keep(changed).await;
     }
 
     /// Judges connections again for whose certificate no trust group vouches any more; for as long as it is polled.

@@ -10,6 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker::dial::Brokers;
+use crate::jwks::KeySource;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Ready;
@@ -237,6 +238,18 @@ impl Loaded {
                 }]
             })?),
         };
+        let jwt = match &settings.token.jwt {
+            None => None,
+            Some(jwt) => {
+                let source = KeySource::load(jwt).map_err(|fault| {
+                    vec![StartFault {
+                        key: format!("token.jwt.{}", fault.key),
+                        sentence: fault.sentence,
+                    }]
+                })?;
+                Some((jwt.tokens.clone(), source))
+            }
+        };
         let has_registry = directory.is_some();
         let unknown = settings
             .registry
@@ -254,7 +267,7 @@ impl Loaded {
                 .map(|listener| listener.name.clone())
                 .collect(),
             devices: Devices::new(directory, unknown),
-            tokens: TokenDesk::new(settings.token.place, settings.alphabet, has_registry),
+            tokens: TokenDesk::new(settings.token.place, settings.alphabet, has_registry, jwt),
             brokers: Brokers::new(&settings.broker),
             limits: settings.limits,
             connect: settings.connect,

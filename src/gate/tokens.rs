@@ -2,9 +2,11 @@
 
 use std::sync::OnceLock;
 
+use crate::jwks::KeySource;
 use crate::mqtt::connect::Connect;
 use crate::rules::device::Alphabet;
-use crate::rules::policy::{self, Caller, Claim, TokenPlace, Tokens};
+use crate::rules::jwt;
+use crate::rules::policy::{self, Caller, Claim, Evidence, TokenEvidence, TokenPlace, Tokens};
 use crate::rules::reason::Refusal;
 use crate::rules::token::TokenKey;
 
@@ -17,15 +19,23 @@ pub(crate) struct TokenDesk {
     pub(crate) registry: bool,
     /// The key of the registry's tokens, once it is known.
     key: OnceLock<TokenKey>,
+    /// `[token.jwt]`, and the issuer's keys.
+    jwt: Option<(jwt::Settings, KeySource)>,
 }
 
 impl TokenDesk {
-    pub(crate) fn new(place: TokenPlace, alphabet: Alphabet, registry: bool) -> Self {
+    pub(crate) fn new(
+        place: TokenPlace,
+        alphabet: Alphabet,
+        registry: bool,
+        jwt: Option<(jwt::Settings, KeySource)>,
+    ) -> Self {
         Self {
             place,
             alphabet,
             registry,
             key: OnceLock::new(),
+            jwt,
         }
     }
 
@@ -45,13 +55,43 @@ impl TokenDesk {
         now: i64,
     ) -> Result<Claim, Refusal> {
         let key = self.key.get();
+        let keys = self.jwt.as_ref().and_then(|(_, source)| source.keys());
         let tokens = Tokens {
             place: self.place,
             key,
             key_away: self.registry && key.is_none(),
-            jwt: None,
+            jwt: self
+                .jwt
+                .as_ref()
+                .map(|(settings, _)| (settings, keys.as_deref())),
             alphabet: Some(&self.alphabet),
         };
-        policy::claim(caller, asks, &tokens, now)
+        let claim = policy::claim(caller, asks, &tokens, now);
+        if let (Err(Refusal::Jwt(jwt::Bad::UnknownKey)), Some((_, source))) = (&claim, &self.jwt) {
+            source.missing(); // fetched no sooner for it than the source allows (threats.md K4)
+        }
+        claim
+    }
+
+    /// Whether the key that signed the JWT of `evidence` still counts; without a JWT, yes.
+    pub(crate) fn still_holds(&self, evidence: &Evidence) -> bool {
+        match (&evidence.token, &self.jwt) {
+            (Some(TokenEvidence::Jwt { key, .. }), Some((_, source))) => source.still_holds(key),
+            _ => true,
+        }
+    }
+
+    /// Keeps the issuer's keys fresh, and calls `changed` when they have changed. Never ends.
+    pub(crate) async fn keep(&self, changed: impl Fn()) {
+        let Some((_, source)) = &self.jwt else {
+            return std::future::pending().await;
+        };
+        let mut changes = source.changes();
+        let hear = async {
+            while changes.changed().await.is_ok() {
+                changed();
+            }
+        };
+        tokio::join!(source.keep(), hear);
     }
 }

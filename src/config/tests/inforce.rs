@@ -44,6 +44,13 @@ register_quota = 7
 register_approval = true
 grace = "2h"
 cache = "8MiB"
+[token.jwt]
+keys = "https://issuer.example/jwks.json"
+ca = "issuer-ca.pem"
+issuer = "https://issuer.example"
+audience = "mqtt"
+algorithms = ["PS256"]
+device_claim = "client_id"
 [connect]
 client_id = "{listener}/{device}"
 username = "{device}"

@@ -3,6 +3,7 @@
 mod any;
 mod faults;
 mod inforce;
+mod jwt;
 mod layers;
 mod reference;
 mod registry;
