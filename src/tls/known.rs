@@ -18,6 +18,7 @@ use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 
 use super::verify::Vouched;
+use crate::rules::record::Print;
 
 /// The memory that all verdicts of one listener may take, in bytes.
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
@@ -25,14 +26,11 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// So many devices fit into it, about.
 const EXPECTED: usize = 100_000;
 
-/// The SHA-256 of a certificate, or of a chain.
-type Print = [u8; 32];
-
 /// How a chain is known again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Prints {
     /// Of the device's own certificate: its place.
-    leaf: Print,
+    pub(super) leaf: Print,
     /// Of all that it sent.
     chain: Print,
 }

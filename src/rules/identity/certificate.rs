@@ -8,6 +8,7 @@ use x509_parser::time::ASN1Time;
 use super::der::{BIT_STRING, BOOLEAN, Broken, INTEGER, OCTET_STRING, OID, Reader, SEQUENCE};
 use super::name::{CN, Name, OU, SERIAL_NUMBER, ascii};
 use super::{Field, Unnamed};
+use crate::rules::record::Print;
 
 /// The most bytes a certificate may have.
 const LARGEST: usize = 65_536;
@@ -34,10 +35,10 @@ pub struct Certificate {
     pub serial: String,
     /// The SHA-256 of the DER, in lower-case hex.
     pub fingerprint: String,
-    /// The same, as bytes.
-    pub print: [u8; 32],
-    /// The SHA-256 of its SubjectPublicKeyInfo.
-    pub key: [u8; 32],
+    /// The SHA-256 of the DER.
+    pub print: Print,
+    /// The SHA-256 of the whole SubjectPublicKeyInfo: the same for every certificate of one key.
+    pub key: Print,
     /// The first second of its validity, in seconds since 1970-01-01 UTC.
     pub not_before: i64,
     /// The last second of its validity, in seconds since 1970-01-01 UTC.
@@ -84,34 +85,26 @@ impl Certificate {
     ///
     /// Source: RFC 5280 §4.1.
     pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
+        Self::of(&Pieces::read(der)?, sha256(der))
+    }
+
+    /// The same, where `print`, the SHA-256 of `der`, is known already.
+    ///
+    /// # Errors
+    /// As [`Certificate::read`].
+    pub fn read_printed(der: &[u8], print: Print) -> Result<Self, Unreadable> {
+        Self::of(&Pieces::read(der)?, print)
+    }
+
+    fn of(pieces: &Pieces<'_>, print: Print) -> Result<Self, Unreadable> {
         let part = |what: &'static str| move |_: Broken| Unreadable(what);
-        if der.len() > LARGEST {
-            return Err(Unreadable("its size (more than 64 KiB)"));
-        }
-        let mut tbs = to_be_signed(der).map_err(part("its outer structure"))?;
-
-        let _version = tbs.take_if(0xa0).map_err(part("the version"))?;
-        let serial = tbs.take(INTEGER).map_err(part("the serial number"))?;
-        let serial = number(serial.body).map_err(part("the serial number"))?;
-        tbs.take(SEQUENCE)
-            .map_err(part("the signature algorithm"))?;
-        let issuer = tbs.take(SEQUENCE).map_err(part("the issuer"))?;
-        let validity = tbs.take(SEQUENCE).map_err(part("the validity"))?;
-        let (not_before, not_after) = period(validity.body).map_err(part("the validity"))?;
-        let subject = tbs.take(SEQUENCE).map_err(part("the subject"))?;
-        let spki = tbs.take(SEQUENCE).map_err(part("the public key"))?;
-        // issuerUniqueID and subjectUniqueID, which nobody uses.
-        for tag in [0x81, 0x82] {
-            tbs.take_if(tag).map_err(part("a unique identifier"))?;
-        }
-        let extensions = tbs.take_if(0xa3).map_err(part("the extensions"))?;
-        tbs.end().map_err(part("what follows the extensions"))?;
-
-        let subject = Name::read(subject.body);
+        let serial = number(pieces.serial).map_err(part("the serial number"))?;
+        let (not_before, not_after) = period(pieces.validity).map_err(part("the validity"))?;
+        let subject = Name::read(pieces.subject);
         let mut named = Named::default();
         named.add_subject(subject.as_ref());
-        if let Some(extensions) = extensions {
-            named.add_extensions(extensions.body);
+        if let Some(extensions) = pieces.extensions {
+            named.add_extensions(extensions);
         }
         let shown = |name: &Result<Name<'_>, Broken>| match name {
             Ok(name) => name.text(LONGEST_NAME),
@@ -119,21 +112,23 @@ impl Certificate {
         };
         Ok(Self {
             subject: shown(&subject),
-            issuer: shown(&Name::read(issuer.body)),
+            issuer: shown(&Name::read(pieces.issuer)),
             serial,
-            fingerprint: hex::encode(digest::digest(&digest::SHA256, der)),
-            print: digest::digest(&digest::SHA256, der)
-                .as_ref()
-                .try_into()
-                .expect("SHA-256 has 32 bytes"),
-            key: digest::digest(&digest::SHA256, spki.whole)
-                .as_ref()
-                .try_into()
-                .expect("SHA-256 has 32 bytes"),
+            fingerprint: hex::encode(print),
+            print,
+            key: sha256(pieces.key),
             not_before,
             not_after,
             named,
         })
+    }
+
+    /// The whole SubjectPublicKeyInfo of a certificate: what [`Certificate::key`] is the SHA-256 of.
+    ///
+    /// # Errors
+    /// As [`Certificate::read`], as far as structure goes.
+    pub fn public_key(der: &[u8]) -> Result<&[u8], Unreadable> {
+        Pieces::read(der).map(|pieces| pieces.key)
     }
 
     /// The one value of `field`.
@@ -197,6 +192,55 @@ impl Certificate {
     pub fn san_dns(&self) -> Result<&str, Unnamed> {
         self.value(Field::SanDns)
     }
+}
+
+/// Where the parts of a certificate are.
+struct Pieces<'d> {
+    serial: &'d [u8],
+    issuer: &'d [u8],
+    validity: &'d [u8],
+    subject: &'d [u8],
+    /// With identifier and length.
+    key: &'d [u8],
+    extensions: Option<&'d [u8]>,
+}
+
+impl<'d> Pieces<'d> {
+    /// Source: RFC 5280 §4.1.
+    fn read(der: &'d [u8]) -> Result<Self, Unreadable> {
+        let part = |what: &'static str| move |_: Broken| Unreadable(what);
+        if der.len() > LARGEST {
+            return Err(Unreadable("its size (more than 64 KiB)"));
+        }
+        let mut tbs = to_be_signed(der).map_err(part("its outer structure"))?;
+        let _version = tbs.take_if(0xa0).map_err(part("the version"))?;
+        let serial = tbs.take(INTEGER).map_err(part("the serial number"))?;
+        tbs.take(SEQUENCE)
+            .map_err(part("the signature algorithm"))?;
+        let issuer = tbs.take(SEQUENCE).map_err(part("the issuer"))?;
+        let validity = tbs.take(SEQUENCE).map_err(part("the validity"))?;
+        let subject = tbs.take(SEQUENCE).map_err(part("the subject"))?;
+        let key = tbs.take(SEQUENCE).map_err(part("the public key"))?;
+        // issuerUniqueID and subjectUniqueID, which nobody uses.
+        for tag in [0x81, 0x82] {
+            tbs.take_if(tag).map_err(part("a unique identifier"))?;
+        }
+        let extensions = tbs.take_if(0xa3).map_err(part("the extensions"))?;
+        tbs.end().map_err(part("what follows the extensions"))?;
+        Ok(Self {
+            serial: serial.body,
+            issuer: issuer.body,
+            validity: validity.body,
+            subject: subject.body,
+            key: key.whole,
+            extensions: extensions.map(|extensions| extensions.body),
+        })
+    }
+}
+
+fn sha256(bytes: &[u8]) -> Print {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// The inside of the TBSCertificate; what stands around it is there and whole.

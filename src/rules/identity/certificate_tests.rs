@@ -85,7 +85,37 @@ fn hex_is_lower_case_and_whole() {
     let sha256 = digest::digest(&digest::SHA256, &der);
     assert_eq!(it.fingerprint, hex::encode(sha256.as_ref()));
     assert_eq!(it.fingerprint.len(), 64);
+    assert_eq!(it.print, sha256.as_ref());
+    let printed = Certificate::read_printed(&der, it.print).unwrap();
+    assert_eq!(printed, it);
     assert_eq!(it.serial, "ab01", "without the sign octet 00");
+}
+
+/// The key's print is that of what another parser finds in the key's place (threats.md T1, I7).
+#[test]
+fn the_print_of_the_key_is_that_of_the_whole_public_key() {
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let key = KeyPair::generate().unwrap();
+    let made = |change: fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::default();
+        change(&mut params);
+        params.self_signed(&key).unwrap()
+    };
+    let one = made(|_| {});
+    let other = made(|params| params.distinguished_name.push(DnType::CommonName, "other"));
+    let (_, parsed) = X509Certificate::from_der(one.der()).unwrap();
+    assert_eq!(
+        Certificate::public_key(one.der()),
+        Ok(parsed.public_key().raw)
+    );
+    let (one, other) = (
+        Certificate::read(one.der()).unwrap(),
+        Certificate::read(other.der()).unwrap(),
+    );
+    let sha256 = digest::digest(&digest::SHA256, parsed.public_key().raw);
+    assert_eq!(one.key, sha256.as_ref());
+    assert_eq!(one.key, other.key);
+    assert_ne!(one.print, other.print);
 }
 
 /// Two numbers never look the same, or one device could take the other's name (threats.md I3).
