@@ -115,9 +115,13 @@ impl Report {
     /// Loads what `run` would load, of every part of the configuration in which nothing is wrong.
     fn load_files(&mut self, examined: &Examined) {
         let mut looked_at = BTreeSet::new();
+        let pins = examined
+            .config
+            .as_ref()
+            .is_some_and(|config| config.gate.registry.is_some());
         for listener in &examined.listeners {
             looked_at.extend(listener.trust.iter().map(String::as_str));
-            self.take(LoadedListener::load(listener, &examined.trust, false));
+            self.take(LoadedListener::load(listener, &examined.trust, pins));
         }
         // A group whose listener is faulty is looked at by itself. Without faults, such a group is one that no listener
         // names, and `run` does not load it either.

@@ -13,9 +13,10 @@ use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
-use crate::rules::policy::{self, Admission, Caller, Credential, Refused, Shown};
+use crate::rules::policy::{self, Admission, Caller, Credential, Refused, Shown, Unvouched};
 use crate::rules::reason::{Cause, Ending, Refusal};
 use crate::tls::stream::{Got, Lost};
+use crate::tls::verify;
 
 use super::connection::Facts;
 use super::control::{Roll, Seat};
@@ -214,6 +215,24 @@ impl Asking {
     }
 }
 
+/// What was shown in the handshake, as the rules look at it.
+pub(crate) fn facts_of(shown: &verify::Shown) -> Shown<'_> {
+    match shown {
+        verify::Shown::Vouched(vouched) => Shown::Vouched(Credential {
+            certificate: &vouched.certificate,
+            trust: &vouched.group.name,
+            naming: &vouched.group.naming,
+            not_after: vouched.not_after,
+            direct: vouched.direct,
+        }),
+        verify::Shown::Unvouched(unvouched) => Shown::Unvouched(Unvouched {
+            certificate: &unvouched.certificate,
+            label: unvouched.refusal.reason,
+            why: &unvouched.refusal.why,
+        }),
+    }
+}
+
 /// A device may enter.
 struct Verdict {
     admission: Admission,
@@ -233,15 +252,7 @@ async fn verdict(
         listener: &secured.listener.name,
         mode: secured.mode,
         ip: secured.address.ip().to_canonical(),
-        certificate: secured.vouched.as_ref().map(|vouched| {
-            Shown::Vouched(Credential {
-                certificate: &vouched.certificate,
-                trust: &vouched.group.name,
-                naming: &vouched.group.naming,
-                not_after: vouched.not_after,
-                direct: vouched.direct,
-            })
-        }),
+        certificate: secured.shown.as_ref().map(facts_of),
     };
     let claim = gate.tokens.claim(&caller, &connect, now)?;
     let found = gate.devices.find(&claim, secured, roll, now).await;

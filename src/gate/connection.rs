@@ -263,9 +263,9 @@ async fn link(
         .await
         .map_err(Unlinked::Refused)?;
     let mode = secured.mode;
-    if let Some(vouched) = &secured.vouched {
+    if let Some(shown) = &secured.shown {
         let listener = gate.metrics.listener(secured.listener.place);
-        listener.certificate_remaining(vouched.certificate.not_after - now());
+        listener.certificate_remaining(shown.certificate().not_after - now());
     }
     let asking = secured
         .read_connect(gate, facts)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::server::Acceptor;
+use rustls::server::danger::ClientCertVerifier as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,13 +16,13 @@ use crate::rules::reason::Refusal;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Lost, TlsStream};
 use crate::tls::suites::prefers_chacha;
-use crate::tls::verify::Vouched;
+use crate::tls::verify::Shown;
 use crate::tls::witness::Seen;
 
-use super::Gate;
 use super::connection::Facts;
 use super::listener::Listener;
 use super::wire::{DeviceLink, LINGER_BYTES, linger, write_all};
+use super::{Gate, now};
 
 /// How long a device that failed its handshake has to take in the alert.
 const ALERT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -39,8 +40,8 @@ pub(crate) struct Accepted {
 pub(crate) struct Secured {
     pub(crate) link: DeviceLink,
     pub(crate) mode: Mode,
-    /// Who vouched for the certificate: given for, and only for, `mutual-tls`.
-    pub(crate) vouched: Option<Vouched>,
+    /// The certificate, and who vouched for it: given for, and only for, `mutual-tls`.
+    pub(crate) shown: Option<Shown>,
     /// What the device sent right behind the handshake.
     pub(crate) early: Vec<u8>,
     pub(crate) address: SocketAddr,
@@ -83,7 +84,7 @@ impl Accepted {
             return Ok(Secured {
                 link: DeviceLink::Plain(Socket::Tcp(self.socket)),
                 mode: Mode::Plain,
-                vouched: None,
+                shown: None,
                 early: Vec::new(),
                 address: self.address,
                 listener: self.listener,
@@ -178,14 +179,10 @@ impl Accepted {
             }
         };
         facts.resumed = Some(stream.resumed());
-        let vouched = seen.vouched;
-        // A certificate that nobody vouched for never gets here; if it does, that is a fault, not a weaker mode.
-        if stream.has_certificate() != vouched.is_some() {
-            return Err(Refusal::GateFault);
-        }
-        let mode = if let Some(vouched) = &vouched {
-            facts.certificate = Some(vouched.certificate.clone());
-            facts.trust = Some(vouched.group.name.clone());
+        let shown = shown(tls, &stream, seen)?;
+        let mode = if let Some(shown) = &shown {
+            facts.certificate = Some(shown.certificate().clone());
+            facts.trust = shown.vouched().map(|vouched| vouched.group.name.clone());
             Mode::MutualTls
         } else {
             Mode::ServerTls
@@ -194,12 +191,41 @@ impl Accepted {
         Ok(Secured {
             link: DeviceLink::Tls(stream),
             mode,
-            vouched,
+            shown,
             early,
             address: self.address,
             listener: self.listener,
         })
     }
+}
+
+/// What the device showed in this handshake, or in the one that it resumed: rustls takes that one's certificate from the
+/// ticket unseen, so it is judged here like a new one (threats.md T5).
+///
+/// # Errors
+/// What no verdict could make good.
+fn shown(tls: &ServerTls, stream: &TlsStream, seen: Seen) -> Result<Option<Shown>, Refusal> {
+    let chain = stream.peer_chain();
+    let shown = match tls.verifier() {
+        Some(verifier) if stream.resumed() && !chain.is_empty() => {
+            let again = verifier.show_again(chain, now());
+            Some(again.map_err(|refused| Refusal::Certificate {
+                label: refused.reason,
+                why: refused.why,
+            })?)
+        }
+        _ => seen.shown,
+    };
+    // A certificate that nobody judged never gets here, nor a device without one where one must be shown; if either does,
+    // that is a fault, not a weaker mode.
+    let needed = !chain.is_empty()
+        || tls
+            .verifier()
+            .is_some_and(|verifier| verifier.client_auth_mandatory());
+    if needed != shown.is_some() {
+        return Err(Refusal::GateFault);
+    }
+    Ok(shown)
 }
 
 /// The TLS versions before 1.2, by the minor number that stands for them.

@@ -13,7 +13,6 @@ use crate::broker::dial::is_out_of_descriptors;
 use crate::broker::socket::{DEVICE, prepare};
 use crate::tls::server::ServerTls;
 use crate::tls::trust::Groups;
-use crate::tls::verify::DeviceVerifier;
 
 use super::Gate;
 use super::connection::walk;
@@ -42,7 +41,6 @@ pub(crate) struct Listener {
 pub(crate) struct Secure {
     pub(crate) tls: ServerTls,
     /// `None`: no certificate is asked for.
-    pub(crate) verifier: Option<Arc<DeviceVerifier>>,
     pub(crate) groups: Option<Arc<Groups>>,
 }
 

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker::dial::Brokers;
@@ -69,25 +68,18 @@ impl LoadedListener {
             groups = loaded.take_groups(&counting);
             if let Some(groups) = &groups {
                 let mandatory = listener.offer != Offer::MixedTls;
-                verifier = Some(DeviceVerifier::new(groups.clone(), mandatory));
+                verifier = Some(DeviceVerifier::new(groups.clone(), mandatory, pins));
             }
         }
         let Some(wanted) = &listener.tls else {
             return loaded;
         };
-        let asked = verifier
-            .clone()
-            .map(|verifier| verifier as Arc<dyn ClientCertVerifier>);
-        match ServerTls::load(wanted, asked) {
+        match ServerTls::load(wanted, verifier) {
             Ok(tls) => {
                 let told = tls.warnings(now());
                 let at = |warning| format!("listener[{}].tls: {warning}", listener.name);
                 loaded.warnings.extend(told.into_iter().map(at));
-                loaded.secure = Some(Arc::new(Secure {
-                    tls,
-                    verifier,
-                    groups,
-                }));
+                loaded.secure = Some(Arc::new(Secure { tls, groups }));
             }
             Err(faults) => loaded
                 .faults

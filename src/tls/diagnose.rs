@@ -24,6 +24,15 @@ pub(super) struct Refused {
     pub(super) refusal: CertificateRefusal,
 }
 
+const TOO_LARGE: &str = "certificate_chain_too_large";
+
+impl Refused {
+    /// It would have taken more than is spent on a stranger.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.refusal.reason == TOO_LARGE
+    }
+}
+
 /// What a device sent, and whom the listener knows.
 pub(super) struct Chain<'a> {
     pub(super) groups: &'a Groups,
@@ -248,7 +257,7 @@ pub(super) fn too_large(what: &str, rule: &str) -> Refused {
     Refused {
         error: CertificateError::Other(OtherError(Arc::new(TooLarge))),
         refusal: CertificateRefusal {
-            reason: "certificate_chain_too_large",
+            reason: TOO_LARGE,
             why: format!("{what}, and {rule}; let it send its own and the intermediates only"),
         },
     }

@@ -5,6 +5,7 @@ mod der;
 mod diagnose;
 pub mod files;
 mod known;
+mod possession;
 pub mod server;
 pub mod stream;
 pub mod suites;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rustls::compress::CompressionCache;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, ServerConfig, SignatureScheme, version};
@@ -17,6 +16,7 @@ use super::der::{self, Front};
 use super::files;
 use super::suites;
 use super::trust::date;
+use super::verify::DeviceVerifier;
 use super::witness;
 
 /// `[listener.tls]` as the gate obeys it.
@@ -66,6 +66,7 @@ pub struct ServerTls {
     /// The two for devices whose own order of cipher suites counts ([`suites`]).
     own_order: [Arc<ServerConfig>; 2],
     shown: Arc<Certificates>,
+    verifier: Option<Arc<DeviceVerifier>>,
 }
 
 /// Something in `[listener.tls]` that cannot be used.
@@ -85,7 +86,7 @@ impl ServerTls {
     /// Every fault of its settings.
     pub fn load(
         settings: &Settings,
-        verifier: Option<Arc<dyn ClientCertVerifier>>,
+        verifier: Option<Arc<DeviceVerifier>>,
     ) -> Result<Self, Vec<ServerFault>> {
         let mut provider = aws_lc_rs::default_provider();
         suites::cheapest_first(&mut provider);
@@ -109,7 +110,7 @@ impl ServerTls {
                     sentence: format!("{error}; choose another"),
                 }]
             })?;
-        let builder = match verifier {
+        let builder = match verifier.clone() {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
@@ -141,7 +142,13 @@ impl ServerTls {
             with_alpn: Arc::new(with_alpn),
             without_alpn: Arc::new(plain),
             shown,
+            verifier,
         })
+    }
+
+    /// Who judges devices' certificates; `None`: none is asked for.
+    pub fn verifier(&self) -> Option<&Arc<DeviceVerifier>> {
+        self.verifier.as_ref()
     }
 
     /// Whether the ALPN protocols that a device offers matter to [`ServerTls::config_for`].

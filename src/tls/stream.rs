@@ -17,6 +17,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 use rustls::{HandshakeKind, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -176,11 +177,9 @@ impl TlsStream {
         self.tls.alpn_protocol()
     }
 
-    /// Whether the device showed a certificate.
-    pub fn has_certificate(&self) -> bool {
-        self.tls
-            .peer_certificates()
-            .is_some_and(|chain| !chain.is_empty())
+    /// What the device showed, its own certificate first: in this handshake, or in the one that was resumed. Empty: nothing.
+    pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        self.tls.peer_certificates().unwrap_or_default()
     }
 
     /// Reads what has come, adding the plaintext to `plain`: up to about [`READ`] bytes. After TLS failed, what comes is

@@ -5,18 +5,21 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SerialNumber, SignatureAlgorithm, SigningKey,
 };
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig,
-    ServerConnection, SignatureScheme,
+    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind,
+    ServerConfig, ServerConnection, SignatureScheme,
 };
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
@@ -273,17 +276,67 @@ pub(crate) struct Outcome {
     pub(crate) server: Result<(), rustls::Error>,
     /// The server's certificate, as the device saw it.
     pub(crate) shown: Option<CertificateDer<'static>>,
+    /// The device's chain, as the server has it.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) device: ClientConnection,
 }
 
-/// A clock that stands at [`NOW`].
-#[derive(Debug)]
-struct Fixed;
-
-impl TimeProvider for Fixed {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(unix(NOW))
+impl Outcome {
+    pub(crate) fn is_resumed(&self) -> bool {
+        assert_eq!(self.server, Ok(()));
+        self.device.handshake_kind() == Some(HandshakeKind::Resumed)
     }
+}
+
+/// A clock that is set by hand; it stands at [`NOW`].
+#[derive(Debug)]
+pub(crate) struct Clock(AtomicI64);
+
+impl Clock {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(NOW)))
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, now: i64) {
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(unix(self.now()))
+    }
+}
+
+/// Shows a certificate with a key, whether they fit or not, and whether rustls can read it or not.
+#[derive(Debug)]
+struct Shows(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shows {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The side of a device that shows whatever it is told to.
+pub(crate) fn showing(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ClientConfig {
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let mut config = device_config(None, version, None);
+    config.client_auth_cert_resolver = Arc::new(Shows(Arc::new(CertifiedKey::new(chain, key))));
+    config
 }
 
 /// A device that takes any server.
@@ -344,12 +397,22 @@ pub(crate) fn device_config(
     }
 }
 
-/// Runs a handshake to its end or failure.
+/// Runs a handshake to its end or failure, at [`NOW`].
 pub(crate) fn handshake(server: &Arc<ServerConfig>, device: ClientConfig, name: &str) -> Outcome {
+    handshake_at(&Clock::new(), server, device, name)
+}
+
+/// The same by a clock of the test's own.
+pub(crate) fn handshake_at(
+    clock: &Arc<Clock>,
+    server: &Arc<ServerConfig>,
+    device: ClientConfig,
+    name: &str,
+) -> Outcome {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut device = ClientConnection::new(Arc::new(device), name).unwrap();
     let mut server = ServerConfig::clone(server);
-    server.time_provider = Arc::new(Fixed);
+    server.time_provider = clock.clone();
     let mut server = ServerConnection::new(Arc::new(server)).unwrap();
     let mut seen = Seen::default();
     let (mut alert, mut result) = (None, Ok(()));
@@ -393,6 +456,7 @@ pub(crate) fn handshake(server: &Arc<ServerConfig>, device: ClientConfig, name: 
             .peer_certificates()
             .and_then(|chain| chain.first())
             .map(|der| der.clone().into_owned()),
+        chain: server.peer_certificates().unwrap_or_default().to_vec(),
         device,
     }
 }

@@ -4,6 +4,10 @@
 //! Before that the chain is bounded in count, bytes and names, and what could take part in a path is picked by name, so that
 //! the cost depends neither on how much the operator trusts nor on what a stranger sends (threats.md T2). A chain that was
 //! found good before is not verified again while the verdict stands (`known`).
+//!
+//! Where the gate has a registry, a certificate that no group vouches for may be pinned there. That look-up is not for a
+//! handshake, so such a certificate is taken for the time being, once its key was proved ([`Unvouched`]): the verdict after
+//! CONNECT looks the pin up, or refuses with what the chain would have been refused with (threats.md T1).
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -18,8 +22,9 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::crl::Standing;
 use super::der::Front;
-use super::diagnose::{Chain, Refused, short_key, too_large};
+use super::diagnose::{Chain, Refused, too_large};
 use super::known::{Known, Prints, Span, Unproved};
+use super::possession;
 use super::trust::{CrlStale, Group, Groups};
 use super::witness;
 use crate::rules::identity::Certificate;
@@ -35,6 +40,42 @@ pub struct Vouched {
     pub not_after: i64,
     /// The anchor itself issued the certificate: there is no intermediate in the path.
     pub direct: bool,
+}
+
+/// No group vouches for a certificate, and the device holds its key: only a pin could let it in.
+#[derive(Clone, Debug)]
+pub struct Unvouched {
+    /// The device's own certificate.
+    pub certificate: Arc<Certificate>,
+    /// What it is refused with, if it is not pinned.
+    pub refusal: CertificateRefusal,
+}
+
+/// A certificate that a device showed, and whose key it holds.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// A group vouches for it.
+    Vouched(Vouched),
+    /// No group does.
+    Unvouched(Unvouched),
+}
+
+impl Shown {
+    /// The device's own certificate.
+    pub fn certificate(&self) -> &Arc<Certificate> {
+        match self {
+            Self::Vouched(vouched) => &vouched.certificate,
+            Self::Unvouched(unvouched) => &unvouched.certificate,
+        }
+    }
+
+    /// The group's word, if a group vouches for it.
+    pub fn vouched(&self) -> Option<&Vouched> {
+        match self {
+            Self::Vouched(vouched) => Some(vouched),
+            Self::Unvouched(_) => None,
+        }
+    }
 }
 
 /// Why a certificate was refused.
@@ -85,53 +126,131 @@ pub(super) fn algorithms() -> &'static WebPkiSupportedAlgorithms {
 pub struct DeviceVerifier {
     groups: Arc<Groups>,
     mandatory: bool,
+    pins: bool,
     known: Known,
 }
 
+/// What was found out about a chain.
+struct Judged {
+    /// The device's own certificate, if it can be read.
+    certificate: Option<Arc<Certificate>>,
+    verdict: Result<Vouched, Refused>,
+    /// To be remembered, once the device proved its key; `None`: it is known already, or not good.
+    unproved: Option<Unproved>,
+}
+
+impl Judged {
+    /// What the device showed, where one that nobody vouches for may be pinned.
+    ///
+    /// # Errors
+    /// What no pin can make good: it cannot be read, or is more than is spent on a stranger (threats.md T2).
+    fn or_pinned(self) -> Result<Shown, Refused> {
+        match (self.verdict, self.certificate) {
+            (Ok(vouched), _) => Ok(Shown::Vouched(vouched)),
+            (Err(refused), Some(certificate)) if !refused.is_too_large() => {
+                Ok(Shown::Unvouched(Unvouched {
+                    certificate,
+                    refusal: refused.refusal,
+                }))
+            }
+            (Err(refused), _) => Err(refused),
+        }
+    }
+}
+
 impl DeviceVerifier {
-    /// A verifier for one listener; `mandatory`: a device without a certificate is refused in the handshake.
-    pub fn new(groups: Arc<Groups>, mandatory: bool) -> Arc<Self> {
+    /// A verifier for one listener; `mandatory`: a device without a certificate is refused in the handshake; `pins`: one
+    /// that no group vouches for may be pinned in a registry, so its certificate is not refused there.
+    pub fn new(groups: Arc<Groups>, mandatory: bool, pins: bool) -> Arc<Self> {
         Arc::new(Self {
             groups,
             mandatory,
+            pins,
             known: Known::new(),
         })
     }
 
-    /// Judges the chain that a device sent, its own certificate first; `now` in seconds since 1970.
-    fn judge(
+    /// Judges a chain whose device proved its key in an earlier handshake, as its certificate would be judged in a new one:
+    /// of a resumed connection, or of an open one when the trust has changed (threats.md T5, R1). `chain` has the device's
+    /// own certificate first; `now` in seconds since 1970.
+    ///
+    /// # Errors
+    /// Why it is refused; an empty chain is.
+    pub fn judge_again(
         &self,
-        leaf: &CertificateDer<'_>,
-        sent: &[CertificateDer<'_>],
+        chain: &[CertificateDer<'_>],
         now: i64,
-    ) -> Result<Vouched, Refused> {
-        let chain = Chain {
-            groups: &self.groups,
-            leaf,
-            sent,
+    ) -> Result<Vouched, CertificateRefusal> {
+        let judged = self.judge_proved(chain, now)?;
+        judged.verdict.map_err(|refused| refused.refusal)
+    }
+
+    /// The same for a resumed handshake: no alert can be sent any more, so one that nobody vouches for is for the verdict
+    /// after CONNECT to refuse, whether there are pins or not.
+    ///
+    /// # Errors
+    /// What no pin can make good.
+    pub fn show_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: i64,
+    ) -> Result<Shown, CertificateRefusal> {
+        let judged = self.judge_proved(chain, now)?;
+        judged.or_pinned().map_err(|refused| refused.refusal)
+    }
+
+    fn judge_proved(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: i64,
+    ) -> Result<Judged, CertificateRefusal> {
+        let Some((leaf, sent)) = chain.split_first() else {
+            return Err(CertificateRefusal {
+                reason: "certificate_malformed",
+                why: "there is no certificate to judge again; have the device connect anew".into(),
+            });
         };
-        let bounded = bound(&chain);
-        let prints = bounded.is_ok().then(|| Prints::of(leaf, sent));
-        if let Some(vouched) = prints.and_then(|prints| self.known.recall(&prints, now)) {
-            witness::note(|seen| seen.certificate = Some(vouched.certificate.clone()));
-            return Ok(vouched);
+        let mut judged = self.judge(leaf, sent, now);
+        if let Some(proved) = judged.unproved.take() {
+            self.known.remember(proved);
         }
-        let certificate = match leaf.len() {
-            0..=LARGEST_CERTIFICATE => Certificate::read(leaf).ok().map(Arc::new),
-            _ => None,
-        };
-        witness::note(|seen| seen.certificate.clone_from(&certificate));
-        bounded?;
-        let (vouched, span) = verify(&chain, certificate, now)?;
-        if let Some(prints) = prints {
-            let unproved = Unproved {
-                prints,
-                vouched: vouched.clone(),
-                span,
+        Ok(judged)
+    }
+
+    /// Judges the chain that a device sent, its own certificate first; `now` in seconds since 1970.
+    fn judge(&self, leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>], now: i64) -> Judged {
+        let groups = &self.groups;
+        let chain = Chain { groups, leaf, sent };
+        if let Err(refused) = bound(&chain) {
+            let is_short = leaf.len() <= LARGEST_CERTIFICATE;
+            let certificate = is_short.then(|| Certificate::read(leaf).ok().map(Arc::new));
+            return Judged {
+                certificate: certificate.flatten(),
+                verdict: Err(refused),
+                unproved: None,
             };
-            witness::note(|seen| seen.unproved = Some(unproved));
         }
-        Ok(vouched)
+        let prints = Prints::of(leaf, sent);
+        if let Some(vouched) = self.known.recall(&prints, now) {
+            return Judged {
+                certificate: Some(vouched.certificate.clone()),
+                verdict: Ok(vouched),
+                unproved: None,
+            };
+        }
+        let certificate = Certificate::read_printed(leaf, prints.leaf);
+        let certificate = certificate.ok().map(Arc::new);
+        let verified = verify(&chain, certificate.clone(), now);
+        let unproved = verified.as_ref().ok().map(|(vouched, span)| Unproved {
+            prints,
+            vouched: vouched.clone(),
+            span: *span,
+        });
+        Judged {
+            certificate,
+            verdict: verified.map(|(vouched, _)| vouched),
+            unproved,
+        }
     }
 
     /// What a device proved, or did not. One that did is known from now on; nobody vouches for one that did not.
@@ -140,15 +259,24 @@ impl DeviceVerifier {
         proof: Result<HandshakeSignatureValid, rustls::Error>,
         cert: &CertificateDer<'_>,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if proof.is_err() {
-            return not_possessed(proof, cert);
+        match proof {
+            Ok(proof) => {
+                let mut unproved = None;
+                witness::note(|seen| unproved = seen.unproved.take());
+                if let Some(proved) = unproved {
+                    self.known.remember(proved);
+                }
+                Ok(proof)
+            }
+            Err(error) => {
+                let (error, refusal) = possession::refusal(error, cert);
+                witness::note(|seen| {
+                    seen.shown = None;
+                    seen.refused = Some(refusal);
+                });
+                Err(error)
+            }
         }
-        let mut unproved = None;
-        witness::note(|seen| unproved = seen.unproved.take());
-        if let Some(proved) = unproved {
-            self.known.remember(proved);
-        }
-        proof
     }
 }
 
@@ -318,9 +446,19 @@ impl ClientCertVerifier for DeviceVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        match self.judge(end_entity, intermediates, now) {
-            Ok(vouched) => {
-                witness::note(|seen| seen.vouched = Some(vouched));
+        let mut judged = self.judge(end_entity, intermediates, now);
+        witness::note(|seen| {
+            seen.certificate.clone_from(&judged.certificate);
+            seen.unproved = judged.unproved.take();
+        });
+        let shown = if self.pins {
+            judged.or_pinned()
+        } else {
+            judged.verdict.map(Shown::Vouched)
+        };
+        match shown {
+            Ok(shown) => {
+                witness::note(|seen| seen.shown = Some(shown));
                 Ok(ClientCertVerified::assertion())
             }
             Err(refused) => {
@@ -336,8 +474,7 @@ impl ClientCertVerifier for DeviceVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let proof = rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms());
-        self.possessed(proof, cert)
+        self.possessed(possession::tls12(message, cert, dss), cert)
     }
 
     fn verify_tls13_signature(
@@ -346,40 +483,12 @@ impl ClientCertVerifier for DeviceVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let proof = rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms());
-        self.possessed(proof, cert)
+        self.possessed(possession::tls13(message, cert, dss), cert)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         algorithms().supported_schemes()
     }
-}
-
-/// Notes a failed proof that the device holds its certificate's key.
-fn not_possessed(
-    proof: Result<HandshakeSignatureValid, rustls::Error>,
-    cert: &CertificateDer<'_>,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    proof.map_err(|error| {
-        // No signature of a short key counts, so a failed proof says nothing of who holds it.
-        let (error, refusal) = match short_key(cert) {
-            Some(Refused { error, refusal }) => (error.into(), refusal),
-            None => {
-                let refusal = CertificateRefusal {
-                    reason: "certificate_bad_signature",
-                    why: "the device did not prove that it holds the private key of its certificate; \
-                          see that its key and its certificate belong together"
-                        .into(),
-                };
-                (error, refusal)
-            }
-        };
-        witness::note(|seen| {
-            seen.vouched = None;
-            seen.refused = Some(refusal);
-        });
-        error
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::known::Unproved;
-use super::verify::{CertificateRefusal, Vouched};
+use super::verify::{CertificateRefusal, Shown};
 use crate::rules::identity::Certificate;
 
 /// What was learnt of one handshake, so far.
@@ -21,8 +21,8 @@ pub struct Seen {
     pub alpn_offered: bool,
     /// The device can check the signatures of none of our certificates.
     pub no_certificate_suits: bool,
-    /// The device's certificate was found good; by which group.
-    pub vouched: Option<Vouched>,
+    /// The device showed a certificate that is good, or may be pinned. In a resumed handshake none is shown.
+    pub shown: Option<Shown>,
     /// The device's certificate was refused; why.
     pub refused: Option<CertificateRefusal>,
     /// The device's own certificate, if it can be read; also when it was refused.

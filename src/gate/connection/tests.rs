@@ -45,11 +45,7 @@ fn trapped() -> Arc<Listener> {
     config.cert_resolver = Arc::new(Trap(config.cert_resolver));
     tls.with_alpn = Arc::new(config);
     tls.without_alpn = tls.with_alpn.clone();
-    let secure = Secure {
-        tls,
-        verifier: None,
-        groups: None,
-    };
+    let secure = Secure { tls, groups: None };
     Arc::new(Listener::new(0, "devices".into(), Some(Arc::new(secure))))
 }
 

@@ -28,12 +28,12 @@ fn judged_at(
     chain: &[CertificateDer<'static>],
     at: i64,
 ) -> (Seen, Result<ClientCertVerified, rustls::Error>) {
-    let verifier = DeviceVerifier::new(Arc::new(groups), true);
+    let verifier = DeviceVerifier::new(Arc::new(groups), true, false);
     let mut seen = Seen::default();
     let result = witness(&mut seen, || {
         verifier.verify_client_cert(&chain[0], &chain[1..], unix(at))
     });
-    assert_eq!(result.is_ok(), seen.vouched.is_some());
+    assert_eq!(result.is_ok(), seen.shown.is_some());
     assert_eq!(result.is_err(), seen.refused.is_some());
     (seen, result)
 }
@@ -54,10 +54,14 @@ fn assert_refused(seen: &Seen, reason: &str, words: &[&str]) {
     assert!(refused.why.contains("; "), "no way out: {}", refused.why);
 }
 
+fn vouched(seen: &Seen) -> Option<&Vouched> {
+    seen.shown.as_ref().and_then(Shown::vouched)
+}
+
 #[track_caller]
 fn assert_vouched(seen: &Seen, group: &str) {
     let why = seen.refused.as_ref().map(|refused| &refused.why);
-    let vouched = seen.vouched.as_ref().unwrap_or_else(|| panic!("{why:?}"));
+    let vouched = vouched(seen).unwrap_or_else(|| panic!("{why:?}"));
     assert_eq!(&*vouched.group.name, group);
 }
 
@@ -101,7 +105,7 @@ fn the_end_is_that_of_the_certificate_that_ends_first() {
     let sub = root.issues(ca("Line 1"), |ca| ca.not_after = now() + days(3));
     let device = sub.device("meter-7");
     let seen = judged(group(&[&root], &[&sub], &[]), &[&device]);
-    assert_eq!(seen.vouched.expect("good").not_after, NOW + 3 * 24 * 3600);
+    assert_eq!(vouched(&seen).expect("good").not_after, NOW + 3 * 24 * 3600);
 }
 
 #[test]
@@ -503,7 +507,7 @@ fn shown(
         }
         result
     });
-    assert_eq!(result.is_ok(), seen.vouched.is_some());
+    assert_eq!(result.is_ok(), seen.shown.is_some());
     assert_eq!(
         seen.certificate.unwrap().subject,
         "CN=meter-7",
@@ -518,7 +522,7 @@ fn a_known_chain_is_judged_by_the_time_like_a_new_one() {
     let root = root("Factory CA");
     let sub = root.issues(ca("Line 1"), |params| params.not_after = now() + days(3));
     let device = sub.device("meter-7");
-    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true);
+    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true, false);
     let chain = [&device, &sub];
 
     assert_eq!(verdict(&verifier, &chain, NOW), None);
@@ -543,7 +547,7 @@ fn a_known_chain_is_refused_once_its_list_is_stale() {
     let root = root("Factory CA");
     let device = root.device("meter-7");
     let listed = group(&[&root], &[], &[root.crl_pem(&[])]);
-    let verifier = DeviceVerifier::new(Arc::new(listed), true);
+    let verifier = DeviceVerifier::new(Arc::new(listed), true, false);
     assert_eq!(verdict(&verifier, &[&device], NOW), None);
     let later = NOW + 8 * 24 * 3600;
     assert_eq!(verdict(&verifier, &[&device], later), Some("crl_stale"));
@@ -555,7 +559,7 @@ fn what_is_known_of_one_chain_says_nothing_of_another() {
     let root = root("Factory CA");
     let sub = root.sub_ca("Line 1");
     let device = sub.device("meter-7");
-    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true);
+    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true, false);
     assert_eq!(verdict(&verifier, &[&device, &sub], NOW), None);
     assert_eq!(
         verdict(&verifier, &[&device], NOW),
@@ -563,7 +567,7 @@ fn what_is_known_of_one_chain_says_nothing_of_another() {
         "without the intermediate"
     );
     let revoked = group(&[&root], &[&sub], &[sub.crl_pem(&[&device])]);
-    let other = DeviceVerifier::new(Arc::new(revoked), true);
+    let other = DeviceVerifier::new(Arc::new(revoked), true, false);
     assert_eq!(
         verdict(&other, &[&device, &sub], NOW),
         Some("certificate_revoked")
@@ -575,7 +579,7 @@ fn what_is_known_of_one_chain_says_nothing_of_another() {
 fn a_device_has_one_place_and_a_stranger_none() {
     let root = root("Factory CA");
     let device = root.device("meter-7");
-    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true);
+    let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[], &[])), true, false);
     let with_junk = |n: u8| vec![device.der.clone(), CertificateDer::from(vec![n; 10])];
 
     assert_eq!(shown(&verifier, &with_junk(0), NOW, false), None);
@@ -607,7 +611,7 @@ fn a_known_chain_does_not_outlive_an_intermediate_that_was_passed_over() {
         folder.group("new", &[&new], &[], &[]),
     ];
     let groups = Groups::load(&settings.each_ref()).unwrap();
-    let verifier = DeviceVerifier::new(Arc::new(groups), true);
+    let verifier = DeviceVerifier::new(Arc::new(groups), true, false);
     let chain = [device.der.clone(), by_old.der.clone(), by_new.der.clone()];
     let group_at = |at: i64| {
         let mut seen = Seen::default();
@@ -617,14 +621,14 @@ fn a_known_chain_does_not_outlive_an_intermediate_that_was_passed_over() {
             verifier.possessed(proof, &chain[0]).unwrap();
             result.unwrap();
         });
-        seen.vouched.unwrap().group.name.to_string()
+        vouched(&seen).unwrap().group.name.to_string()
     };
     let later = NOW + 3 * 24 * 3600;
     assert_eq!(group_at(NOW), "new", "the other is not valid yet");
     let fresh = {
         let groups = Groups::load(&settings.each_ref()).unwrap();
         let seen = judged_at(groups, &chain, later).0;
-        seen.vouched.unwrap().group.name.to_string()
+        vouched(&seen).unwrap().group.name.to_string()
     };
     assert_eq!(group_at(later), fresh, "as if it had never been seen");
 }
@@ -656,6 +660,10 @@ fn devices_of_every_key_kind_come_through() {
 }
 
 fn server_tls(groups: Groups, mandatory: bool) -> ServerTls {
+    server_with(DeviceVerifier::new(Arc::new(groups), mandatory, false))
+}
+
+fn server_with(verifier: Arc<DeviceVerifier>) -> ServerTls {
     let folder = Folder::new();
     let shown =
         root("Server CA").issues(crate::tls::testing::server(&["gate.example.net"]), |_| ());
@@ -667,7 +675,6 @@ fn server_tls(groups: Groups, mandatory: bool) -> ServerTls {
         alpn: vec![],
         also: vec![],
     };
-    let verifier = DeviceVerifier::new(Arc::new(groups), mandatory);
     ServerTls::load(&settings, Some(verifier)).unwrap()
 }
 
@@ -750,48 +757,33 @@ fn a_device_without_a_certificate_is_refused_where_one_is_mandatory() {
         let server = server_tls(group(&[&root], &[], &[]), false);
         let outcome = handshake(&server.with_alpn, device_config(None, version, None), "a.b");
         assert_eq!(outcome.server, Ok(()));
-        assert!(outcome.seen.vouched.is_none());
+        assert!(outcome.seen.shown.is_none());
     }
 }
 
 #[test]
 fn a_certificate_without_its_key_proves_nothing() {
-    #[derive(Debug)]
-    struct Thief(Arc<rustls::sign::CertifiedKey>);
-    impl rustls::client::ResolvesClientCert for Thief {
-        fn resolve(
-            &self,
-            _: &[&[u8]],
-            _: &[SignatureScheme],
-        ) -> Option<Arc<rustls::sign::CertifiedKey>> {
-            Some(Arc::clone(&self.0))
-        }
-        fn has_certs(&self) -> bool {
-            true
-        }
-    }
     let root = root("Factory CA");
     let server = server_tls(group(&[&root], &[], &[]), true);
     let (victim, thief) = (root.device("victim"), KeyPair::generate().unwrap());
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(thief.serialize_der()).into();
-    let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
-    let stolen = Arc::new(rustls::sign::CertifiedKey::new(
-        vec![victim.der.clone()],
-        key,
-    ));
     for version in [&TLS12, &TLS13] {
-        let mut config = device_config(None, version, None);
-        config.client_auth_cert_resolver = Arc::new(Thief(Arc::clone(&stolen)));
+        let config = showing(vec![victim.der.clone()], &thief, version);
         let outcome = handshake(&server.with_alpn, config, "a.b");
         assert_eq!(outcome.alert, Some(AlertDescription::DecryptError));
         assert_refused(&outcome.seen, "certificate_bad_signature", &["private key"]);
-        assert!(outcome.seen.vouched.is_none());
+        assert!(outcome.seen.shown.is_none());
     }
 }
 
 #[test]
 fn no_hints_of_cas_are_given() {
-    let verifier = DeviceVerifier::new(Arc::new(group(&[&root("Factory CA")], &[], &[])), true);
+    let verifier = DeviceVerifier::new(
+        Arc::new(group(&[&root("Factory CA")], &[], &[])),
+        true,
+        false,
+    );
     assert!(verifier.root_hint_subjects().is_empty());
     assert!(verifier.offer_client_auth() && verifier.client_auth_mandatory());
 }
+
+mod pinned;
