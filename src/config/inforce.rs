@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, connect, quantities, reader, registry, table, trust};
+use super::{Config, connect, listener, quantities, reader, registry, table, trust};
 use crate::gate::ListenerSettings;
 use crate::jwks;
 use crate::registry::StoreSettings;
 use crate::rules::policy::{Password, Unknown};
 use crate::tls;
+use crate::tls::server::Resumption;
 
 impl Config {
     /// The configuration in force: every key, defaults included, paths absolute. Reading it gives the same
@@ -213,6 +214,16 @@ fn write_listener(out: &mut String, listener: &ListenerSettings) {
         "alpn",
         &list(tls.alpn.iter().map(|protocol| text(protocol))),
     );
+    let [off, tickets] = listener::RESUMPTION;
+    match &tls.resumption {
+        Resumption::Off => set(out, "resumption", &text(off)),
+        Resumption::Tickets { secret_file } => {
+            set(out, "resumption", &text(tickets));
+            if let Some(file) = secret_file {
+                set(out, "ticket_secret_file", &path(file));
+            }
+        }
+    }
     for also in &tls.also {
         section(out, "[[listener.tls.also]]");
         set(

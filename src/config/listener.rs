@@ -11,7 +11,7 @@ use super::table::socket_address;
 use super::trust::Group;
 use crate::gate::ListenerSettings;
 use crate::rules::device::{Mode, Offer};
-use crate::tls::server::{Also, MinVersion, Settings as Tls};
+use crate::tls::server::{Also, MinVersion, Resumption, Settings as Tls};
 
 /// A listener as far as it could be read.
 pub(super) struct Draft<'n> {
@@ -147,6 +147,7 @@ fn read_tls(mut section: Section<'_>, needed: bool) -> Option<Tls> {
         .or(MinVersion::Tls12);
     let max_record = section.size("max_record", RECORD).or(FULL_RECORD);
     let alpn = read_alpn(&mut section);
+    let resumption = read_resumption(&mut section);
     let mut names = BTreeSet::new();
     let also = section
         .sections("also")
@@ -163,7 +164,33 @@ fn read_tls(mut section: Section<'_>, needed: bool) -> Option<Tls> {
             .filter(|_| max_record < FULL_RECORD),
         alpn,
         also: also.into_iter().collect::<Option<_>>()?,
+        resumption,
     })
+}
+
+/// The words of `resumption`.
+pub(super) const RESUMPTION: [&str; 2] = ["off", "tickets"];
+
+fn read_resumption(section: &mut Section<'_>) -> Resumption {
+    let tickets = |word: &str| RESUMPTION.iter().position(|known| *known == word);
+    let by_tickets = section.word("resumption", &RESUMPTION, tickets).or(0) == 1;
+    let secret_file = section.path("ticket_secret_file", "ticket.secret").good();
+    match (by_tickets, secret_file) {
+        (true, secret_file) => {
+            if !section.wrote("ticket_secret_file") {
+                let sentence = "tickets by a secret of each start's own: no other replica takes them, nor this one once it has \
+                                started anew; give all the same ticket_secret_file";
+                section.warn("resumption", sentence);
+            }
+            Resumption::Tickets { secret_file }
+        }
+        (false, Some(_)) => {
+            let sentence = "has no effect: resumption is not \"tickets\"";
+            section.warn("ticket_secret_file", sentence);
+            Resumption::Off
+        }
+        (false, None) => Resumption::Off,
+    }
 }
 
 /// A file that must be named; `or` ends the way out. `None`: it may be missing here.

@@ -74,7 +74,7 @@ impl LoadedListener {
         let Some(wanted) = &listener.tls else {
             return loaded;
         };
-        match ServerTls::load(wanted, verifier) {
+        match ServerTls::load(&listener.name, wanted, verifier) {
             Ok(tls) => {
                 let told = tls.warnings(now());
                 let at = |warning| format!("listener[{}].tls: {warning}", listener.name);

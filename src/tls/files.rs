@@ -4,6 +4,7 @@
 //! section gone wrong, is of another kind than asked for, or follows the last section is a fault: what is skipped silently
 //! would be missed only when a device is turned away, or is not.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::io::Read as _;
@@ -15,6 +16,7 @@ use rustls_pki_types::{
 };
 
 use super::der;
+use crate::rules::secret::Secret;
 
 /// A file that cannot be used: what, where, and the way out.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -43,7 +45,7 @@ impl FileFault {
 /// # Errors
 /// The file cannot be read, is empty, or holds anything but whole certificates.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileFault> {
-    let bytes = read(path)?;
+    let bytes = read(path, LARGEST)?;
     if bytes.first() == Some(&der::SEQUENCE) {
         let way_out = "turn it into PEM: openssl x509 -inform der -in FILE -out FILE.pem";
         return Err(FileFault::new(path, "it is DER, not PEM", way_out));
@@ -69,7 +71,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileFau
 /// # Errors
 /// The file cannot be read, or does not hold exactly one private key.
 pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileFault> {
-    let bytes = read(path)?;
+    let bytes = read(path, LARGEST)?;
     if bytes.first() == Some(&der::SEQUENCE) {
         let way_out = "turn it into PEM: openssl pkey -inform der -in FILE -out FILE.pem";
         return Err(FileFault::new(path, "it is DER, not PEM", way_out));
@@ -100,7 +102,7 @@ pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileFault> {
 /// # Errors
 /// The file cannot be read, is empty, or holds anything but revocation lists.
 pub fn crls(path: &Path) -> Result<Vec<Vec<u8>>, FileFault> {
-    let bytes = read(path)?;
+    let bytes = read(path, LARGEST)?;
     if bytes.first() == Some(&der::SEQUENCE) {
         return match der::only(&bytes, der::SEQUENCE) {
             Ok(_) => Ok(vec![bytes]),
@@ -115,6 +117,30 @@ pub fn crls(path: &Path) -> Result<Vec<Vec<u8>>, FileFault> {
         .into_iter()
         .map(|section| section.decode(path))
         .collect()
+}
+
+/// The most bytes of a secret.
+const LARGEST_SECRET: u64 = 4096;
+
+/// Reads a secret, to the byte: any encoding will do, as long as every gate has the same file.
+///
+/// # Errors
+/// The file cannot be read, has fewer than `least` bytes or more than 4096, or so few different ones that it is no secret.
+pub fn secret(path: &Path, least: usize) -> Result<Secret<Vec<u8>>, FileFault> {
+    const MAKE: &str = "make one: openssl rand -hex 32 > FILE";
+    /// Random ones have more, be they 32 bytes or 32 hex digits: fewer by a chance of less than 2^-24.
+    const FEWEST: usize = 8;
+    let bytes = read(path, LARGEST_SECRET)?;
+    if bytes.len() < least {
+        let what = format!("it has {} bytes, and {least} are needed", bytes.len());
+        return Err(FileFault::new(path, what, MAKE));
+    }
+    let different: HashSet<u8> = bytes.iter().copied().collect();
+    if different.len() < FEWEST {
+        let what = "it repeats a few bytes over and over, so it can be guessed";
+        return Err(FileFault::new(path, what, MAKE));
+    }
+    Ok(Secret::new(bytes))
 }
 
 /// The largest file of certificates, keys or lists, in bytes: a list of a million serials is some 40 MiB.
@@ -142,8 +168,8 @@ pub fn read_regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FileFault> {
-    let bytes = read_regular(path, LARGEST).map_err(|error| match error.kind() {
+fn read(path: &Path, largest: u64) -> Result<Vec<u8>, FileFault> {
+    let bytes = read_regular(path, largest).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => FileFault::new(
             path,
             "there is no such file",

@@ -11,6 +11,7 @@ pub mod stream;
 pub mod suites;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tickets;
 pub mod trust;
 pub mod verify;
 pub mod witness;

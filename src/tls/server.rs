@@ -8,6 +8,7 @@ use rustls::compress::CompressionCache;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{InconsistentKeys, ServerConfig, SignatureScheme, version};
 use rustls_pki_types::DnsName;
 use webpki::EndEntityCert;
@@ -15,9 +16,11 @@ use webpki::EndEntityCert;
 use super::der::{self, Front};
 use super::files;
 use super::suites;
+use super::tickets::{self, Scope, Tickets};
 use super::trust::date;
 use super::verify::DeviceVerifier;
 use super::witness;
+use crate::rules::secret::Secret;
 
 /// `[listener.tls]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Settings {
     pub alpn: Vec<String>,
     /// `[[listener.tls.also]]`
     pub also: Vec<Also>,
+    /// Whether sessions are resumed.
+    pub resumption: Resumption,
 }
 
 /// `[[listener.tls.also]]`: a further certificate.
@@ -45,6 +50,20 @@ pub struct Also {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+}
+
+/// `listener.tls.resumption`
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Resumption {
+    /// Every handshake is a full one, and no ticket is given.
+    #[default]
+    Off,
+    /// By tickets.
+    Tickets {
+        /// The secret that their keys follow from, at least 32 bytes in any encoding; `None`: one of this start's own, which no
+        /// other gate has.
+        secret_file: Option<PathBuf>,
+    },
 }
 
 /// The oldest TLS version that a listener takes.
@@ -80,11 +99,22 @@ pub struct ServerFault {
 }
 
 impl ServerTls {
-    /// Reads the certificates and keys of one listener. Without a verifier no certificate is asked for.
+    /// Reads the certificates and keys of the listener of this name. Without a verifier no certificate is asked for.
     ///
     /// # Errors
     /// Every fault of its settings.
     pub fn load(
+        listener: &str,
+        settings: &Settings,
+        verifier: Option<Arc<DeviceVerifier>>,
+    ) -> Result<Self, Vec<ServerFault>> {
+        Self::load_by(Arc::new(DefaultTimeProvider), listener, settings, verifier)
+    }
+
+    /// The same with a clock of its own for the tickets.
+    pub(super) fn load_by(
+        clock: Arc<dyn TimeProvider>,
+        listener: &str,
         settings: &Settings,
         verifier: Option<Arc<DeviceVerifier>>,
     ) -> Result<Self, Vec<ServerFault>> {
@@ -95,6 +125,7 @@ impl ServerTls {
         let max_record = check_max_record(settings.max_record, &mut faults);
         check_alpn(&settings.alpn, &mut faults);
         let shown = Arc::new(Certificates::load(settings, &provider, &mut faults));
+        let secret = ticket_secret(&settings.resumption, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -126,6 +157,13 @@ impl ServerTls {
         plain.cert_compression_cache = Arc::new(CompressionCache::Disabled);
         plain.max_fragment_size = max_record;
         plain.ignore_client_order = true;
+        if let Some(secret) = secret {
+            let scope = scope(listener, settings, verifier.as_deref());
+            // One for the four: they differ in nothing that a listener demands.
+            plain.ticketer = Arc::new(Tickets::new(&secret, scope, clock));
+            plain.send_tls13_tickets = 1;
+            plain.max_tls13_tickets = 1; // a device that asks for none gets none (RFC 9149)
+        }
         let mut with_alpn = plain.clone();
         with_alpn.alpn_protocols = settings
             .alpn
@@ -184,6 +222,43 @@ impl ServerTls {
         let all = self.shown.all.iter();
         all.flat_map(|one| one.warnings(now)).collect()
     }
+}
+
+/// The secret of the tickets, if there are to be any.
+fn ticket_secret(
+    resumption: &Resumption,
+    faults: &mut Vec<ServerFault>,
+) -> Option<Secret<Vec<u8>>> {
+    match resumption {
+        Resumption::Off => None,
+        Resumption::Tickets { secret_file: None } => Some(tickets::secret_of_this_start()),
+        Resumption::Tickets {
+            secret_file: Some(path),
+        } => match files::secret(path, tickets::LEAST_SECRET) {
+            Ok(secret) => Some(secret),
+            Err(file) => {
+                faults.push(ServerFault {
+                    key: "ticket_secret_file".into(),
+                    sentence: file.to_string(),
+                });
+                None
+            }
+        },
+    }
+}
+
+/// What the listener demands.
+fn scope(listener: &str, settings: &Settings, verifier: Option<&DeviceVerifier>) -> Scope {
+    let mut scope = Scope::new(listener);
+    scope.add(match settings.min_version {
+        MinVersion::Tls12 => "1.2",
+        MinVersion::Tls13 => "1.3",
+    });
+    match verifier {
+        Some(verifier) => verifier.tell_demands(&mut scope),
+        None => scope.add("no certificate"),
+    }
+    scope
 }
 
 /// rustls counts the five bytes of the record's header in; `max_record` does not.

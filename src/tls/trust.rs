@@ -14,6 +14,7 @@ use super::crl::{self, Lists};
 use super::der::{Front, SignatureFault};
 use super::diagnose::weak_rsa;
 use super::files;
+use super::tickets::Scope;
 use super::verify::algorithms;
 use crate::rules::identity::{Certificate, Field, Naming};
 
@@ -181,6 +182,29 @@ impl Groups {
                 Some((format!("{}: {}", group.name, list.issuer), next_update))
             })
             .collect()
+    }
+
+    /// Tells whom the listener trusts, and for which names; not what becomes of a chain, which is judged each time.
+    pub(super) fn tell_demands(&self, scope: &mut Scope) {
+        scope.add(self.all.len().to_be_bytes());
+        for group in &self.all {
+            let Naming {
+                field,
+                pattern,
+                alphabet,
+            } = &group.naming;
+            scope.add(&*group.name);
+            scope.add(field.word());
+            scope.add(pattern.as_ref().map_or(String::new(), ToString::to_string));
+            scope.add(
+                (' '..='~')
+                    .filter(|c| alphabet.holds(*c))
+                    .collect::<String>(),
+            );
+            let anchors = || group.authorities.iter().filter(|ca| ca.is_anchor);
+            scope.add(anchors().count().to_be_bytes());
+            anchors().for_each(|ca| scope.add(&ca.der));
+        }
     }
 
     /// The anchors and intermediates that could have issued something whose issuers are among `wanted`.

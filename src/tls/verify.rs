@@ -25,6 +25,7 @@ use super::der::Front;
 use super::diagnose::{Chain, Refused, too_large};
 use super::known::{Known, Prints, Span, Unproved};
 use super::possession;
+use super::tickets::Scope;
 use super::trust::{CrlStale, Group, Groups};
 use super::witness;
 use crate::rules::identity::Certificate;
@@ -197,6 +198,17 @@ impl DeviceVerifier {
     ) -> Result<Shown, CertificateRefusal> {
         let judged = self.judge_proved(chain, now)?;
         judged.or_pinned().map_err(|refused| refused.refusal)
+    }
+
+    /// Tells what a certificate must be, for the tickets of those that were.
+    pub(super) fn tell_demands(&self, scope: &mut Scope) {
+        scope.add(if self.mandatory {
+            "a certificate"
+        } else {
+            "a certificate, or none"
+        });
+        scope.add(if self.pins { "or pinned" } else { "" });
+        self.groups.tell_demands(scope);
     }
 
     fn judge_proved(
@@ -450,6 +462,8 @@ impl ClientCertVerifier for DeviceVerifier {
         witness::note(|seen| {
             seen.certificate.clone_from(&judged.certificate);
             seen.unproved = judged.unproved.take();
+            // A full handshake: whatever ticket was opened before is not the one that goes on.
+            seen.began = None;
         });
         let shown = if self.pins {
             judged.or_pinned()

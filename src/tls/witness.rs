@@ -29,6 +29,11 @@ pub struct Seen {
     pub certificate: Option<Arc<Certificate>>,
     /// Its chain was found good just now; for the verifier itself.
     pub(super) unproved: Option<Unproved>,
+    /// When the full handshake was that the ticket of this one goes back to, in seconds since 1970; for the tickets
+    /// themselves.
+    pub(super) began: Option<i64>,
+    /// How many tickets were opened, or tried.
+    pub(super) tried: u8,
 }
 
 thread_local! {

@@ -1,6 +1,7 @@
 //! Each fault by its key, all at once; what is no fault but worth a look.
 
 use super::*;
+use crate::tls::server::Resumption;
 
 #[test]
 fn the_smallest_file_has_every_default() {
@@ -17,6 +18,40 @@ fn the_smallest_file_has_every_default() {
         "127.0.0.1:9883"
     );
     assert_eq!(config.warnings, [""; 0]);
+    let tls = listener.tls.as_ref().expect("TLS");
+    assert_eq!(tls.resumption, Resumption::Off, "threats.md T5, T6");
+}
+
+#[test]
+fn tickets_without_a_secret_of_their_own_are_warned_of_and_a_secret_without_tickets() {
+    let warnings = |lines: &str| {
+        let file = GOOD.replacen("[listener.tls]\n", &format!("[listener.tls]\n{lines}"), 1);
+        let config = Operator::writes(&file).loads().expect("good");
+        let tls = config.gate.listeners[0].tls.clone().expect("TLS");
+        (tls.resumption, config.warnings.join("\n"))
+    };
+    let tickets = |secret_file: Option<&str>| Resumption::Tickets {
+        secret_file: secret_file.map(Into::into),
+    };
+    let (resumption, told) = warnings("resumption = \"tickets\"\n");
+    assert_eq!(resumption, tickets(None));
+    assert!(
+        told.starts_with("listener[0].tls.resumption: tickets by a secret of each start's own"),
+        "{told}"
+    );
+
+    let both = "resumption = \"tickets\"\nticket_secret_file = \"/run/ticket.secret\"\n";
+    assert_eq!(
+        warnings(both),
+        (tickets(Some("/run/ticket.secret")), String::new())
+    );
+
+    let (resumption, told) = warnings("ticket_secret_file = \"ticket.secret\"\n");
+    assert_eq!(resumption, Resumption::Off);
+    assert!(
+        told.starts_with("listener[0].tls.ticket_secret_file: has no effect"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -24,6 +59,8 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
     #[rustfmt::skip]
     let table = [
         // [[listener]]
+        ("[listener.tls]", "resumption = \"ticket\"", "listener[0].tls.resumption: \"ticket\" is not known here; did you mean \"tickets\"? write one of off | tickets"),
+        ("[listener.tls]", "ticket_secret_file = \"\"", "listener[0].tls.ticket_secret_file: is empty; write ticket_secret_file = \"ticket.secret\""),
         ("[[listener]]", "name = \"a b\"", "listener[0].name: \"a b\" is not 1 to 64 of A–Z a–z 0–9 . _ -; write a plain word, such as devices"),
         ("[[listener]]", "name = 7", "listener[0].name: is a whole number, where a text belongs; write name = \"devices\""),
         ("[[listener]]", "mode = \"mtls\"", "listener[0].mode: \"mtls\" is not known here; write one of mutual-tls | server-tls | mixed-tls | plain"),

@@ -15,6 +15,8 @@ key = 'C:\server.key'
 min_version = "1.3"
 max_record = "1KiB"
 alpn = ["mqtt"]
+resumption = "tickets"
+ticket_secret_file = "ticket.secret"
 [[listener.tls.also]]
 names = ["EU.example.net", "*.example.net"]
 certificate = "eu.pem"

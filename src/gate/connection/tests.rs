@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::gate::listener::{Listener, Secure, accept, bind};
 use crate::gate::testing::{ROOM, gate};
-use crate::tls::server::{MinVersion, ServerTls, Settings};
+use crate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
 use crate::tls::testing::{Folder, root, server};
 
 /// A certificate resolver with a fault: a device that asks for `trap.test` springs it.
@@ -30,6 +30,7 @@ fn trapped() -> Arc<Listener> {
     let (folder, ca) = (Folder::new(), root("CA"));
     let shown = ca.issues(server(&["good.test"]), |_| ());
     let mut tls = ServerTls::load(
+        "devices",
         &Settings {
             certificate: folder.file("server.pem", &shown.pem),
             key: folder.file("server.key", shown.key.serialize_pem()),
@@ -37,6 +38,7 @@ fn trapped() -> Arc<Listener> {
             max_record: None,
             alpn: Vec::new(),
             also: Vec::new(),
+            resumption: Resumption::Off,
         },
         None,
     )

@@ -36,6 +36,7 @@ fn listener(main: &Made, also: &[(&[&str], &Made)]) -> (Folder, Settings) {
         max_record: None,
         alpn: vec![],
         also,
+        resumption: Resumption::Off,
     };
     (folder, settings)
 }
@@ -49,7 +50,7 @@ fn ecdsa(names: &[&str]) -> Made {
 }
 
 fn loaded(settings: &Settings) -> ServerTls {
-    ServerTls::load(settings, None).unwrap()
+    ServerTls::load("devices", settings, None).unwrap()
 }
 
 const RSA_ONLY: [SignatureScheme; 2] = [
@@ -230,7 +231,7 @@ fn max_record_is_the_plaintext_of_a_record() {
     assert_eq!(outcome.server, Ok(()));
     settings.max_record = Some(63);
     settings.alpn = vec![String::new()];
-    let faults = ServerTls::load(&settings, None).expect_err("faults");
+    let faults = ServerTls::load("devices", &settings, None).expect_err("faults");
     let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
     assert_eq!(keys, ["max_record", "alpn"]);
 }
@@ -241,7 +242,7 @@ fn every_fault_is_told_at_once_by_its_key() {
     let (folder, mut settings) = listener(&main, &[(&[], &other), (&["not a name"], &main)]);
     settings.key = folder.file("other.key", other.key.serialize_pem());
     settings.also[1].key = folder.path().join("missing.key");
-    let faults = ServerTls::load(&settings, None).expect_err("faults");
+    let faults = ServerTls::load("devices", &settings, None).expect_err("faults");
     let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 3, "{told:#?}");
     assert!(
@@ -250,7 +251,7 @@ fn every_fault_is_told_at_once_by_its_key() {
     assert!(told[1].starts_with("also[0].names: ") && told[1].contains("no DNS names"));
     assert!(told[2].starts_with("also[1].key: ") && told[2].contains("no such file"));
     let (_folder, settings) = listener(&main, &[(&["not a name", "a.*.b"], &main)]);
-    let faults = ServerTls::load(&settings, None).expect_err("faults");
+    let faults = ServerTls::load("devices", &settings, None).expect_err("faults");
     assert_eq!(faults.len(), 2);
     assert!(faults.iter().all(|fault| fault.key == "also[0].names"));
 }
@@ -281,3 +282,5 @@ fn what_runs_out_or_is_out_of_order_is_warned_of() {
     let (_folder, settings) = listener(&nameless, &[]);
     assert!(loaded(&settings).warnings(NOW)[0].contains("no DNS name"));
 }
+
+mod resumption;

@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, CertificateError};
 
 use super::*;
-use crate::tls::server::{MinVersion, ServerTls, Settings};
+use crate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
 use crate::tls::testing::*;
 use crate::tls::witness::{Seen, witness};
 
@@ -674,8 +674,9 @@ fn server_with(verifier: Arc<DeviceVerifier>) -> ServerTls {
         max_record: None,
         alpn: vec![],
         also: vec![],
+        resumption: Resumption::Off,
     };
-    ServerTls::load(&settings, Some(verifier)).unwrap()
+    ServerTls::load("devices", &settings, Some(verifier)).unwrap()
 }
 
 #[test]
