@@ -160,6 +160,7 @@ impl Teller<'_> {
         let watch = Watch {
             control: seat.control.clone(),
             listener,
+            doubt: self.gate.doubt.clone(),
         };
         let mut relay = Relay::new(linked.link, linked.broker, linked.version, watch, tally);
         relay.inject(&linked.from_device, &linked.from_broker);

@@ -123,14 +123,18 @@ impl Devices {
         now: i64,
     ) -> Looked {
         let sit = |device: &DeviceId| {
-            roll.sit(Sitter {
+            let seat = roll.sit(Sitter {
                 number: self.sat.fetch_add(1, Ordering::Relaxed) + 1,
                 device: device.clone(),
                 evidence: claim.evidence.clone(),
                 address: secured.address,
                 listener: secured.listener.place,
                 since: Instant::now(),
-            })
+            });
+            if !secured.is_current() {
+                seat.control.review(); // the trust groups changed before its seat could be found
+            }
+            seat
         };
         let named = claim.device().map(|device| (sit(device), device));
         let Some(directory) = &self.directory else {

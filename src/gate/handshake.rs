@@ -20,7 +20,7 @@ use crate::tls::verify::Shown;
 use crate::tls::witness::Seen;
 
 use super::connection::Facts;
-use super::listener::Listener;
+use super::listener::{Listener, Secure};
 use super::wire::{DeviceLink, LINGER_BYTES, linger, write_all};
 use super::{Gate, now};
 
@@ -46,6 +46,18 @@ pub(crate) struct Secured {
     pub(crate) early: Vec<u8>,
     pub(crate) address: SocketAddr,
     pub(crate) listener: Arc<Listener>,
+    /// What it was secured by; `None`: nothing.
+    pub(crate) by: Option<Arc<Secure>>,
+}
+
+impl Secured {
+    /// Whether the certificates and trust groups that it met are those in force.
+    pub(crate) fn is_current(&self) -> bool {
+        match (&self.by, self.listener.secure()) {
+            (Some(by), Some(current)) => Arc::ptr_eq(by, &current),
+            _ => true,
+        }
+    }
 }
 
 /// A handshake under way.
@@ -88,13 +100,14 @@ impl Accepted {
                 early: Vec::new(),
                 address: self.address,
                 listener: self.listener,
+                by: None,
             });
         };
         let limit = gate.limits.handshake_timeout;
         let began = Instant::now();
         let metrics = gate.metrics.listener(self.listener.place);
         let mut attempt = None;
-        let timed = timeout(limit, self.secure(&secure.tls, gate, facts, &mut attempt)).await;
+        let timed = timeout(limit, self.secure(secure, gate, facts, &mut attempt)).await;
         let outcome = match timed {
             Ok(outcome) => outcome,
             Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull { limit }),
@@ -135,11 +148,12 @@ impl Accepted {
 
     async fn secure(
         mut self,
-        tls: &ServerTls,
+        by: Arc<Secure>,
         gate: &Gate,
         facts: &mut Facts,
         attempt: &mut Option<Attempt>,
     ) -> Result<Secured, Refusal> {
+        let tls = &by.tls;
         let hello = client_hello(&mut self.socket).await?;
         if let Some(version) = too_old(&hello) {
             return Err(self.refuse_version(version).await);
@@ -195,6 +209,7 @@ impl Accepted {
             early,
             address: self.address,
             listener: self.listener,
+            by: Some(by),
         })
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::broker::socket::Socket;
@@ -24,6 +25,7 @@ use crate::tls::stream::Got;
 
 use super::control::{Control, Order};
 use super::listener::Listener;
+use super::now;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger};
 
 /// How long the second side may be silent once the first has closed.
@@ -55,6 +57,33 @@ pub(crate) struct Watch {
     pub(crate) control: Arc<Control>,
     /// The listener that it came to, with the trust groups that count there now.
     pub(crate) listener: Arc<Listener>,
+    /// Where a connection goes for whose certificate no group vouches any more.
+    pub(crate) doubt: UnboundedSender<Arc<Control>>,
+}
+
+impl Watch {
+    /// After the trust groups have changed: whether one still vouches for the certificate that `device` showed, as it did, or
+    /// none did before.
+    fn is_vouched_for(&self, device: &DeviceLink) -> bool {
+        let evidence = &self.control.sitter.evidence;
+        let by = evidence.certificate.as_ref();
+        let (Some(by), DeviceLink::Tls(stream)) =
+            (by.and_then(|shown| shown.voucher.as_ref()), device)
+        else {
+            return true;
+        };
+        let secure = self.listener.secure();
+        let verifier = secure.as_ref().and_then(|secure| secure.tls.verifier());
+        let again = verifier.map(|verifier| verifier.judge_again(stream.peer_chain(), now()));
+        again.is_some_and(|again| {
+            again.is_ok_and(|vouched| {
+                let naming = &vouched.group.naming;
+                vouched.group.name == by.group
+                    && naming.field == by.field
+                    && naming.device(&vouched.certificate).ok() == by.device
+            })
+        })
+    }
 }
 
 /// Where relayed bytes are counted.
@@ -407,7 +436,11 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
-        match self.watch.control.order(cx.waker()) {
+        let order = self.watch.control.order(cx.waker());
+        if self.watch.control.take_review() && !self.watch.is_vouched_for(&self.device) {
+            let _ = self.watch.doubt.send(self.watch.control.clone());
+        }
+        match order {
             Order::GoOn => {}
             Order::Drain | Order::End(_) if self.farewell => {}
             Order::Drain => self.end(Ending::Drained),

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::registry::StoreSettings;
 use crate::tls::trust::Groups;
 
-use super::listener::{Listener, Secure};
+use super::listener::Listener;
 use super::start::{LoadedListener, tell_ends};
 use super::{Gate, Settings, StartFault};
 
@@ -56,7 +56,7 @@ impl Live {
     ) -> Result<Vec<String>, Vec<StartFault>> {
         let later = {
             let old = self.in_force();
-            self.check_listeners(&settings)?;
+            check_listeners(&old, &settings)?;
             later(&old, &settings)
         };
         let settings = self.read(settings, gate).await?;
@@ -130,31 +130,13 @@ impl Live {
             let listener = self.listeners.iter().find(named);
             if let (Some(listener), Some(secure)) = (listener, loaded.secure) {
                 tell_ends(&gate.metrics, listener.place, &secure);
-                replace(listener, secure);
+                listener.replace(secure);
             }
         }
         for control in gate.devices.rolls().iter().flat_map(|roll| roll.all()) {
             control.review();
         }
         Ok(settings)
-    }
-
-    /// Which listeners there are, and where, does not change while the gate runs.
-    fn check_listeners(&self, settings: &Settings) -> Result<(), Vec<StartFault>> {
-        let old = self.in_force();
-        let shape = |settings: &Settings| -> BTreeMap<_, _> {
-            let one = settings.listeners.iter();
-            one.map(|one| (one.name.clone(), (one.bind.clone(), one.offer)))
-                .collect()
-        };
-        if shape(&old) == shape(settings) {
-            return Ok(());
-        }
-        Err(vec![StartFault {
-            key: "listener".into(),
-            sentence: "name, bind and mode of listeners, and how many there are, cannot change while the gate runs; restart it"
-                .into(),
-        }])
     }
 
     /// What the system says of each file: who has another name, time, size or place is read again.
@@ -180,8 +162,21 @@ impl Live {
     }
 }
 
-fn replace(listener: &Listener, secure: Arc<Secure>) {
-    listener.replace(secure);
+/// Which listeners there are, and where, does not change while the gate runs.
+fn check_listeners(old: &Settings, settings: &Settings) -> Result<(), Vec<StartFault>> {
+    let shape = |settings: &Settings| -> BTreeMap<_, _> {
+        let one = settings.listeners.iter();
+        one.map(|one| (one.name.clone(), (one.bind.clone(), one.offer)))
+            .collect()
+    };
+    if shape(old) == shape(settings) {
+        return Ok(());
+    }
+    Err(vec![StartFault {
+            key: "listener".into(),
+            sentence: "name, bind and mode of listeners, and how many there are, cannot change while the gate runs; restart it"
+                .into(),
+        }])
 }
 
 /// The files that listeners and trust groups name.

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connect::{Connect, Password};
+use tidegate::pki::{Authority, Issued};
 use tidegate::registry::{Registry, StoreSettings};
 use tidegate::rules::device::{DeviceId, Mode};
-use tidegate::rules::identity::Field;
-use tidegate::rules::record::{Proof, Record, Valid};
+use tidegate::rules::identity::{Certificate, Field};
+use tidegate::rules::record::{Pin, Proof, Record, Valid};
 use tidegate::rules::token::{Token, TokenKey};
 use tokio::io::AsyncReadExt as _;
 
@@ -62,6 +63,36 @@ impl Estate {
         Self::with("", "").await
     }
 
+    /// One whose trust group has a list, and which has no registry.
+    async fn without_registry() -> Self {
+        let authority = Authority::new("Test CA").expect("a CA");
+        let listeners = MIXED.to_owned() + "crl = [\"devices.crl\"]\n";
+        let empty = list(&authority, &[]);
+        let mut gate = Gate::plan(Plan {
+            authority,
+            listeners: Some(listeners),
+            files: vec![("devices.crl".into(), empty.into_bytes())],
+            ..Plan::default()
+        })
+        .await;
+        gate.take_broker().welcome_all();
+        let store = StoreSettings::Sqlite {
+            path: gate.file("unused.db"),
+        };
+        let registry = Registry::open(&store)
+            .await
+            .expect("a registry of nobody's");
+        Self { gate, registry }
+    }
+
+    /// Puts a new list in the place of the old one, as an operator would; gives when.
+    fn write_list(&self, revoked: &[&[u8]]) -> Instant {
+        let draft = self.gate.file("draft.crl");
+        std::fs::write(&draft, list(&self.gate.authority, revoked)).expect("written");
+        std::fs::rename(draft, self.gate.file("devices.crl")).expect("renamed");
+        Instant::now()
+    }
+
     async fn add(&self, record: Record) {
         let added = self.registry.add(&[record], &mut |_| ()).await;
         added.expect("added");
@@ -82,6 +113,12 @@ impl Estate {
     async fn linked(&self, name: &str, version: Version) -> Link {
         admitted(&self.gate.device(name), &connect(name, version)).await
     }
+}
+
+/// A list of the CA's, in PEM.
+fn list(authority: &Authority, revoked: &[&[u8]]) -> String {
+    let list = authority.crl(revoked, now() - 60, now() + 86_400);
+    list.expect("a list").pem().expect("PEM")
 }
 
 /// Connects; gives the link of a device that was admitted.
@@ -167,6 +204,96 @@ async fn ends(
         .await;
     eprintln!("{reason}: {} ms", took.as_millis());
     assert!(took.as_secs() < 10, "{reason}: {took:?}");
+}
+
+/// threats.md R1, T9: a new list counts for open connections, and for nobody else's.
+#[tokio::test]
+async fn a_new_list_ends_the_connections_of_whom_it_names() {
+    let estate = Estate::without_registry().await;
+    let issued = |name: &str| estate.gate.authority.device(&id(name)).expect("issued");
+    let (bad, good) = (issued("stolen"), issued("mine"));
+    let link = async |issued: &Issued, name: &str| {
+        let device = estate.gate.device_with(issued, BOTH);
+        admitted(&device, &connect(name, Version::V5)).await
+    };
+    let mut stolen = link(&bad, "stolen").await;
+    let mut mine = link(&good, "mine").await;
+
+    let began = estate.write_list(&[bad.serial()]);
+    ends(
+        &estate,
+        &mut stolen,
+        Version::V5,
+        "trust_ended",
+        0x87,
+        began,
+    )
+    .await;
+    mine.say(&[0xc0, 0]).await.expect("not on the list");
+    let again = estate.gate.device_with(&bad, BOTH);
+    assert_ne!(
+        again.asks(&connect("stolen", Version::V5)).await.0,
+        Answer::Admitted
+    );
+}
+
+/// threats.md R2: a list that cannot be read changes nothing, and is told.
+#[tokio::test]
+async fn a_garbled_list_leaves_what_was_in_force() {
+    let estate = Estate::without_registry().await;
+    let mut link = estate.linked("meter-7", Version::V5).await;
+    std::fs::write(estate.gate.file("devices.crl"), "no list at all").expect("written");
+    estate.gate.signal("HUP");
+    let told = estate.gate.line("reload_failed", |_| true).await;
+    assert!(
+        told["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("devices.crl")),
+        "{told}"
+    );
+    let metric = "tidegate_config_last_reload_successful";
+    estate.gate.metric_becomes(metric, &[], 0.0).await;
+    link.say(&[0xc0, 0]).await.expect("it stays");
+    let _another = estate.linked("meter-8", Version::V5).await;
+
+    estate.write_list(&[]);
+    estate.gate.metric_becomes(metric, &[], 1.0).await;
+}
+
+/// A trust group that is taken away takes its devices along; a device that is pinned stays.
+#[tokio::test]
+async fn a_trust_group_taken_away_ends_its_connections() {
+    let estate = Estate::new().await;
+    estate.add(record("meter-7", None)).await;
+    let pinned = estate
+        .gate
+        .authority
+        .device(&id("meter-8"))
+        .expect("issued");
+    let certificate = Certificate::read(pinned.certificate()).expect("readable");
+    let mut by_pin = Record::new(id("meter-8"), now());
+    let proof = Proof::Pinned(Pin::Certificate(certificate.print));
+    by_pin.add_credential(proof, Valid::since(now() - 60));
+    estate.add(by_pin).await;
+    let mut vouched = estate.linked("meter-7", Version::V5).await;
+    let device = estate.gate.device_with(&pinned, BOTH);
+    let mut stays = admitted(&device, &connect("meter-8", Version::V5)).await;
+
+    let other = Authority::new("Other CA").expect("a CA");
+    std::fs::write(estate.gate.file("ca.pem"), other.certificate_pem()).expect("written");
+    let began = Instant::now();
+    estate.gate.signal("HUP");
+    ends(
+        &estate,
+        &mut vouched,
+        Version::V5,
+        "trust_ended",
+        0x87,
+        began,
+    )
+    .await;
+    stays.say(&[0xc0, 0]).await.expect("it is pinned");
+    admitted(&device, &connect("meter-8", Version::V5)).await;
 }
 
 /// The words of an owner's decisions, and what a device of each version is told.

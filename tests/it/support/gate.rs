@@ -344,6 +344,7 @@ impl Gate {
         let signal = match name {
             "TERM" => rustix::process::Signal::TERM,
             "INT" => rustix::process::Signal::INT,
+            "HUP" => rustix::process::Signal::HUP,
             "STOP" => rustix::process::Signal::STOP,
             "CONT" => rustix::process::Signal::CONT,
             other => panic!("no signal {other}"),
