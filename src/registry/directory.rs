@@ -35,6 +35,11 @@ mod standing;
 mod store;
 mod thread;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 /// How long a look-up, or a registering, may take; then it is told to come back.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -206,8 +211,12 @@ impl Directory {
     async fn ask(&self, whom: &Whom) -> Found {
         self.shared.tally.misses.fetch_add(1, Relaxed);
         let (reply, answer) = oneshot::channel();
-        let whom = whom.clone();
-        match self.requests.try_send(Request { whom, reply }) {
+        let request = Request {
+            whom: whom.clone(),
+            deadline: Instant::now() + DEADLINE,
+            reply,
+        };
+        match self.requests.try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 return Found::Away(format!("{QUEUE} look-ups wait for the registry").into());

@@ -65,12 +65,16 @@ impl<'a> Desk<'a> {
 
     /// Takes a look-up in; gives the question to ask for it, if it cannot be answered now and nobody asks it yet.
     pub(super) fn take(&mut self, request: Request) -> Option<Question> {
-        let Request { whom, reply } = request;
-        if reply.is_closed() {
-            return None;
-        }
+        let Request {
+            whom,
+            deadline,
+            reply,
+        } = request;
         // It may have waited in the queue for a while.
         let now = Instant::now();
+        if reply.is_closed() || deadline <= now {
+            return None;
+        }
         if let Some(found) = self.found_meanwhile(&whom, now) {
             tell(reply, found);
             return None;

@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::registry::{Fault, StoreSettings};
 use crate::rules::device::DeviceId;
@@ -24,12 +24,14 @@ use super::{Found, Shared, Whom, no_answer, seen};
 const START: Duration = Duration::from_secs(3);
 
 /// One try to open the registry is given up after this; it may have tables to bring up to date.
-const OPENING: Duration = Duration::from_secs(60);
+const OPENING: Duration = Duration::from_mins(1);
 
 /// One look-up that memory could not answer.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) whom: Whom,
+    /// Nobody waits for the answer after this.
+    pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Found>,
 }
 
