@@ -142,7 +142,8 @@ impl<'a> Desk<'a> {
     fn remember(&self, whom: Whom, outcome: Result<Option<Record>, Arc<str>>) -> Found {
         let memory = &self.shared.memory;
         match outcome {
-            Ok(Some(record)) => {
+            Ok(Some(mut record)) => {
+                record.credentials.shrink_to_fit(); // a Vec begins with room for four
                 let record = Arc::new(record);
                 memory.remember(&record);
                 Found::Known(record)

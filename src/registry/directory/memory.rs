@@ -150,15 +150,15 @@ impl Memory {
 #[derive(Clone, Debug)]
 struct Bytes;
 
-/// Of a table for each entry, beside key and value: its links, its hash, its slot in the index; and as many as half of the
-/// entries stand for what was pushed out.
-const ENTRY: usize = 64;
+/// Of a table for each entry, beside key and value: its links, its slot in the index, room to grow; and half an entry that stands
+/// for one that was pushed out.
+const ENTRY: usize = 96;
 
 /// Of the allocator for each piece.
 const PIECE: usize = 16;
 
-/// Of a `BTreeMap<String, String>` for each pair, its leaves being half full.
-const PAIR: usize = 100;
+/// Of a `BTreeMap<String, String>` for each leaf: it has room for eleven pairs, and at least five or all there are.
+const LEAF: usize = 560;
 
 impl Weighter<DeviceId, Known> for Bytes {
     fn weight(&self, device: &DeviceId, known: &Known) -> u64 {
@@ -180,17 +180,19 @@ fn name(device: &DeviceId) -> usize {
 }
 
 fn record(record: &Record) -> usize {
+    let leaves = record.labels.len().div_ceil(6);
     let labels = record.labels.iter();
-    let labels = labels.map(|(name, value)| PAIR + text(name) + text(value));
-    let credentials = record.credentials.iter();
-    let credentials = credentials.map(|one| size_of::<Credential>() + proof(&one.proof));
+    let labels = labels.map(|(name, value)| text(name) + text(value));
+    let proofs = record.credentials.iter().map(|one| proof(&one.proof));
     2 * size_of::<usize>()
         + size_of::<Record>()
         + 2 * PIECE
         + text(&record.description)
-        + record.registered_by.as_deref().map_or(0, text)
+        + record.registered_by.as_ref().map_or(0, text)
+        + leaves * LEAF
         + labels.sum::<usize>()
-        + credentials.sum::<usize>()
+        + record.credentials.capacity() * size_of::<Credential>()
+        + proofs.sum::<usize>()
 }
 
 fn proof(proof: &Proof) -> usize {
@@ -200,10 +202,9 @@ fn proof(proof: &Proof) -> usize {
     }
 }
 
-fn text(text: &str) -> usize {
-    if text.is_empty() {
-        0
-    } else {
-        text.len() + PIECE
+fn text(text: &String) -> usize {
+    match text.capacity() {
+        0 => 0,
+        bytes => bytes + PIECE,
     }
 }

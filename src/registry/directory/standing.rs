@@ -123,7 +123,7 @@ impl Standing {
         if news {
             tracing::warn!(
                 event = "registry_away",
-                "{why}; known devices go on from memory for {} s, all others are told to come back",
+                "the registry is away: {why}; known devices go on from memory for {} s, all others are told to come back",
                 self.grace.as_secs()
             );
         }
