@@ -260,4 +260,44 @@ mod tests {
             report.warnings
         );
     }
+
+    /// Also beside faults of other parts.
+    #[test]
+    fn the_keys_of_an_issuer_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tidegate.toml");
+        let jwt = "[token.jwt]\nkeys = \"jwks.json\"\nissuer = \"i\"\naudience = \"a\"\n";
+        std::fs::write(&path, jwt).expect("written");
+        let told = || {
+            let source = Source {
+                path: Some(path.clone()),
+                ..Source::default()
+            };
+            let faults = Report::of(&source).faults;
+            let of_keys = |found: &Found| found.key == "token.jwt.keys";
+            let mut found = faults.into_iter().filter(of_keys).map(|found| found.why);
+            (found.next().unwrap_or_default(), found.count())
+        };
+        let (why, more) = told();
+        assert!(why.ends_with("jwks.json: there is no such file"), "{why}");
+        assert_eq!(more, 0);
+        let public =
+            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        let private = public.replace(
+            '}',
+            ",\"d\":\"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A\"}",
+        );
+        let write = |key: &str| {
+            let set = format!("{{\"keys\":[{key}]}}");
+            std::fs::write(folder.path().join("jwks.json"), set).expect("written");
+        };
+        write(&private);
+        let (why, _) = told();
+        assert!(
+            why.contains("jwks.json: key 1 of it is a private key: ") && !why.contains("nWGx"),
+            "{why}"
+        );
+        write(public);
+        assert_eq!(told(), (String::new(), 0));
+    }
 }
