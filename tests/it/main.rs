@@ -27,3 +27,4 @@ mod paho;
 mod relay;
 mod support;
 mod tls;
+mod tokens;

@@ -13,6 +13,7 @@
 pub mod broker;
 pub mod craft;
 pub mod device;
+pub mod estate;
 pub mod gate;
 pub mod mosquitto;
 pub mod openssl;
