@@ -25,8 +25,8 @@ pub(super) struct Settings {
     listen: Vec<String>,
     /// mutual-tls (the default) | server-tls | mixed-tls | plain; without a certificate a device needs a token
     ///
-    /// In server-tls and plain, and in mixed-tls without a certificate, a device is known by its token. This version
-    /// knows no tokens yet: such a device is refused.
+    /// In server-tls and plain, and in mixed-tls without a certificate, a device is known by its token. Tokens are
+    /// those of [registry] and [token.jwt] in a configuration file; without one, such a device is refused.
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
     /// The server's certificate chain, leaf first (PEM)

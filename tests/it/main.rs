@@ -19,6 +19,7 @@ mod drain;
 mod front;
 mod limits;
 mod listeners;
+mod matrix;
 mod mosquitto;
 mod names;
 mod openssl;
