@@ -49,7 +49,9 @@ fn a_ticket_is_opened_by_every_replica_in_its_time() {
 fn a_ticket_is_nothing_to_another_listener_policy_or_secret() {
     let scope = |listener: &str, demands: &[&str]| {
         let mut scope = Scope::new(listener);
-        demands.iter().for_each(|demand| scope.add(demand));
+        for demand in demands {
+            scope.add(demand);
+        }
         scope
     };
     let clock = Clock::new();

@@ -16,6 +16,7 @@ pub mod device;
 pub mod estate;
 pub mod gate;
 pub mod mosquitto;
+pub mod odd;
 pub mod openssl;
 pub mod shown;
 pub mod wire;

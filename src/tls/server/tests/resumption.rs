@@ -162,7 +162,7 @@ fn a_resumed_session_is_judged_by_the_trust_of_today() {
         let reason = |to: &ServerTls| {
             let outcome = files.call(to, &device);
             assert!(outcome.is_resumed(), "{version:?}");
-            assert_eq!(outcome.chain, [made.der.clone()]);
+            assert_eq!(outcome.chain, std::slice::from_ref(&made.der));
             let verifier = to.verifier().unwrap();
             match verifier.show_again(&outcome.chain, files.clock.now()) {
                 Ok(Shown::Unvouched(unvouched)) => Some(unvouched.refusal.reason),
