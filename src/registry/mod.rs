@@ -22,6 +22,7 @@ mod fault;
 mod postgres;
 mod schema;
 mod sqlite;
+pub mod form;
 pub mod token_key;
 
 /// `[registry]` as the gate obeys it.
