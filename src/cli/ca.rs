@@ -1,11 +1,16 @@
 //! `tidegate ca`: a private CA for trials and small fleets.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::Failure;
+use crate::pki::index::{self, Entry};
+use crate::pki::revoke::{self, Wanted, Written as List};
 use crate::pki::{self, Authority, Fault, Order, Validity, folder};
+use crate::tls::files;
+use crate::{gate, registry::form};
 
 /// Makes a private CA for trials and small fleets, and a server certificate signed by it.
 #[derive(Debug, clap::Subcommand)]
@@ -16,6 +21,12 @@ pub enum Command {
     /// Makes a server certificate signed by the CA: server.pem and server.key (readable by you alone)
     #[command(after_help = SERVER_EXAMPLES)]
     Server(Server),
+    /// Revokes certificates: ca.crl lists them from now on
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke(Revoke),
+    /// Renews ca.crl, or begins one where there is none
+    #[command(after_help = CRL_EXAMPLES)]
+    Crl(Crl),
 }
 
 const INIT_EXAMPLES: &str = "\
@@ -27,6 +38,52 @@ const SERVER_EXAMPLES: &str = "\
 Examples:
   tidegate ca server --ca pki --san gate.example.net --out pki
   tidegate ca server --ca pki --san localhost --san 127.0.0.1 --out pki";
+
+const REVOKE_EXAMPLES: &str = "\
+What to revoke is a certificate's file; or a device, that is every certificate of it that has not ended, by the CA's own notes
+(index.jsonl, which CAs made before there were notes begin with the next one); or a serial in hex. The new list takes the old one's place in
+one step. A gate whose trust.crl names it takes it within 5 s.
+
+Examples:
+  tidegate ca revoke --ca pki devices/meter-7.pem
+  tidegate ca revoke --ca pki meter-7
+  tidegate ca revoke --ca pki 5f3a9c0e8d7b6a594837261504f3e2d1";
+
+const CRL_EXAMPLES: &str = "\
+A list of this CA is good for as long as the CA, unless --days says otherwise; from then on each list is good for as long as the
+one before.
+
+Examples:
+  tidegate ca crl --ca pki
+  tidegate ca crl --ca pki --days 30";
+
+/// `tidegate ca revoke`
+#[derive(Args, Debug)]
+pub struct Revoke {
+    /// A certificate's file, a device's id, or a serial in hex
+    #[arg(value_name = "CERT|DEVICE|SERIAL", required = true)]
+    what: Vec<String>,
+    /// The CA's folder, as `tidegate ca init` made it
+    #[arg(long, value_name = "DIR")]
+    ca: PathBuf,
+    /// For machines: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// `tidegate ca crl`
+#[derive(Args, Debug)]
+pub struct Crl {
+    /// The CA's folder, as `tidegate ca init` made it
+    #[arg(long, value_name = "DIR")]
+    ca: PathBuf,
+    /// How many days the list is good for; left out: as long as the one before
+    #[arg(long, value_name = "DAYS", value_parser = days())]
+    days: Option<u32>,
+    /// For machines: one JSON object
+    #[arg(long)]
+    json: bool,
+}
 
 /// `tidegate ca init`
 #[derive(Args, Debug)]
@@ -68,6 +125,8 @@ impl Command {
         let text = match self {
             Self::Init(init) => init.run(),
             Self::Server(server) => server.run(),
+            Self::Revoke(revoke) => return revoke.run(),
+            Self::Crl(crl) => return crl.run(),
         };
         super::say(&text.map_err(|fault| failure(&fault))?);
         Ok(())
@@ -106,6 +165,8 @@ impl Server {
         let authority = folder::open_authority(&self.ca)?;
         let validity = Validity::days(self.days).within(authority.validity());
         let issued = authority.issue(Order::server(&self.san)?.valid(validity))?;
+        let name = self.san.first().map_or("", String::as_str);
+        index::note(&self.ca, &Entry::server(name, issued.certified()))?;
         let [certificate, key] = folder::save_issued(&self.out, "server", &issued)?;
         let ends = validity.last_day();
         let names = self.san.join(", ");
@@ -121,6 +182,160 @@ impl Server {
             shell(&certificate),
             shell(&key),
         ))
+    }
+}
+
+/// The list that was written, for machines.
+#[derive(serde::Serialize)]
+struct Told<'l> {
+    file: &'l Path,
+    revoked: &'l [String],
+    listed: usize,
+    dropped: usize,
+    number: &'l str,
+    next_update: String,
+}
+
+impl Revoke {
+    fn run(self) -> Result<(), Failure> {
+        let authority = folder::open_authority(&self.ca).map_err(|fault| failure(&fault))?;
+        let known = index::read(&self.ca).map_err(|fault| failure(&fault))?;
+        let now = gate::now();
+        let mut wanted = Vec::new();
+        for what in &self.what {
+            wanted.extend(meant(what, &authority, &known, now)?);
+        }
+        let list =
+            revoke::revoke(&self.ca, &authority, &wanted, None).map_err(|fault| failure(&fault))?;
+        if self.json {
+            return told_json(&list);
+        }
+        let mut text = String::new();
+        for one in &wanted {
+            let how = if list.added.contains(&one.serial) {
+                "revoked"
+            } else {
+                "was revoked already:"
+            };
+            let noted = known.iter().find(|entry| entry.serial == one.serial);
+            let who = match noted.and_then(|entry| entry.device.as_ref().or(entry.server.as_ref()))
+            {
+                Some(name) => format!(", of {name}"),
+                None if noted.is_none() && one.not_after.is_none() => {
+                    ", of which this CA has no note: see that it is the right one".to_owned()
+                }
+                None => String::new(),
+            };
+            let _ = writeln!(text, "{how} {}{who}", one.serial);
+        }
+        text += &told(&list);
+        text += "\nNext: a gate whose trust.crl names this file takes the new list by itself, and ends the connections that it \
+                 concerns; copy it to gates elsewhere.\n";
+        super::say(&text);
+        Ok(())
+    }
+}
+
+impl Crl {
+    fn run(self) -> Result<(), Failure> {
+        let authority = folder::open_authority(&self.ca).map_err(|fault| failure(&fault))?;
+        let list = revoke::revoke(&self.ca, &authority, &[], self.days)
+            .map_err(|fault| failure(&fault))?;
+        if self.json {
+            return told_json(&list);
+        }
+        super::say(&told(&list));
+        Ok(())
+    }
+}
+
+fn told(list: &List) -> String {
+    let what = format!(
+        "{} revoked, {} ended and left out; number {}, good until {}",
+        list.listed,
+        list.dropped,
+        list.number,
+        form::time_text(list.next_update)
+    );
+    Written::default().file(&list.path, &what).to_string()
+}
+
+fn told_json(list: &List) -> Result<(), Failure> {
+    let told = Told {
+        file: &list.path,
+        revoked: &list.added,
+        listed: list.listed,
+        dropped: list.dropped,
+        number: &list.number,
+        next_update: form::time_text(list.next_update),
+    };
+    let text = serde_json::to_string(&told).map_err(|error| Failure::failed(error.to_string()))?;
+    super::say(&(text + "\n"));
+    Ok(())
+}
+
+/// The certificates that are meant by a file, a device or a serial.
+fn meant(
+    what: &str,
+    authority: &Authority,
+    known: &[Entry],
+    now: i64,
+) -> Result<Vec<Wanted>, Failure> {
+    let file = Path::new(what);
+    if file.is_file() {
+        let der = match files::certificates(file) {
+            // With its intermediates, its own is the first.
+            Ok(chain) => chain.into_iter().next().map(|der| der.to_vec()),
+            Err(_) => None,
+        };
+        let der = der.map_or_else(|| files::certificate(file), Ok);
+        let der = der.map_err(|fault| Failure::failed(fault.to_string()))?;
+        let found = revoke::issued_by(authority, &der).ok_or_else(|| {
+            Failure::failed(format!(
+                "{what} was not issued by this CA; name the folder of the CA that issued it by --ca"
+            ))
+        })?;
+        return Ok(vec![found]);
+    }
+    let wanted = |entry: &Entry| Wanted {
+        serial: entry.serial.clone(),
+        not_after: Some(entry.not_after),
+    };
+    let of_device: Vec<&Entry> = known
+        .iter()
+        .filter(|entry| entry.device.as_deref() == Some(what))
+        .collect();
+    let serial = revoke::serial(what);
+    let noted = known
+        .iter()
+        .any(|entry| Some(&entry.serial) == serial.as_ref());
+    match (of_device.is_empty(), serial) {
+        (false, Some(_)) if noted => Err(Failure::asked_wrongly(format!(
+            "{what} is a device and the serial of a certificate; name the certificate's file"
+        ))),
+        (false, _) => {
+            let good: Vec<Wanted> = of_device
+                .into_iter()
+                .filter(|entry| entry.not_after >= now)
+                .map(wanted)
+                .collect();
+            if good.is_empty() {
+                Err(Failure::failed(format!(
+                    "every certificate of {what} has ended; there is nothing to revoke"
+                )))
+            } else {
+                Ok(good)
+            }
+        }
+        (true, Some(serial)) => {
+            let not_after = known.iter().find(|entry| entry.serial == serial);
+            let not_after = not_after.map(|entry| entry.not_after);
+            Ok(vec![Wanted { serial, not_after }])
+        }
+        (true, None) => Err(Failure::failed(format!(
+            "{what} is no file, no device that this CA has issued a certificate for, and no serial in hex; name the certificate's \
+             file, or its serial (openssl x509 -noout -serial -in FILE)"
+        ))),
     }
 }
 

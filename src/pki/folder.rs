@@ -12,7 +12,7 @@ use rcgen::{KeyIdMethod, KeyPair};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Authority, Fault, Issued, Signed, Validity, order};
+use super::{Authority, Certified, Fault, Issued, Signed, Validity, order};
 
 /// The CA certificate: what a gate's `[[trust]]` names.
 pub const CERTIFICATE: &str = "ca.pem";
@@ -21,7 +21,7 @@ pub const KEY: &str = "ca.key";
 /// The list of what the CA has revoked.
 pub const CRL: &str = "ca.crl";
 
-const PRIVATE: u32 = 0o600;
+pub(super) const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
 /// Writes a new CA and its empty list into `folder`, which is made if need be; gives the three paths.
@@ -56,6 +56,21 @@ pub fn save_issued(folder: &Path, name: &str, issued: &Issued) -> Result<[PathBu
             (format!("{name}.pem"), &issued.chain_pem(), PUBLIC),
             (format!("{name}.key"), &issued.key_pem(), PRIVATE),
         ],
+    )
+}
+
+/// Writes `NAME.pem` alone, for a device that holds its key.
+///
+/// # Errors
+/// As [`save_authority`].
+pub fn save_certified(
+    folder: &Path,
+    name: &str,
+    certified: &Certified,
+) -> Result<[PathBuf; 1], Fault> {
+    save(
+        folder,
+        [(format!("{name}.pem"), &certified.chain_pem(), PUBLIC)],
     )
 }
 
@@ -171,8 +186,7 @@ fn save<const N: usize>(
 
 /// Makes `path` with `bytes` in it, or fails and leaves nothing; never replaces what is there.
 fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = path.with_file_name(format!(".{name}.{:016x}", fastrand::u64(..)));
+    let draft = draft_of(path);
     let result = write_new(&draft, bytes, mode)
         // A link, unlike a rename, fails when the name is taken.
         .and_then(|()| fs::hard_link(&draft, path))
@@ -184,11 +198,32 @@ fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         });
     let _ = fs::remove_file(&draft);
     result?;
-    // The name must survive a power cut as the bytes do; a folder that cannot be synced still holds the file.
+    sync_folder(path);
+    Ok(())
+}
+
+/// Puts `bytes` in the place of what `path` holds: whoever reads it sees the old or the new, whole.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = draft_of(path);
+    let done = write_new(&draft, bytes, PUBLIC).and_then(|()| fs::rename(&draft, path));
+    if done.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    done?;
+    sync_folder(path);
+    Ok(())
+}
+
+fn draft_of(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{:016x}", fastrand::u64(..)))
+}
+
+/// The name must survive a power cut as the bytes do; a folder that cannot be synced still holds the file.
+fn sync_folder(path: &Path) {
     if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
         let _ = folder.sync_all();
     }
-    Ok(())
 }
 
 /// Opens with O_EXCL and the mode already on it: there is no moment at which others could read a key.

@@ -5,15 +5,22 @@
 //! usage, and a start that lies an hour back, because small devices' clocks run late.
 
 pub mod folder;
+pub mod index;
 pub mod order;
+pub mod request;
+pub mod revoke;
 
 use std::path::PathBuf;
 
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, KeyPair, RevokedCertParams};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, KeyIdMethod, KeyPair, PublicKeyData,
+    RevokedCertParams,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::rules::device::DeviceId;
 pub use order::{KeyKind, Order, Text, Validity};
+pub use request::{BadRequest, Request};
 
 /// Days that a CA of [`Authority::new`] is good for.
 pub const CA_DAYS: u32 = 3650;
@@ -60,6 +67,11 @@ pub enum Fault {
         "{0:?} is neither a DNS name nor an IP address; write it as in gate.example.net, *.example.net or 192.0.2.7"
     )]
     NotAServerName(String),
+    /// A request holds the CA's own key: its certificate would speak for the CA.
+    #[error(
+        "the request is for the CA's own key, and a device with it could make any device; make a key for the device"
+    )]
+    OwnKey,
     /// The order holds what X.509 has no form for.
     #[error("the certificate cannot be made: {0}")]
     Unmakeable(String),
@@ -91,9 +103,14 @@ pub struct Authority {
 
 /// A certificate and its private key, as signed.
 pub struct Issued {
+    certified: Certified,
+    key: KeyPair,
+}
+
+/// A certificate, as signed; whoever asked for it has its key.
+pub struct Certified {
     leaf: Signed,
     between: Vec<Signed>,
-    key: KeyPair,
     serial: Vec<u8>,
     validity: Validity,
 }
@@ -185,16 +202,35 @@ impl Authority {
     pub fn issue(&self, order: Order) -> Result<Issued, Fault> {
         let validity = order.validity;
         let (params, key) = order.prepare()?;
-        let leaf = params.signed_by(&key, &self.issuer)?.into();
+        let certified = self.sign(&params, &key, validity)?;
+        Ok(Issued { certified, key })
+    }
+
+    /// A certificate as ordered, for the key of a request. Nothing else that is asked for there is given.
+    ///
+    /// # Errors
+    /// [`Fault::OwnKey`]; [`Fault::Unmakeable`].
+    pub fn certify(&self, order: Order, request: &Request) -> Result<Certified, Fault> {
+        if request.key.subject_public_key_info() == self.issuer.key().subject_public_key_info() {
+            return Err(Fault::OwnKey);
+        }
+        let validity = order.validity;
+        self.sign(&order.params()?, &request.key, validity)
+    }
+
+    fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+        validity: Validity,
+    ) -> Result<Certified, Fault> {
         let serial = params.serial_number.as_ref();
-        let serial = serial
-            .map(rcgen::SerialNumber::to_bytes)
-            .unwrap_or_default();
-        Ok(Issued {
-            leaf,
+        Ok(Certified {
+            leaf: params.signed_by(key, &self.issuer)?.into(),
             between: self.between.clone(),
-            key,
-            serial,
+            serial: serial
+                .map(rcgen::SerialNumber::to_bytes)
+                .unwrap_or_default(),
             validity,
         })
     }
@@ -216,12 +252,24 @@ impl Authority {
             reason_code: None,
             invalidity_date: None,
         };
+        let revoked = revoked.iter().map(entry).collect();
+        let number = this_update.unsigned_abs().into();
+        self.list(revoked, number, this_update, next_update)
+    }
+
+    fn list(
+        &self,
+        revoked_certs: Vec<RevokedCertParams>,
+        crl_number: rcgen::SerialNumber,
+        this_update: i64,
+        next_update: i64,
+    ) -> Result<rcgen::CertificateRevocationList, Fault> {
         let list = CertificateRevocationListParams {
-            this_update: revocation_time,
+            this_update: order::moment(this_update)?,
             next_update: order::moment(next_update)?,
-            crl_number: this_update.unsigned_abs().into(),
+            crl_number,
             issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(entry).collect(),
+            revoked_certs,
             key_identifier_method: self.identifier.clone(),
         };
         Ok(list.signed_by(&self.issuer)?)
@@ -248,7 +296,7 @@ impl Authority {
     }
 }
 
-impl Issued {
+impl Certified {
     /// The certificate alone.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.leaf.der
@@ -273,6 +321,43 @@ impl Issued {
         std::iter::once(&self.leaf).chain(&self.between)
     }
 
+    /// The serial number, big-endian, as [`Authority::crl`] takes it.
+    pub fn serial(&self) -> &[u8] {
+        &self.serial
+    }
+
+    /// When the certificate begins and ends.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+}
+
+impl Issued {
+    /// All but the key.
+    pub fn certified(&self) -> &Certified {
+        &self.certified
+    }
+
+    /// The certificate alone.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        self.certified.certificate()
+    }
+
+    /// As [`Certified::certificate_pem`].
+    pub fn certificate_pem(&self) -> &str {
+        self.certified.certificate_pem()
+    }
+
+    /// As [`Certified::chain`].
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.certified.chain()
+    }
+
+    /// As [`Certified::chain_pem`].
+    pub fn chain_pem(&self) -> String {
+        self.certified.chain_pem()
+    }
+
     /// The private key (PKCS #8).
     pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
@@ -285,12 +370,12 @@ impl Issued {
 
     /// The serial number, big-endian, as [`Authority::crl`] takes it.
     pub fn serial(&self) -> &[u8] {
-        &self.serial
+        self.certified.serial()
     }
 
     /// When the certificate begins and ends.
     pub fn validity(&self) -> Validity {
-        self.validity
+        self.certified.validity()
     }
 }
 

@@ -280,8 +280,14 @@ impl Order {
         self
     }
 
-    /// What rcgen signs, and the key that it is for.
+    /// What rcgen signs, and a new key for it.
     pub(super) fn prepare(self) -> Result<(CertificateParams, KeyPair), Fault> {
+        let key = self.key;
+        Ok((self.params()?, key.make()?))
+    }
+
+    /// What rcgen signs.
+    pub(super) fn params(self) -> Result<CertificateParams, Fault> {
         let mut params = self.params;
         params.not_before = moment(self.validity.not_before)?;
         params.not_after = moment(self.validity.not_after)?;
@@ -299,7 +305,7 @@ impl Order {
                 Kind::Email => SanType::Rfc822Name(name),
             });
         }
-        Ok((params, self.key.make()?))
+        Ok(params)
     }
 }
 

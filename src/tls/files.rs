@@ -66,6 +66,52 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileFau
         .collect()
 }
 
+/// Reads the one certificate of a PEM file, or that of a DER file, whatever may be odd about it; gives its DER.
+///
+/// # Errors
+/// The file cannot be read, or does not hold exactly one certificate.
+pub fn certificate(path: &Path) -> Result<Vec<u8>, FileFault> {
+    let holds = "one certificate";
+    one(
+        path,
+        holds,
+        &["CERTIFICATE"],
+        "leave the device's own in it",
+    )
+}
+
+/// Reads the one request for a certificate (PKCS #10) of a PEM file, or that of a DER file; gives its DER.
+///
+/// # Errors
+/// The file cannot be read, or does not hold exactly one request.
+pub fn request(path: &Path) -> Result<Vec<u8>, FileFault> {
+    let kinds = ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"];
+    let holds = "one request for a certificate";
+    one(path, holds, &kinds, "leave exactly one in it")
+}
+
+/// Reads what is alone in its file, PEM of one of `kinds`, or DER.
+fn one(path: &Path, holds: &str, kinds: &[&str], way_out: &str) -> Result<Vec<u8>, FileFault> {
+    let bytes = read(path)?;
+    if bytes.first() == Some(&der::SEQUENCE) {
+        return match der::only(&bytes, der::SEQUENCE) {
+            Ok(_) => Ok(bytes),
+            Err(_) => Err(FileFault::new(
+                path,
+                "it begins like a DER file, but is cut off, or something follows",
+                "fetch it again",
+            )),
+        };
+    }
+    match sections(path, &bytes, holds, kinds)?.as_slice() {
+        [section] => section.decode(path),
+        all => {
+            let what = format!("it holds {}, where {holds} should be", all.len());
+            Err(FileFault::new(path, what, way_out))
+        }
+    }
+}
+
 /// Reads the one private key of a PEM file: PKCS #8, PKCS #1 or SEC 1, not encrypted.
 ///
 /// # Errors
