@@ -26,6 +26,7 @@ pub use fault::{Fault, Origin};
 pub use source::{Flags, Source};
 
 use crate::observe::logging;
+use crate::rules::device::Alphabet;
 use crate::{admin, gate, jwks, tls};
 use node::Fields;
 use reader::{Notes, Section};
@@ -60,6 +61,10 @@ pub(crate) struct Examined {
     pub(crate) listeners: Vec<gate::ListenerSettings>,
     /// `[token.jwt]`, if it is there and nothing is wrong in it.
     pub(crate) jwt: Option<jwks::Settings>,
+    /// The registry, if there is one in which nothing is wrong.
+    pub(crate) registry: Option<gate::RegistrySettings>,
+    /// The alphabet of device ids.
+    pub(crate) alphabet: Alphabet,
     /// The whole; there, if and only if there are no faults.
     pub(crate) config: Option<Config>,
 }
@@ -96,6 +101,45 @@ pub fn admin_address(source: &Source) -> Result<Option<SocketAddr>, Vec<Fault>> 
     }
 }
 
+/// What commands for devices need of a configuration.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// `[registry]`, if there is one.
+    pub registry: Option<gate::RegistrySettings>,
+    /// Every trust group.
+    pub trust: Vec<tls::trust::Settings>,
+    /// The alphabet of device ids.
+    pub alphabet: Alphabet,
+}
+
+/// Reads what commands for devices need: they may be typed where there is no gate, by somebody who cannot read its secrets.
+///
+/// # Errors
+/// The faults, but for those that only a gate has to do with.
+pub fn devices(source: &Source) -> Result<Devices, Vec<Fault>> {
+    const OF_THE_GATE: [&str; 5] = ["listener", "broker", "limits", "admin", "log"];
+    let Examined {
+        mut faults,
+        trust,
+        registry,
+        alphabet,
+        ..
+    } = examine(source);
+    faults.retain(|fault| {
+        let section = fault.key.split(['.', '[']).next().unwrap_or_default();
+        !OF_THE_GATE.contains(&section) && fault.key != "connect.password_file"
+    });
+    if faults.is_empty() {
+        Ok(Devices {
+            registry,
+            trust,
+            alphabet,
+        })
+    } else {
+        Err(faults)
+    }
+}
+
 /// Every key there is, with `[]` for the items of a list of tables: `listener[].tls.key`.
 pub fn keys() -> BTreeSet<String> {
     let one_of_each = "[[listener]]\n[[listener.tls.also]]\n[[trust]]\n";
@@ -123,6 +167,8 @@ pub(crate) fn examine(source: &Source) -> Examined {
             trust: Vec::new(),
             listeners: Vec::new(),
             jwt: None,
+            registry: None,
+            alphabet: Alphabet::default(),
             config: None,
         };
     }
@@ -134,6 +180,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
     let warnings = notes.take_warnings();
     let (trust, listeners) = (draft.good_trust, draft.good_listeners);
     let jwt = draft.jwt;
+    let (registry, alphabet) = (draft.registry, draft.alphabet);
     let config = draft.config.filter(|_| faults.is_empty());
     let config = config.map(|config| Config {
         warnings: warnings.clone(),
@@ -145,6 +192,8 @@ pub(crate) fn examine(source: &Source) -> Examined {
         trust,
         listeners,
         jwt,
+        registry,
+        alphabet,
         config,
     }
 }
@@ -166,6 +215,8 @@ struct Draft {
     good_trust: Vec<tls::trust::Settings>,
     good_listeners: Vec<gate::ListenerSettings>,
     jwt: Option<jwks::Settings>,
+    registry: Option<gate::RegistrySettings>,
+    alphabet: Alphabet,
     /// `None`, if something is so wrong that nothing can stand in its place.
     config: Option<Config>,
 }
@@ -229,6 +280,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         .into_iter()
         .map(|listener| listener.good())
         .collect();
+    let (good_registry, alphabet) = (registry.clone(), connect.alphabet.clone());
     let config = (|| {
         Some(Config {
             gate: gate::Settings {
@@ -252,6 +304,8 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         good_trust,
         good_listeners,
         jwt,
+        registry: good_registry,
+        alphabet,
         config,
     }
 }

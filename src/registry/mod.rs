@@ -19,10 +19,10 @@ use self::sqlite::Sqlite;
 mod connections;
 pub mod directory;
 mod fault;
+pub mod form;
 mod postgres;
 mod schema;
 mod sqlite;
-pub mod form;
 pub mod token_key;
 
 /// `[registry]` as the gate obeys it.

@@ -92,7 +92,7 @@ pub fn request(path: &Path) -> Result<Vec<u8>, FileFault> {
 
 /// Reads what is alone in its file, PEM of one of `kinds`, or DER.
 fn one(path: &Path, holds: &str, kinds: &[&str], way_out: &str) -> Result<Vec<u8>, FileFault> {
-    let bytes = read(path)?;
+    let bytes = read(path, LARGEST)?;
     if bytes.first() == Some(&der::SEQUENCE) {
         return match der::only(&bytes, der::SEQUENCE) {
             Ok(_) => Ok(bytes),

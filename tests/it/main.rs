@@ -13,6 +13,7 @@ mod certificates_page;
 mod changes;
 mod commands;
 mod connect;
+mod devices;
 mod differences;
 mod docs;
 mod drain;
