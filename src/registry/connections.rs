@@ -68,9 +68,8 @@ impl<D: Database> Few<D> {
         &self,
         open: impl AsyncFnOnce() -> Result<D::Connection, Stop>,
     ) -> Result<Lent<'_, D>, Stop> {
-        let place = match timeout(TURN, self.places.acquire()).await {
-            Ok(Ok(place)) => place,
-            _ => return Err(Stop::NoTurn),
+        let Ok(Ok(place)) = timeout(TURN, self.places.acquire()).await else {
+            return Err(Stop::NoTurn);
         };
         let connection = match self.rested().await {
             Some(connection) => connection,
@@ -111,19 +110,20 @@ impl<D: Database> Few<D> {
         answer
     }
 
-    /// Changes something in one transaction, `begin`: all of it or, on an error, nothing. `change` has to see to its own deadlines.
+    /// Changes something in one transaction, `begin`, within `limit`: all of it or, on an error, nothing.
     ///
     /// Dropped half-way, it closes its connection, and the store undoes what was done.
     pub(super) async fn write<T>(
         &self,
         open: impl AsyncFnOnce() -> Result<D::Connection, Stop>,
         begin: &'static str,
+        limit: Duration,
         change: impl AsyncFnOnce(&mut D::Connection) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
         let mut lent = self.lend(open).await?;
         let mut transaction =
             in_time(async { Ok(lent.connection.begin_with(begin).await?) }).await?;
-        match change(&mut transaction).await {
+        match within(limit, change(&mut transaction)).await {
             Ok(value) => {
                 commit(transaction).await?;
                 lent.give_back();
@@ -156,5 +156,12 @@ impl<D: Database> Lent<'_, D> {
 
 /// Waits for an answer, up to [`ANSWER`].
 pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
-    timeout(ANSWER, answer).await.unwrap_or(Err(Stop::Late))
+    within(ANSWER, answer).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, Stop>>,
+) -> Result<T, Stop> {
+    timeout(limit, answer).await.unwrap_or(Err(Stop::Late))
 }

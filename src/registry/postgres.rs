@@ -140,10 +140,11 @@ impl Postgres {
 
     pub(super) async fn write<T>(
         &self,
+        limit: Duration,
         change: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
         let open = async || self.connect(self.options.clone()).await;
-        self.few.write(open, BEGIN, change).await
+        self.few.write(open, BEGIN, limit, change).await
     }
 
     /// Waits until somebody tells of a change, or something could have been missed.

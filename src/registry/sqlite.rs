@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrate as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, QueryBuilder, SqliteConnection};
@@ -86,11 +87,12 @@ impl Sqlite {
 
     pub(super) async fn write<T>(
         &self,
+        limit: Duration,
         change: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
         let done = self
             .writer
-            .write(async || self.connect().await, BEGIN, change)
+            .write(async || self.connect().await, BEGIN, limit, change)
             .await?;
         self.told.notify_one();
         Ok(done)
@@ -161,7 +163,7 @@ async fn write_ahead(connection: &mut Connection) -> Result<(), Stop> {
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| code == "5" || code == "261") // SQLITE_BUSY, SQLITE_BUSY_RECOVERY
 }
 

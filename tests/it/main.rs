@@ -27,6 +27,8 @@ mod openssl;
 mod operators;
 mod paho;
 mod pinned;
+mod registry;
+mod registry_faults;
 mod relay;
 mod resumption;
 mod support;

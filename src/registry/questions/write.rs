@@ -2,9 +2,10 @@
 
 use sqlx::QueryBuilder;
 
+use crate::registry::Fault;
 use crate::registry::connections::in_time;
 use crate::registry::fault::Stop;
-use crate::registry::{Fault, well_formed};
+use crate::registry::store::well_formed;
 use crate::rules::device::DeviceId;
 use crate::rules::record::{Credential, LastSeen, Record};
 
@@ -164,10 +165,10 @@ async fn note_changes(connection: &mut Connection, devices: &[&DeviceId]) -> Res
         return Ok(());
     }
     hold_changes(connection).await?;
-    let one_by_one = devices.len() <= MOST_CHANGES;
-    let noted: Vec<_> = match one_by_one {
-        true => devices.iter().map(|device| Some(device.as_str())).collect(),
-        false => vec![None],
+    let noted: Vec<_> = if devices.len() <= MOST_CHANGES {
+        devices.iter().map(|device| Some(device.as_str())).collect()
+    } else {
+        vec![None]
     };
     for some in noted.chunks(CHUNK) {
         let mut query = QueryBuilder::<Db>::new("INSERT INTO change (device) ");

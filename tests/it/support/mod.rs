@@ -18,9 +18,11 @@ pub mod gate;
 pub mod mosquitto;
 pub mod odd;
 pub mod openssl;
+pub mod postgres;
 pub mod shown;
 pub mod wire;
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 /// How long a test waits for what must come. Only a failing test ever waits so long.
@@ -51,4 +53,12 @@ pub async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> 
         }
     })
     .await
+}
+
+/// A loopback port that nobody holds, below those that the kernel gives for port 0: it is still free when a broker
+/// comes back to it.
+pub fn free_port() -> SocketAddr {
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let port = std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).find(free);
+    (Ipv4Addr::LOCALHOST, port.expect("endless")).into()
 }

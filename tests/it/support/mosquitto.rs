@@ -1,7 +1,7 @@
 //! A real Mosquitto, with a configuration, an ACL and a folder of its own.
 
 use std::io::{self, BufRead as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::device::{Stream, connect};
-use super::until;
 use super::wire::Reader;
+use super::{free_port, until};
 
 /// The only rule: whoever is called `%u` has the topics below `devices/%u/`.
 const ACL: &str = "pattern readwrite devices/%u/#\n";
@@ -184,12 +184,4 @@ pub fn command(name: &str) -> Command {
         panic!("there is no {name}: run ./check, or apt-get install mosquitto mosquitto-clients")
     });
     Command::new(program)
-}
-
-/// A loopback port that nobody holds, below those that the kernel gives for port 0: it is still free when a broker
-/// comes back to it.
-fn free_port() -> SocketAddr {
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let port = std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).find(free);
-    (Ipv4Addr::LOCALHOST, port.expect("endless")).into()
 }
