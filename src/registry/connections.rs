@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::{Connection as _, Database};
+use futures_util::future::BoxFuture;
+use sqlx::{Connection as _, Database, Transaction};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -33,8 +34,8 @@ pub(super) struct Few<D: Database> {
     resting: Mutex<Vec<D::Connection>>,
 }
 
-/// A connection on loan. Dropped without [`Lent::give_back`], it is closed; the store undoes what was begun on it.
-struct Lent<'a, D: Database> {
+/// A connection on loan, with its place among the few. Dropped without [`Lent::give_back`], it is closed; the store undoes what was begun on it.
+pub(super) struct Lent<'a, D: Database> {
     connection: D::Connection,
     few: &'a Few<D>,
     _place: SemaphorePermit<'a>,
@@ -64,16 +65,19 @@ impl<D: Database> Few<D> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn lend(
+    /// Lends one: that rested, or, with `open`, a new one.
+    ///
+    /// Dropping it half-way costs nothing.
+    pub(super) async fn lend(
         &self,
-        open: impl AsyncFnOnce() -> Result<D::Connection, Stop>,
+        open: impl Future<Output = Result<D::Connection, Stop>>,
     ) -> Result<Lent<'_, D>, Stop> {
         let Ok(Ok(place)) = timeout(TURN, self.places.acquire()).await else {
             return Err(Stop::NoTurn);
         };
         let connection = match self.rested().await {
             Some(connection) => connection,
-            None => open().await?,
+            None => open.await?,
         };
         Ok(Lent {
             connection,
@@ -93,64 +97,53 @@ impl<D: Database> Few<D> {
             }
         }
     }
+}
 
-    /// Asks something that changes nothing.
-    ///
-    /// Dropped half-way, it closes its connection.
-    pub(super) async fn read<T>(
-        &self,
-        open: impl AsyncFnOnce() -> Result<D::Connection, Stop>,
-        question: impl AsyncFnOnce(&mut D::Connection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let mut lent = self.lend(open).await?;
-        let answer = in_time(question(&mut lent.connection)).await;
-        if answer.is_ok() {
-            lent.give_back();
-        }
-        answer
+impl<D: Database> Lent<'_, D> {
+    /// For a question.
+    pub(super) fn connection(&mut self) -> &mut D::Connection {
+        &mut self.connection
     }
 
-    /// Changes something in one transaction, `begin`, within `limit`: all of it or, on an error, nothing.
-    ///
-    /// Dropped half-way, it closes its connection, and the store undoes what was done.
-    pub(super) async fn write<T>(
-        &self,
-        open: impl AsyncFnOnce() -> Result<D::Connection, Stop>,
-        begin: &'static str,
-        limit: Duration,
-        change: impl AsyncFnOnce(&mut D::Connection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let mut lent = self.lend(open).await?;
-        let mut transaction =
-            in_time(async { Ok(lent.connection.begin_with(begin).await?) }).await?;
-        match within(limit, change(&mut transaction)).await {
-            Ok(value) => {
-                commit(transaction).await?;
-                lent.give_back();
-                Ok(value)
-            }
-            Err(Stop::Late) => Err(Stop::Late),
-            Err(stop) => {
-                if let Ok(Ok(())) = timeout(UNDO, transaction.rollback()).await {
-                    lent.give_back();
-                }
-                Err(stop)
-            }
+    /// Begins a transaction. Whatever becomes of it, [`end`] comes next.
+    pub(super) async fn begin(
+        &mut self,
+        statement: &'static str,
+    ) -> Result<Transaction<'_, D>, Stop> {
+        // Boxed, or the compiler does not see that the future of a change may move between threads.
+        let begun: BoxFuture<'_, _> = Box::pin(self.connection.begin_with(statement));
+        in_time(async { Ok(begun.await?) }).await
+    }
+
+    /// Takes it back, as whole as before.
+    pub(super) fn give_back(self) {
+        self.few.keep(self.connection);
+    }
+}
+
+/// Ends a transaction: for good, or, when its change failed, undone. Gives too whether its connection is as whole as before.
+pub(super) async fn end<D: Database, T>(
+    transaction: Transaction<'_, D>,
+    change: Result<T, Stop>,
+) -> (Result<T, Stop>, bool) {
+    match change {
+        Ok(value) => match commit(transaction).await {
+            Ok(()) => (Ok(value), true),
+            Err(stop) => (Err(stop), false),
+        },
+        Err(Stop::Late) => (Err(Stop::Late), false),
+        Err(stop) => {
+            let undone = timeout(UNDO, transaction.rollback()).await;
+            (Err(stop), matches!(undone, Ok(Ok(()))))
         }
     }
 }
 
-async fn commit<D: Database>(transaction: sqlx::Transaction<'_, D>) -> Result<(), Stop> {
+async fn commit<D: Database>(transaction: Transaction<'_, D>) -> Result<(), Stop> {
     match timeout(ANSWER, transaction.commit()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error @ sqlx::Error::Database(_))) => Err(error.into()),
         Ok(Err(_)) | Err(_) => Err(Stop::Unsure),
-    }
-}
-
-impl<D: Database> Lent<'_, D> {
-    fn give_back(self) {
-        self.few.keep(self.connection);
     }
 }
 
@@ -159,7 +152,8 @@ pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, Stop>>) ->
     within(ANSWER, answer).await
 }
 
-async fn within<T>(
+/// Waits for an answer, up to `limit`.
+pub(super) async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, Stop>>,
 ) -> Result<T, Stop> {

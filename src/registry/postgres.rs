@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::rules::device::DeviceId;
 
 use super::Fault;
-use super::connections::{ANSWER, Few, in_time};
+use super::connections::{ANSWER, Few, Lent, in_time};
 use super::fault::Stop;
 use super::schema;
 
@@ -44,7 +44,7 @@ const SCHEMA: Duration = Duration::from_secs(30);
 /// How often a silent connection is asked whether it still listens.
 const STILL_THERE: Duration = Duration::from_secs(15);
 
-const BEGIN: &str = "BEGIN";
+pub(super) const BEGIN: &str = "BEGIN";
 const CHANNEL: &str = "tidegate_changes";
 
 /// The first of the two numbers of an advisory lock of ours: "tide", so that others in the same database stay clear.
@@ -111,13 +111,14 @@ impl Postgres {
     /// Makes the tables, or brings them up to date.
     pub(super) async fn prepare(&self) -> Result<(), Stop> {
         let migrator = schema::postgres();
-        let is_current = async |connection: &mut Connection| {
-            let done = connection.list_applied_migrations(schema::TABLE).await;
-            schema::is_current(&migrator, done)
-        };
-        if self.read(is_current).await? {
+        let mut lent = self.reader().await?;
+        let done = lent.connection().list_applied_migrations(schema::TABLE);
+        let done = in_time(async { Ok(done.await) }).await?;
+        if schema::is_current(&migrator, done)? {
+            lent.give_back();
             return Ok(());
         }
+        drop(lent);
         // All who start at once wait here for the one who has sqlx's lock. It goes with the connection, which is not kept.
         let longer = SERVER_LIMITS.map(|(name, _)| (name, "30000"));
         let mut connection = self.connect(self.options.clone().options(longer)).await?;
@@ -130,21 +131,19 @@ impl Postgres {
         self.place.clone()
     }
 
-    pub(super) async fn read<T>(
-        &self,
-        question: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let open = async || self.connect(self.options.clone()).await;
-        self.few.read(open, question).await
+    /// A connection for a question.
+    pub(super) async fn reader(&self) -> Result<Lent<'_, Db>, Stop> {
+        self.few.lend(self.connect(self.options.clone())).await
     }
 
-    pub(super) async fn write<T>(
-        &self,
-        limit: Duration,
-        change: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let open = async || self.connect(self.options.clone()).await;
-        self.few.write(open, BEGIN, limit, change).await
+    /// A connection for a change.
+    pub(super) async fn writer(&self) -> Result<Lent<'_, Db>, Stop> {
+        self.reader().await
+    }
+
+    /// A change was made: the server tells of it.
+    pub(super) fn note_change(&self) {
+        let _ = self;
     }
 
     /// Waits until somebody tells of a change, or something could have been missed.

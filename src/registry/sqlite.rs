@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::rules::device::DeviceId;
 
 use super::Fault;
-use super::connections::{ANSWER, Few};
+use super::connections::{ANSWER, Few, Lent};
 use super::fault::Stop;
 use super::schema;
 
@@ -38,7 +38,7 @@ const BUSY: Duration = Duration::from_secs(3);
 const READERS: usize = 2;
 
 /// Takes the one writer's place at once: a reader that became a writer half-way could be refused.
-const BEGIN: &str = "BEGIN IMMEDIATE";
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// The registry in a file, open.
 #[derive(Debug)]
@@ -76,26 +76,19 @@ impl Sqlite {
         self.path.display().to_string()
     }
 
-    pub(super) async fn read<T>(
-        &self,
-        question: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        self.readers
-            .read(async || self.connect().await, question)
-            .await
+    /// A connection for a question.
+    pub(super) async fn reader(&self) -> Result<Lent<'_, Db>, Stop> {
+        self.readers.lend(self.connect()).await
     }
 
-    pub(super) async fn write<T>(
-        &self,
-        limit: Duration,
-        change: impl AsyncFnOnce(&mut Connection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let done = self
-            .writer
-            .write(async || self.connect().await, BEGIN, limit, change)
-            .await?;
+    /// The connection for a change.
+    pub(super) async fn writer(&self) -> Result<Lent<'_, Db>, Stop> {
+        self.writer.lend(self.connect()).await
+    }
+
+    /// A change was made.
+    pub(super) fn note_change(&self) {
         self.told.notify_one();
-        Ok(done)
     }
 
     /// Waits for a change by this process. One by another is found by asking.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::rules::device::DeviceId;
 use crate::rules::record::{LastSeen, Pin, Proof, Record};
 
-use super::connections::ANSWER;
+use super::connections::{ANSWER, end, in_time, within};
 use super::fault::Stop;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
@@ -32,15 +32,19 @@ enum Store {
 macro_rules! ask {
     ($registry:expr, $question:ident($($argument:expr),*)) => {
         match &*$registry.store {
-            Store::Sqlite(store) => {
-                let ask = async |c: &mut _| sqlite::questions::$question(c, $($argument),*).await;
-                store.read(ask).await
-            }
-            Store::Postgres(store) => {
-                let ask = async |c: &mut _| postgres::questions::$question(c, $($argument),*).await;
-                store.read(ask).await
-            }
+            Store::Sqlite(store) => ask!(store, sqlite::questions::$question($($argument),*)),
+            Store::Postgres(store) => ask!(store, postgres::questions::$question($($argument),*)),
         }
+    };
+    ($store:ident, $room:ident::questions::$question:ident($($argument:expr),*)) => {
+        async {
+            let mut lent = $store.reader().await?;
+            let question = $room::questions::$question(lent.connection(), $($argument),*);
+            let answer = in_time(question).await?;
+            lent.give_back();
+            Ok(answer)
+        }
+        .await
     };
 }
 
@@ -48,15 +52,26 @@ macro_rules! ask {
 macro_rules! change {
     ($registry:expr, $limit:expr, $change:ident($($argument:expr),*)) => {
         match &*$registry.store {
-            Store::Sqlite(store) => {
-                let change = async |c: &mut _| sqlite::questions::$change(c, $($argument),*).await;
-                store.write($limit, change).await
-            }
-            Store::Postgres(store) => {
-                let change = async |c: &mut _| postgres::questions::$change(c, $($argument),*).await;
-                store.write($limit, change).await
-            }
+            Store::Sqlite(store) => change!(store, $limit, sqlite::questions::$change($($argument),*)),
+            Store::Postgres(store) => change!(store, $limit, postgres::questions::$change($($argument),*)),
         }
+    };
+    ($store:ident, $limit:expr, $room:ident::questions::$change:ident($($argument:expr),*)) => {
+        async {
+            let mut lent = $store.writer().await?;
+            let mut transaction = lent.begin($room::BEGIN).await?;
+            let change = $room::questions::$change(&mut transaction, $($argument),*);
+            let changed = within($limit, change).await;
+            let (changed, whole) = end(transaction, changed).await;
+            if whole {
+                lent.give_back();
+            }
+            if changed.is_ok() {
+                $store.note_change();
+            }
+            changed
+        }
+        .await
     };
 }
 

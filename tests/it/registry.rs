@@ -186,8 +186,9 @@ async fn a_record_comes_back_as_it_was(store: Store<'_>) {
     }));
     let mut done = Vec::new();
 
-    let added = registry.add(&records, &mut |number| done.push(number));
-    added.await.expect("added");
+    let mut progress = |number| done.push(number);
+    let added = registry.add(&records, &mut progress).await;
+    added.expect("added");
 
     assert_eq!(done, [records.len()]);
     for registry in [registry, store.open().await] {
