@@ -30,6 +30,7 @@ mod pinned;
 mod registry;
 mod registry_faults;
 mod relay;
+mod replicas;
 mod resumption;
 mod support;
 mod tls;
