@@ -40,9 +40,10 @@ Examples:
   tidegate ca server --ca pki --san localhost --san 127.0.0.1 --out pki";
 
 const REVOKE_EXAMPLES: &str = "\
-What to revoke is a certificate's file; or a device, that is every certificate of it that has not ended, by the CA's own notes
-(index.jsonl, which CAs made before there were notes begin with the next one); or a serial in hex. The new list takes the old one's place in
-one step. A gate whose trust.crl names it takes it within 5 s.
+What to revoke is a certificate's file; or a device, that is every certificate of it that has
+not ended, by the CA's own notes (index.jsonl, which a CA of before there were notes begins with
+its next certificate); or a serial in hex. The new list takes the old one's place in one step; a
+gate whose trust.crl names it takes it by itself.
 
 Examples:
   tidegate ca revoke --ca pki devices/meter-7.pem
@@ -50,8 +51,8 @@ Examples:
   tidegate ca revoke --ca pki 5f3a9c0e8d7b6a594837261504f3e2d1";
 
 const CRL_EXAMPLES: &str = "\
-A list of this CA is good for as long as the CA, unless --days says otherwise; from then on each list is good for as long as the
-one before.
+A list of this CA is good for as long as the CA, unless --days says otherwise; from then on each
+list is good for as long as the one before.
 
 Examples:
   tidegate ca crl --ca pki

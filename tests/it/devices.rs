@@ -686,7 +686,7 @@ fn the_page_tells_every_command_and_every_flag() {
     let flags = |text: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
         words
-            .filter(|word| word.starts_with("--") && word.len() > 2)
+            .filter(|word| word.starts_with("--") && !word.starts_with("---"))
             .map(str::to_owned)
             .collect()
     };

@@ -17,17 +17,18 @@ use crate::rules::token::Token;
 use crate::tls::trust;
 
 const EXAMPLES: &str = "\
-With --ca the certificate names the device twice: as its common name, ID, and as the URI urn:device:ID. Its key is written
-once and kept nowhere else: put both files on the device, then delete them here. That works without a registry, too.
+With --ca the certificate names the device twice: as its common name, ID, and as the URI
+urn:device:ID. Its key is written once and kept nowhere else: put both files on the device,
+then delete them here. That works without a registry, too.
 A token is printed once, alone on standard output; the registry keeps a keyed hash of it.
 
 Examples:
   tidegate device add meter-7 --ca pki --out devices
   tidegate device add meter-7 --ca pki --out devices --days 90 --label site=harbour
-  tidegate device add meter-7 --csr meter-7.csr --ca pki --out devices     its key stays in the secure element
-  tidegate device add meter-7 --trust vendor           any certificate of the vendor's that names meter-7
-  tidegate device add meter-7 --pin meter-7.pem        self-signed, made on the device
-  tidegate device add meter-7 --min-mode server-tls --token                it cannot do mutual TLS
+  tidegate device add meter-7 --csr meter-7.csr --ca pki --out devices    it keeps its key
+  tidegate device add meter-7 --trust vendor       any of the vendor's that names meter-7
+  tidegate device add meter-7 --pin meter-7.pem    self-signed, made on the device
+  tidegate device add meter-7 --min-mode server-tls --token    it cannot do mutual TLS
 
 Exit codes: 0 done; 1 it failed; 2 usage or configuration.";
 
@@ -40,17 +41,6 @@ pub struct Add {
     device: String,
     #[command(flatten)]
     place: Where,
-    #[command(flatten)]
-    sources: Sources,
-    /// Make a token and print it, once
-    #[arg(long, help_heading = "What it shows")]
-    token: bool,
-    /// The trust group that it belongs to; alone: any certificate of that group which names it
-    #[arg(long, value_name = "GROUP", help_heading = "What it shows")]
-    trust: Option<String>,
-    /// When what it shows ends: 2027-01-31, 90d, never; left out: with the certificate
-    #[arg(long, value_name = "TIME", value_parser = When::read, help_heading = "What it shows")]
-    until: Option<When>,
     /// For people
     #[arg(long, value_name = "TEXT", value_parser = form::description)]
     description: Option<String>,
@@ -66,6 +56,17 @@ pub struct Add {
     /// It may not enter until `tidegate device enable`
     #[arg(long)]
     disabled: bool,
+    #[command(flatten)]
+    sources: Sources,
+    /// Make a token and print it, once
+    #[arg(long, help_heading = "What it shows")]
+    token: bool,
+    /// The trust group that it belongs to; alone: any certificate of that group which names it
+    #[arg(long, value_name = "GROUP", help_heading = "What it shows")]
+    trust: Option<String>,
+    /// When what it shows ends: 2027-01-31, 90d, never; left out: with the certificate
+    #[arg(long, value_name = "TIME", value_parser = When::read, help_heading = "What it shows")]
+    until: Option<When>,
 }
 
 /// Reads `NAME=VALUE`.

@@ -48,8 +48,9 @@ pub struct Enable {
 }
 
 const REMOVE_EXAMPLES: &str = "\
-Nothing is asked back. With registry.unknown = \"register\" a removed device whose certificate is still good comes back by
-itself: disable it instead, or revoke its certificate (tidegate ca revoke).
+Nothing is asked back. With registry.unknown = \"register\" a removed device whose certificate
+is still good comes back by itself: disable it instead, or revoke its certificate
+(tidegate ca revoke).
 
 Examples:
   tidegate device remove meter-7
@@ -68,12 +69,12 @@ pub struct Remove {
 
 const SET_EXAMPLES: &str = "\
 Examples:
-  tidegate device set meter-7 --description \"by the north door\" --label site=harbour --label spare=
-  tidegate device set meter-7 --min-mode server-tls        it may come by TLS with a token, too
-  tidegate device set meter-7 --connections 1              the newest connection wins
-  tidegate device set meter-7 --revoke 2                   ends what it shows as number 2 (see `show`), now
+  tidegate device set meter-7 --description \"by the door\" --label site=harbour --label spare=
+  tidegate device set meter-7 --min-mode server-tls    a token will do, too
+  tidegate device set meter-7 --connections 1          the newest connection wins
+  tidegate device set meter-7 --revoke 2               ends its credential 2 (see `show`), now
   tidegate device set meter-7 --until 2=2027-01-31 --until 3=never
-  tidegate device set meter-7 --trust vendor               from now on it belongs to this group, and to no other";
+  tidegate device set meter-7 --trust vendor           it belongs to this group now, to no other";
 
 /// Changes what is known of a device, or when what it shows counts.
 #[derive(Args, Debug, Default)]

@@ -17,13 +17,14 @@ use crate::rules::record::{Proof, Record, Valid};
 use crate::rules::token::Token;
 
 const TOKEN_EXAMPLES: &str = "\
-The token is printed once, alone on standard output; the registry keeps a keyed hash of it. The key of the hashes is the file
-token.key_file; the first token makes it, and every gate of the registry needs the same.
+The token is printed once, alone on standard output; the registry keeps a keyed hash of it.
+The key of the hashes is the file token.key_file; the first token makes it, and every gate of
+the registry needs the same.
 
 Examples:
   tidegate device rotate-token meter-7
   tidegate device rotate-token meter-7 --overlap 30m > meter-7.token
-  tidegate device rotate-token meter-7 --overlap 0s                        the old ones are known to others";
+  tidegate device rotate-token meter-7 --overlap 0s      others know the old ones";
 
 /// Gives a device a new token; the old ones end after an overlap.
 #[derive(Args, Debug)]
@@ -45,7 +46,7 @@ pub struct RotateToken {
 const CERTIFICATE_EXAMPLES: &str = "\
 Examples:
   tidegate device rotate-certificate meter-7 --ca pki --out devices/new
-  tidegate device rotate-certificate meter-7 --csr meter-7.csr --ca pki --out devices/new --overlap 30d
+  tidegate device rotate-certificate meter-7 --csr m7.csr --ca pki --out devices/new --overlap 30d
   tidegate device rotate-certificate meter-7 --pin meter-7-new.pem";
 
 /// Gives a device a new certificate; the old ones end after an overlap.

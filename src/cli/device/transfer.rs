@@ -19,7 +19,8 @@ mod rows;
 
 const IMPORT_EXAMPLES: &str = "\
 CSV has a heading; of its columns only device is needed:
-  device,description,labels,enabled,min_mode,connections,credentials,registered_by,created,changed
+  device,description,labels,enabled,min_mode,connections,credentials,registered_by,created,
+  changed
 Labels are NAME=VALUE; NAME=VALUE, credentials are KIND NAME=VALUE …; KIND …:
   vouched trust=vendor                   any certificate of the group that names the device
   vouched trust=fleet certificate=SHA256
@@ -27,11 +28,12 @@ Labels are NAME=VALUE; NAME=VALUE, credentials are KIND NAME=VALUE …; KIND …
   token hash=HASH                        as `export` writes it
 each with from=TIME and until=TIME if need be. JSON lines hold what `export` writes.
 
-Tokens travel as keyed hashes: the gate that they are imported for needs the same token key file (token.key_file).
+Tokens travel as keyed hashes: the gate that they are imported for needs the same token key file
+(token.key_file).
 
 Examples:
   tidegate device import meters.csv
-  tidegate device export --config old.toml | tidegate device import - --format jsonl --config new.toml
+  tidegate device export -c old.toml | tidegate device import - --format jsonl -c new.toml
 
 Exit codes: 0 all are registered; 1 none is; 2 usage or configuration.";
 
@@ -50,8 +52,8 @@ pub struct Import {
 }
 
 const EXPORT_EXAMPLES: &str = "\
-What is written can be imported again, elsewhere too; when devices were last seen is not in it. Tokens are in it as keyed hashes,
-of use only together with the token key file (token.key_file).
+What is written can be imported again, elsewhere too; when devices were last seen is not in it.
+Tokens are in it as keyed hashes, of use only together with the token key file (token.key_file).
 
 Examples:
   tidegate device export devices.jsonl
@@ -321,6 +323,7 @@ impl Export {
         })?;
         let mut out = BufWriter::new(out);
         match house.write(&self.which, format, &mut out).await {
+            Ok(exported) if self.place.json => say_json(&Exported { exported }),
             Ok(exported) => {
                 tell(&format!("wrote {name}: {exported} devices\n"));
                 Ok(())
@@ -331,6 +334,12 @@ impl Export {
             }
         }
     }
+}
+
+/// What was written to a file, for machines.
+#[derive(serde::Serialize)]
+struct Exported {
+    exported: u64,
 }
 
 /// Why an export stopped half-way.
