@@ -273,14 +273,23 @@ fn is_server_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && name.parse::<std::net::IpAddr>().is_err()
 }
 
+/// By what devices can be known, beside the certificates of trust groups.
+#[derive(Clone, Copy)]
+pub(super) struct KnownBy {
+    /// There is a registry: pins and opaque tokens.
+    pub(super) registry: bool,
+    /// There is an issuer of JWTs.
+    pub(super) issuer: bool,
+}
+
 /// The checks that need every listener and every trust group, and whether any token can be known.
-pub(super) fn check_together(listeners: &mut [Draft<'_>], groups: &[Group], knows_tokens: bool) {
+pub(super) fn check_together(listeners: &mut [Draft<'_>], groups: &[Group], by: KnownBy) {
     for i in 0..listeners.len() {
         let (before, rest) = listeners.split_at_mut(i);
         let this = &mut rest[0];
         let faulty = check_name(this, before)
             | check_addresses(this, before)
-            | check_trust(this, groups, knows_tokens);
+            | check_trust(this, groups, by);
         this.faulty |= faulty;
     }
     for group in groups {
@@ -355,7 +364,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && (one == other || every && one.is_ipv4() == other.is_ipv4())
 }
 
-fn check_trust(this: &mut Draft<'_>, groups: &[Group], knows_tokens: bool) -> bool {
+fn check_trust(this: &mut Draft<'_>, groups: &[Group], by: KnownBy) -> bool {
     let mut faulty = false;
     let all = || groups.iter().map(|group| group.name.clone());
     let mut counting: Vec<String> = Vec::new();
@@ -388,7 +397,7 @@ fn check_trust(this: &mut Draft<'_>, groups: &[Group], knows_tokens: bool) -> bo
                 counting = all().collect();
             }
             // A name that is unknown, or a trust that is no list, is told already.
-            if counting.is_empty() && !faulty && !this.faulty {
+            if counting.is_empty() && !by.registry && !faulty && !this.faulty {
                 let what = format!(
                     "{} needs a trust group to judge certificates by",
                     offer.word()
@@ -396,7 +405,7 @@ fn check_trust(this: &mut Draft<'_>, groups: &[Group], knows_tokens: bool) -> bo
                 this.section.fault(
                     "trust",
                     what,
-                    "write a [[trust]] with ca = [\"devices-ca.pem\"], or use --client-ca",
+                    "write a [[trust]] with ca = [\"devices-ca.pem\"], or use --client-ca; with a [registry], pinned certificates need none",
                 );
                 faulty = true;
             }
@@ -407,9 +416,9 @@ fn check_trust(this: &mut Draft<'_>, groups: &[Group], knows_tokens: bool) -> bo
                 let sentence = format!("has no effect: {} asks for no certificate", offer.word());
                 this.section.warn("trust", &sentence);
             }
-            if !knows_tokens {
+            if !by.registry && !by.issuer {
                 let sentence = format!(
-                    "a device in {} is known by its token, and without [registry] no token is known: every device is refused here",
+                    "a device in {} is known by its token, and without [registry] or [token.jwt] no token is known: every device is refused here",
                     offer.word()
                 );
                 this.section.warn("mode", &sentence);

@@ -250,7 +250,11 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let log = table::log(whole.section("log"));
     whole.finish();
 
-    listener::check_together(&mut listeners, &groups, has_registry);
+    let by = listener::KnownBy {
+        registry: has_registry,
+        issuer: jwt.is_some(),
+    };
+    listener::check_together(&mut listeners, &groups, by);
     // A faulty registry is told already.
     let bound = registry
         .as_ref()

@@ -363,7 +363,7 @@ fn what_works_but_should_be_looked_at_is_warned_of() {
         .join("\n");
     for begin in [
         "admin.bind: 0.0.0.0:9883 can be reached from other hosts",
-        "listener[open].mode: a device in plain is known by its token, and without [registry] no token is known",
+        "listener[open].mode: a device in plain is known by its token, and without [registry] or [token.jwt] no token is known",
         "listener[open].trust: has no effect",
         "trust[idle].name: no listener",
         "trust[idle].crl_stale: has no effect without crl",
