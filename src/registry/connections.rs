@@ -25,8 +25,8 @@ const PING: Duration = Duration::from_secs(1);
 /// For one answer, and for the end of a change. Longer than a store waits for a lock, which it can tell more about.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// For the end of a change to be undone.
-const UNDO: Duration = Duration::from_secs(1);
+/// For what can be left out, if need be: to undo what the store would undo itself, to say good-bye.
+const COURTESY: Duration = Duration::from_secs(1);
 
 /// A few connections: made when needed, kept while they are whole.
 pub(super) struct Few<D: Database> {
@@ -68,22 +68,30 @@ impl<D: Database> Few<D> {
     /// Lends one: that rested, or, with `open`, a new one.
     ///
     /// Dropping it half-way costs nothing.
-    pub(super) async fn lend(
-        &self,
-        open: impl Future<Output = Result<D::Connection, Stop>>,
-    ) -> Result<Lent<'_, D>, Stop> {
+    pub(super) async fn lend<F>(&self, open: impl FnOnce() -> F) -> Result<Lent<'_, D>, Stop>
+    where
+        F: Future<Output = Result<D::Connection, Stop>>,
+    {
         let Ok(Ok(place)) = timeout(TURN, self.places.acquire()).await else {
             return Err(Stop::NoTurn);
         };
         let connection = match self.rested().await {
             Some(connection) => connection,
-            None => open.await?,
+            None => Box::pin(open()).await?, // large, and seldom needed
         };
         Ok(Lent {
             connection,
             few: self,
             _place: place,
         })
+    }
+
+    /// Says good-bye to the store on those that rest.
+    pub(super) async fn close(&self) {
+        let resting = std::mem::take(&mut *self.resting());
+        for connection in resting {
+            let _ = timeout(COURTESY, connection.close()).await;
+        }
     }
 
     /// One that rested and lives. When one hangs, so will the others: all are closed.
@@ -133,7 +141,7 @@ pub(super) async fn end<D: Database, T>(
         },
         Err(Stop::Late) => (Err(Stop::Late), false),
         Err(stop) => {
-            let undone = timeout(UNDO, transaction.rollback()).await;
+            let undone = timeout(COURTESY, transaction.rollback()).await;
             (Err(stop), matches!(undone, Ok(Ok(()))))
         }
     }

@@ -69,6 +69,9 @@ fn store(error: &sqlx::Error, place: &str) -> Fault {
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             unusable(format!("{error}{TLS}"))
         }
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            away(format!("{error}; does it run?"))
+        }
         sqlx::Error::Io(error) => away(error.to_string()),
         sqlx::Error::Tls(error) => unusable(format!("{error}{TLS}")),
         sqlx::Error::PoolTimedOut => away("nobody answers who could tell of changes".into()),

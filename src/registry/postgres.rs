@@ -1,5 +1,6 @@
 //! The registry in PostgreSQL, shared by many gates.
 
+use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +51,8 @@ const CHANNEL: &str = "tidegate_changes";
 /// The first of the two numbers of an advisory lock of ours: "tide", so that others in the same database stay clear.
 const LOCK_CHANGES: i32 = 0x7469_6465;
 const LOCK_GROUP: i32 = LOCK_CHANGES + 1;
+
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What may stand behind the `?` of the URL: what sqlx knows. It would pass over anything else.
 const PARAMETERS: [&str; 12] = [
@@ -123,7 +126,9 @@ impl Postgres {
         let longer = SERVER_LIMITS.map(|(name, _)| (name, "30000"));
         let mut connection = self.connect(self.options.clone().options(longer)).await?;
         let done = timeout(SCHEMA, migrator.run_direct(None, &mut connection, false)).await;
-        done.map_err(|_| Stop::Late)?.map_err(schema::stop)
+        done.map_err(|_| Stop::Late)?.map_err(schema::stop)?;
+        let _ = timeout(CONNECT, connection.close()).await;
+        Ok(())
     }
 
     /// For sentences.
@@ -133,12 +138,17 @@ impl Postgres {
 
     /// A connection for a question.
     pub(super) async fn reader(&self) -> Result<Lent<'_, Db>, Stop> {
-        self.few.lend(self.connect(self.options.clone())).await
+        self.few.lend(|| self.connect(self.options.clone())).await
     }
 
     /// A connection for a change.
     pub(super) async fn writer(&self) -> Result<Lent<'_, Db>, Stop> {
         self.reader().await
+    }
+
+    /// Says good-bye to the server, which would note in its log that it was left without.
+    pub(super) async fn close(&self) {
+        self.few.close().await;
     }
 
     /// A change was made: the server tells of it.
@@ -166,6 +176,7 @@ impl Postgres {
             .acquire_timeout(CONNECT)
             .idle_timeout(None)
             .max_lifetime(None)
+            .acquire_slow_threshold(CONNECT * 2)
             .connect_lazy_with(self.with_password(self.options.clone())?);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
@@ -224,6 +235,9 @@ async fn hear(listener: &mut PgListener) -> Heard {
 /// Reads the URL as libpq does, as far as it goes.
 fn options(url: &str) -> Result<PgConnectOptions, Fault> {
     let unusable = |sentence: String| Err(Fault::Unusable(sentence));
+    if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+        return unusable("registry.url is no postgres://USER@HOST/DATABASE; correct it".into());
+    }
     for name in parameters(url) {
         if !PARAMETERS.contains(&name) {
             let known = PARAMETERS.join(", ");
@@ -234,7 +248,10 @@ fn options(url: &str) -> Result<PgConnectOptions, Fault> {
     }
     let options: PgConnectOptions = match url.parse() {
         Ok(options) => options,
-        Err(error) => return unusable(format!("registry.url cannot be read: {error}")),
+        Err(error) => {
+            let reason = innermost(&error);
+            return unusable(format!("registry.url cannot be read: {reason}; correct it"));
+        }
     };
     // sqlx adds sslrootcert to the public CAs. With no look at the name, any of their certificates would do.
     if matches!(options.get_ssl_mode(), PgSslMode::VerifyCa) {
@@ -251,6 +268,10 @@ fn options(url: &str) -> Result<PgConnectOptions, Fault> {
         options.application_name("tidegate")
     };
     Ok(options.options(SERVER_LIMITS).disable_statement_logging())
+}
+
+fn innermost(error: &dyn Error) -> &dyn Error {
+    error.source().map_or(error, innermost)
 }
 
 fn parameters(url: &str) -> impl Iterator<Item = &str> {

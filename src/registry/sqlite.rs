@@ -78,12 +78,18 @@ impl Sqlite {
 
     /// A connection for a question.
     pub(super) async fn reader(&self) -> Result<Lent<'_, Db>, Stop> {
-        self.readers.lend(self.connect()).await
+        self.readers.lend(|| self.connect()).await
     }
 
     /// The connection for a change.
     pub(super) async fn writer(&self) -> Result<Lent<'_, Db>, Stop> {
-        self.writer.lend(self.connect()).await
+        self.writer.lend(|| self.connect()).await
+    }
+
+    /// Closes the file, so that its write-ahead log goes with the last who has it open.
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 
     /// A change was made.

@@ -114,6 +114,14 @@ impl Registry {
         }
     }
 
+    /// Leaves the store in good order: for those who end. What is asked afterwards is answered all the same.
+    pub async fn close(&self) {
+        match &*self.store {
+            Store::Sqlite(store) => store.close().await,
+            Store::Postgres(store) => store.close().await,
+        }
+    }
+
     fn fault(&self, stop: Stop) -> Fault {
         stop.told(&self.whereabouts())
     }

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join, join_all};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::{Connection as _, SqliteConnection};
 use tidegate::pki::Authority;
@@ -13,7 +14,7 @@ use tidegate::rules::record::Record;
 
 use crate::registry::{Store, add, bare, id};
 use crate::support::postgres::Cluster;
-use crate::support::soon;
+use crate::support::{soon, until};
 
 /// What "within seconds" is: no question may take longer, whatever the store does.
 const SECONDS: Duration = Duration::from_secs(9);
@@ -54,32 +55,42 @@ async fn a_postgres_that_is_gone_still_or_locked_is_found_again() {
     let mut lock = other.begin().await.expect("a transaction");
     let held = sqlx::query("LOCK TABLE device IN ACCESS EXCLUSIVE MODE");
     held.execute(&mut *lock).await.expect("locked");
-    for told in [
-        away(registry.find(&id("a"))).await,
-        away(changed(&registry)).await,
-    ] {
+    let (found, changed_it) = join(away(registry.find(&id("a"))), away(changed(&registry))).await;
+    for told in [found, changed_it] {
         assert!(told.contains(&address) && told.contains("lock"), "{told}");
     }
-    lock.rollback().await.expect("let go");
-    answers().await;
 
-    // Standing still: with connections in hand, and for new ones.
+    // Standing still: in the middle of a question, with connections in hand, and for new ones.
+    let asking = registry.clone();
+    let asking = tokio::spawn(async move { away(asking.find(&id("a"))).await });
+    let mut watch = cluster.connect("postgres").await.expect("it answers");
+    until("the question to wait for the lock", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(waiting)
+            .fetch_one(&mut watch)
+            .await
+            .expect("a count");
+        (waiting > 0).then_some(())
+    })
+    .await;
     cluster.freeze();
-    for _ in 0..2 {
-        let told = away(registry.find(&id("a"))).await;
-        assert!(told.contains("no answer in time"), "{told}");
-    }
-    away(changed(&registry)).await;
-    away(registry.note_seen(&[])).await;
-    away(Registry::open(&settings)).await;
-    let many: Vec<_> = (0..10).map(|_| registry.clone()).collect();
-    let many = many
-        .into_iter()
-        .map(|one| tokio::spawn(async move { one.count(&Filter::default()).await }));
-    for one in many.collect::<Vec<_>>() {
-        away(async { one.await.expect("no panic") }).await;
-    }
+    let other = async { away(Registry::open(&settings)).await };
+    let all = Filter::default();
+    let more = join_all((0..10).map(|_| away(registry.count(&all))));
+    let (asked, (opened, counted)) = join(asking, join(other, more)).await;
+    let told = asked.expect("no panic");
+    assert!(
+        told.contains("no answer in time") && opened.contains("no answer in time"),
+        "{told}"
+    );
+    assert_eq!(counted.len(), 10);
+    let (changed_it, noted) = join(away(changed(&registry)), away(registry.note_seen(&[]))).await;
+    assert!(
+        changed_it.contains("no answer in time") && noted.contains("no answer in time"),
+        "{noted}"
+    );
     cluster.thaw();
+    lock.rollback().await.expect("let go");
     answers().await;
 
     // Gone, and back again.
