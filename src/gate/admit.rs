@@ -171,9 +171,10 @@ impl Asking {
         } = self;
         let version = connect.version;
         let most = maximum_packet(&connect);
-        let verdict = match gate.is_draining() {
-            true => Err(Refusal::Draining.into()),
-            false => verdict(&secured, connect, gate, roll, now).await,
+        let verdict = if gate.is_draining() {
+            Err(Refusal::Draining.into())
+        } else {
+            verdict(&secured, connect, gate, roll, now).await
         };
         let encoded = verdict.and_then(|verdict| match encode(&verdict.admission, most) {
             Ok(packet) => Ok((verdict, packet)),

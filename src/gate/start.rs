@@ -221,32 +221,8 @@ impl Loaded {
             0 => workers * HANDSHAKES,
             most => most as usize,
         };
-        let directory = match &settings.registry {
-            None => None,
-            Some(registry) => Some(Directory::start(&registry.directory).map_err(|sentence| {
-                vec![StartFault {
-                    key: "registry.url".into(),
-                    sentence,
-                }]
-            })?),
-        };
-        let jwt = match &settings.token.jwt {
-            None => None,
-            Some(jwt) => {
-                let source = KeySource::load(jwt).map_err(|fault| {
-                    vec![StartFault {
-                        key: format!("token.jwt.{}", fault.key),
-                        sentence: fault.sentence,
-                    }]
-                })?;
-                Some((jwt.tokens.clone(), source))
-            }
-        };
-        let has_registry = directory.is_some();
-        let unknown = settings
-            .registry
-            .as_ref()
-            .map_or(Unknown::Refuse, |registry| registry.unknown);
+        let devices = open_registry(&settings)?;
+        let tokens = open_tokens(&settings)?;
         let in_force = settings.clone();
         let (doubt, doubts) = mpsc::unbounded_channel();
         let gate = Arc::new(Gate {
@@ -258,8 +234,8 @@ impl Loaded {
                 .iter()
                 .map(|listener| listener.name.clone())
                 .collect(),
-            devices: Devices::new(directory, unknown),
-            tokens: TokenDesk::new(settings.token.place, settings.alphabet, has_registry, jwt),
+            devices,
+            tokens,
             brokers: Brokers::new(&settings.broker),
             limits: settings.limits,
             connect: settings.connect,
@@ -306,6 +282,44 @@ impl Loaded {
             cut,
         })
     }
+}
+
+/// Starts to ask the registry, if there is one.
+fn open_registry(settings: &Settings) -> Result<Devices, Vec<StartFault>> {
+    let Some(registry) = &settings.registry else {
+        return Ok(Devices::new(None, Unknown::Refuse));
+    };
+    let directory = Directory::start(&registry.directory).map_err(|sentence| {
+        vec![StartFault {
+            key: "registry.url".into(),
+            sentence,
+        }]
+    })?;
+    Ok(Devices::new(Some(directory), registry.unknown))
+}
+
+/// Makes ready to check tokens; reads the keys of the issuer, if they are in a file.
+fn open_tokens(settings: &Settings) -> Result<TokenDesk, Vec<StartFault>> {
+    let jwt = match &settings.token.jwt {
+        None => None,
+        Some(jwt) => {
+            let source = KeySource::load(jwt).map_err(|fault| {
+                vec![StartFault {
+                    key: format!("token.jwt.{}", fault.key),
+                    sentence: fault.sentence,
+                }]
+            })?;
+            Some((jwt.tokens.clone(), source))
+        }
+    };
+    let has_registry = settings.registry.is_some();
+    let alphabet = settings.alphabet.clone();
+    Ok(TokenDesk::new(
+        settings.token.place,
+        alphabet,
+        has_registry,
+        jwt,
+    ))
 }
 
 /// Tells the metrics when what a listener shows and trusts must be replaced.

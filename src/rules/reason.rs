@@ -466,19 +466,19 @@ impl Refusal {
             | Self::TokenExpired { .. }
             | Self::CredentialsDisagree { .. } => (0x04, 0x86),
             Self::Jwt(bad) if bad.label() != "token_keys_away" => (0x04, 0x86),
-            Self::Jwt(_) | Self::RegistryAway { .. } => (0x03, 0x88),
-            Self::RegistrationFull { .. } => (0x03, 0x89),
             Self::ClientIdNotOwn { .. } => (0x02, 0x85),
             Self::Unrenderable(unrenderable) => match unrenderable.label() {
                 "client_id_not_allowed" => (0x02, 0x85),
                 _ => (0x05, 0x87),
             },
             Self::RewriteTooLong(_) => (0x05, 0x95),
-            Self::OutOfDescriptors => (0x03, 0x89),
+            Self::OutOfDescriptors | Self::RegistrationFull { .. } => (0x03, 0x89),
             Self::BrokerAway { .. }
             | Self::BrokerSilent { .. }
             | Self::BrokerClosed { .. }
             | Self::BrokerGarbage(_)
+            | Self::Jwt(_)
+            | Self::RegistryAway { .. }
             | Self::Draining
             | Self::GateFault => (0x03, 0x88),
         };

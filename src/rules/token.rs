@@ -89,6 +89,9 @@ impl TokenKey {
     }
 
     /// What tells whether two keys are the same, and nothing else of them.
+    ///
+    /// # Panics
+    /// Never: an HMAC-SHA-256 has more than 16 bytes.
     pub fn check_value(&self) -> [u8; 16] {
         let mac = self.mac(b"tidegate: which token key is this?");
         let (first, _) = mac.split_at(16);

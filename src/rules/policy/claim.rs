@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::judge::{CertificateEvidence, Evidence, TokenEvidence, Voucher};
 use super::{TokenPlace, Unknown};
-use crate::mqtt::connect::Connect;
+use crate::mqtt::connect::{Connect, Password as MqttPassword};
 use crate::mqtt::properties::Id;
 use crate::rules::device::{Alphabet, DeviceId, Mode};
 use crate::rules::identity::{Certificate, Field, Naming, Unnamed};
@@ -247,7 +247,7 @@ fn present<'a>(mode: Mode, asks: &'a Connect, tokens: &Tokens<'_>) -> Option<&'a
         return None;
     }
     let text = match tokens.place {
-        TokenPlace::Password => asks.password.as_ref().map(|password| password.reveal()),
+        TokenPlace::Password => asks.password.as_ref().map(MqttPassword::reveal),
         TokenPlace::Username => asks.username.as_deref().map(str::as_bytes),
     };
     let text = text.filter(|text| !text.is_empty())?;
@@ -293,7 +293,7 @@ fn asking(asks: &Connect, tokens: &Tokens<'_>) -> Result<DeviceId, Refusal> {
     let beside = match tokens.place {
         TokenPlace::Password => asks.username.as_deref(),
         TokenPlace::Username => {
-            let password = asks.password.as_ref().map(|password| password.reveal());
+            let password = asks.password.as_ref().map(MqttPassword::reveal);
             password.map(|name| str::from_utf8(name).unwrap_or("\0"))
         }
     };
