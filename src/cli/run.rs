@@ -63,6 +63,7 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
         tracing::warn!(event = "configuration", "{warning}");
     }
     raise_descriptor_limit();
+    forbid_core_dumps();
     let metrics = loaded.metrics();
     metrics.watch_log(log.losses());
     let logger = Logger::counted(metrics.clone());
@@ -212,6 +213,19 @@ async fn bind_admin(bind: SocketAddr) -> Result<TcpListener, StartFault> {
 fn list(faults: &[StartFault]) -> String {
     let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
     lines.join("\n")
+}
+
+/// A dump of memory would hold keys and tokens (threats.md K2). A limit of 1, unlike 0, also counts where the kernel hands dumps
+/// to a program (core(5)).
+fn forbid_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let limit = Rlimit {
+        current: Some(1),
+        maximum: Some(1),
+    };
+    if let Err(fault) = setrlimit(Resource::Core, limit) {
+        tracing::warn!(event = "configuration", "cannot forbid core dumps: {fault}");
+    }
 }
 
 /// Each connection takes two descriptors; the soft limit is often lower than what the system allows.

@@ -651,3 +651,19 @@ async fn hostile_callers_of_the_admin_port_disturb_nobody() {
     drop(silent);
     assert!(gate.lines("panicked").is_empty());
 }
+
+/// threats.md K2: what is in memory does not come to lie on a disk.
+#[tokio::test]
+async fn a_gate_leaves_no_core_dump() {
+    let gate = Gate::plan(Plan {
+        under: ["prlimit", "--core=unlimited"].map(Into::into).into(),
+        ..Plan::default()
+    })
+    .await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gate.pid())).expect("Linux");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<&str> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["1", "1"], "{words:?}");
+}

@@ -9,6 +9,7 @@ use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Issued, Order, Validity};
 
 use crate::support::device::{Answer, Device, connect};
+use crate::support::estate::{Estate, record};
 use crate::support::gate::{Gate, Plan, group, lay_out, listener, tidegate};
 use crate::support::openssl::s_client;
 use crate::support::until;
@@ -323,5 +324,53 @@ async fn openssl_resumes_at_any_replica() {
             );
             assert_eq!(line["reason"], "broker_away");
         }
+    }
+}
+
+/// T5, I2: a session resumed is judged by the registry like a new one: disabled, removed, or only allowed a stronger mode.
+#[tokio::test]
+async fn the_registry_judges_resumed_sessions_like_new_ones() {
+    let site = Site::new();
+    let plan = site.plan(
+        &listener("devices", "mutual-tls", "", TICKETS),
+        "",
+        SECRET,
+        vec![],
+    );
+    let estate = Estate::of(
+        Gate::plan(Plan {
+            more: "[registry]\nurl = \"sqlite://tidegate.db\"\n".into(),
+            ..plan
+        })
+        .await,
+    )
+    .await;
+    for (versions, version) in EACH {
+        let name = format!("meter-{version}");
+        estate.add(record(&name, None)).await;
+        let issued = site.issue(Order::device_named(&name));
+        let device = site.device(&issued, versions);
+        let gate = &estate.gate;
+        let (answer, first) = calls_at(&device, gate).await;
+        assert_eq!(
+            (answer, &first["resumed"]),
+            (LET_IN, &false.into()),
+            "{first}"
+        );
+        let (answer, second) = calls_at(&device, gate).await;
+        assert_eq!(
+            (answer, &second["resumed"]),
+            (LET_IN, &true.into()),
+            "{second}"
+        );
+
+        estate.change(&name, |record| record.enabled = false).await;
+        until("the change to count", async || {
+            let (answer, line) = calls_at(&device, gate).await;
+            (answer == Answer::Refused(5) && line["reason"] == "device_disabled").then_some(())
+        })
+        .await;
+        let (_, line) = calls_at(&device, gate).await;
+        assert_eq!(line["resumed"], true, "{line}");
     }
 }

@@ -68,7 +68,7 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
         ("[[listener]]", "mode = \"plain\"", "listener[0].tls: has no place on a plain listener; remove it, or choose a TLS mode"),
         ("[[listener]]", "trust = [\"defalt\"]", "listener[0].trust[0]: there is no trust group \"defalt\"; did you mean \"default\"?"),
         ("[[listener]]", "trust = [\"default\", \"default\"]", "listener[0].trust[1]: \"default\" is there twice; write it once"),
-        ("[[listener]]", "trust = []", "listener[0].trust: mutual-tls needs a trust group to judge certificates by; write a [[trust]] with ca = [\"devices-ca.pem\"], or use --client-ca"),
+        ("[[listener]]", "trust = []", "listener[0].trust: mutual-tls needs a trust group to judge certificates by; write a [[trust]] with ca = [\"devices-ca.pem\"], or use --client-ca; with a [registry], pinned certificates need none"),
         ("[[listener]]", "trust = [1]", "listener[0].trust[0]: is a whole number, where a text belongs; write \"fleet\""),
         ("[[listener]]", "proxy_protocol_from = []", "listener[0].proxy_protocol_from: is not a known key; known here: bind, mode, name, tls, trust"),
         // [listener.tls]
