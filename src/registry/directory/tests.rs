@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::fake::{Fake, device};
 use super::{Directory, Found, Whom, thread};
@@ -24,6 +24,9 @@ const GRACE: Duration = Duration::from_mins(1);
 /// How often the changes are read.
 const EVERY: Duration = Duration::from_millis(200);
 
+/// No test waits for longer, in paused time.
+const FOR_EVER: Duration = Duration::from_hours(1);
+
 const MEMORY: u64 = 1 << 20;
 
 /// A directory whose thread is a task beside the test.
@@ -35,7 +38,7 @@ async fn with(fake: &Fake, test: impl AsyncFnOnce(&Directory)) {
     let open = async || fake.reach().await.map(|()| fake.clone());
     tokio::select! {
         () = thread::run(open, EVERY, &shared, mailbox, &first) => panic!("the thread ended"),
-        () = test(&directory) => {}
+        done = timeout(FOR_EVER, test(&directory)) => done.expect("it waits for ever"),
     }
 }
 

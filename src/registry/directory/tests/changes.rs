@@ -151,20 +151,20 @@ async fn changes_too_old_to_be_told_are_everything() {
         ] {
             directory.finds(&whom).await;
         }
-        fake.put(pinned("a", 2, pin(1)));
+        fake.put(record("a", 2)); // without the pin
         fake.put(record("nobody", 2));
         fake.put(pinned("c", 2, pin(9)));
         fake.script().pruned = 3;
         assert_eq!(directory.next_changes().await, [Change::Everything]);
         for (whom, version) in [
             (named("a"), 2),
-            (by_pin(1), 2),
             (named("b"), 1),
             (named("nobody"), 2),
             (by_pin(9), 2),
         ] {
             assert_eq!(directory.finds(&whom).await, Short::Version(version));
         }
+        assert_eq!(directory.finds(&by_pin(1)).await, Short::Nobody);
     })
     .await;
 }
