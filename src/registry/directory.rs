@@ -275,6 +275,12 @@ impl Directory {
         self.shared.news.next().await
     }
 
+    /// Has a change told again once the store is there: for one that could not be followed, because the look-up for it found the
+    /// registry away. Without it, what the owner decided would be told, and nothing be done about it.
+    pub fn tell_again(&self, change: &Change) {
+        self.shared.news.keep(change);
+    }
+
     /// Why the store cannot be asked now; `None`: it can.
     pub fn is_away(&self) -> Option<Arc<str>> {
         let standing = &self.shared.standing;

@@ -118,6 +118,9 @@ impl<S: Store> Feed<'_, '_, S> {
             self.gone_away(&format!("the registry answers only after {took:.1} s").into());
         }
         self.shared.news.tell(&changes);
+        if self.is_fresh() {
+            self.shared.news.tell_kept();
+        }
         place
     }
 

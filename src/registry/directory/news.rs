@@ -1,7 +1,7 @@
 //! Changes on their way to the gate: each device once, bounded, none lost.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -14,6 +14,8 @@ const MOST: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct News {
     pending: Mutex<Pending>,
+    /// Told before, but nothing could be done about it then.
+    kept: Mutex<Pending>,
     there: Notify,
 }
 
@@ -29,7 +31,7 @@ impl News {
         if changes.is_empty() {
             return;
         }
-        let mut pending = self.lock();
+        let mut pending = lock(&self.pending);
         for change in changes {
             pending.add(change);
         }
@@ -37,21 +39,32 @@ impl News {
         self.there.notify_one();
     }
 
+    /// Keeps a change for [`News::tell_kept`].
+    pub(super) fn keep(&self, change: &Change) {
+        lock(&self.kept).add(change);
+    }
+
+    /// Tells what was kept.
+    pub(super) fn tell_kept(&self) {
+        let kept = lock(&self.kept).take();
+        self.tell(&kept);
+    }
+
     /// Waits for the next. For one reader; dropping it half-way loses none.
     pub(super) async fn next(&self) -> Vec<Change> {
         loop {
             let told = self.there.notified();
-            let changes = self.lock().take();
+            let changes = lock(&self.pending).take();
             if !changes.is_empty() {
                 return changes;
             }
             told.await;
         }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pending {

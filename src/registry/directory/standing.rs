@@ -10,7 +10,7 @@
 //! believed for longer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -129,7 +129,7 @@ impl Standing {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Away> {
+    fn lock(&self) -> MutexGuard<'_, Away> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -101,6 +101,32 @@ async fn known_devices_go_on_for_a_while_and_all_others_come_back() {
     }
 }
 
+/// threats.md R1: the owner disables a device, the gate hears of it, and the registry goes away before it can look.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_could_not_be_followed_is_told_again() {
+    let fake = Fake::with([record("a", 1)]);
+    with_open(&fake, async |directory| {
+        fake.put(record("a", 2));
+        let told = directory.next_changes().await;
+        assert_eq!(told, [Change::Device(device("a"))]);
+        fake.script().away = Some(Trouble::Refuses);
+        assert_eq!(directory.finds(&named("a")).await, Short::NotNow);
+        directory.tell_again(&told[0]);
+        let again = async { directory.next_changes().await };
+        assert!(
+            tokio::time::timeout(GRACE, again).await.is_err(),
+            "not while it is away"
+        );
+
+        fake.script().away = None;
+        assert_eq!(directory.next_changes().await, told);
+        assert_eq!(directory.finds(&named("a")).await, Short::Version(2));
+        let more = tokio::time::timeout(GRACE, directory.next_changes());
+        assert!(more.await.is_err(), "once");
+    })
+    .await;
+}
+
 /// More was missed than the store can tell.
 #[tokio::test(start_paused = true)]
 async fn what_was_missed_beyond_telling_is_everything() {
