@@ -15,6 +15,7 @@ mod commands;
 mod connect;
 mod devices;
 mod differences;
+mod directory;
 mod docs;
 mod drain;
 mod front;

@@ -70,20 +70,6 @@ impl<S: Store> Feed<'_, '_, S> {
         }
     }
 
-    /// Hears from the store that something changed, for as long as it is polled. Missing it costs no more than the time to
-    /// the next reading.
-    pub(super) async fn listen(&self) {
-        loop {
-            match self.store.changed().await {
-                Ok(()) => {
-                    self.due.notify_one();
-                    sleep(APART).await;
-                }
-                Err(_) => sleep(LONGEST_PAUSE).await,
-            }
-        }
-    }
-
     /// One reading. When it takes too long, the store counts as away while it goes on.
     async fn read(&self, place: Option<i64>, began: Instant) -> Result<Changes, Arc<str>> {
         let mut reading = pin!(timeout(PATIENCE, read_from(self.store, place)));
@@ -132,6 +118,20 @@ impl<S: Store> Feed<'_, '_, S> {
     fn is_fresh(&self) -> bool {
         let until = self.shared.standing.fresh_until();
         until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// Hears from the store that something changed, for as long as it is polled. Missing it costs no more than the time to the
+/// next reading.
+pub(super) async fn listen<S: Store>(store: &S, due: &Notify) {
+    loop {
+        match store.changed().await {
+            Ok(()) => {
+                due.notify_one();
+                sleep(APART).await;
+            }
+            Err(_) => sleep(LONGEST_PAUSE).await,
+        }
     }
 }
 

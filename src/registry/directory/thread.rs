@@ -15,7 +15,7 @@ use crate::rules::record::{LastSeen, Record};
 
 use super::answers::{look_ups, registrations, why};
 use super::desk::Desk;
-use super::feed::{Feed, pause};
+use super::feed::{Feed, listen, pause};
 use super::standing::FRESH;
 use super::store::Store;
 use super::{Found, Shared, Whom, no_answer, seen};
@@ -93,13 +93,19 @@ pub(super) async fn run<S: Store>(
     mut mailbox: Mailbox,
     first: &SyncSender<Result<(), String>>,
 ) {
-    let store = tokio::select! {
-        store = opened(open, shared, first) => store,
+    // The changes are read over connections of their own: look-ups that hang, since somebody has locked the devices say, would
+    // hold all others, and the registry would seem to be away.
+    let stores = async {
+        let store = opened(&open, shared, first).await;
+        (store, opened(&open, shared, first).await)
+    };
+    let (store, for_changes) = tokio::select! {
+        stores = stores => stores,
         () = shared.stop.notified() => return,
     };
     let (desk, due) = (RefCell::new(Desk::new(shared)), Notify::new());
     let feed = Feed {
-        store: &store,
+        store: &for_changes,
         shared,
         desk: &desk,
         due: &due,
@@ -108,7 +114,7 @@ pub(super) async fn run<S: Store>(
     let asking = async {
         tokio::join!(
             feed.follow(),
-            feed.listen(),
+            listen(&store, &due),
             look_ups(&store, shared, &desk, &due, &mut mailbox.requests),
             registrations(&store, &desk, &due, &mut mailbox.registering),
         )
@@ -121,7 +127,7 @@ pub(super) async fn run<S: Store>(
 
 /// Tries until the registry is open.
 async fn opened<S>(
-    open: impl AsyncFn() -> Result<S, Fault>,
+    open: &impl AsyncFn() -> Result<S, Fault>,
     shared: &Shared,
     first: &SyncSender<Result<(), String>>,
 ) -> S {
