@@ -1,10 +1,12 @@
 //! The devices as the gate knows them: whom a claim names, and what becomes of open connections when that changes.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt as _};
 use tokio::time::sleep;
 
 use crate::observe::metrics::Metrics;
@@ -21,6 +23,9 @@ use super::handshake::Secured;
 /// How long a connection that is told to end may take for its last packet, before it is cut: so that it is over within a
 /// second (threats.md R1).
 const LAST_PACKET: Duration = Duration::from_millis(700);
+
+/// Devices that are judged again at once.
+const AT_ONCE: usize = 64;
 
 /// Who answered a look-up: the label of `registry_look_ups_total`.
 const FROM: [&str; 3] = ["memory", "store", "away"];
@@ -229,31 +234,38 @@ impl Devices {
             return std::future::pending().await;
         };
         loop {
+            let mut devices = BTreeSet::new();
             for change in directory.next_changes().await {
                 match change {
-                    Change::Device(device) => self.judge_again(directory, &device, &now).await,
-                    Change::Everything => {
-                        let all = self.rolls().iter().flat_map(|roll| roll.all());
-                        let mut devices: Vec<_> =
-                            all.map(|control| control.sitter.device.clone()).collect();
-                        devices.sort();
-                        devices.dedup();
-                        for device in devices {
-                            self.judge_again(directory, &device, &now).await;
-                        }
-                    }
+                    Change::Device(device) => drop(devices.insert(device)),
+                    Change::Everything => devices.extend(self.sitting()),
                 }
             }
+            // One that the registry is slow to tell of does not hold up the others.
+            let judging = stream::iter(devices)
+                .for_each_concurrent(AT_ONCE, |device| self.judge_again(directory, device, &now));
+            judging.await;
         }
     }
 
-    /// Judges every connection of `device` again; those whose evidence counts no longer end.
-    async fn judge_again(&self, directory: &Directory, device: &DeviceId, now: &impl Fn() -> i64) {
-        let sitting = self.of(device);
+    /// Every device of which anybody sits.
+    fn sitting(&self) -> impl Iterator<Item = DeviceId> {
+        let all = self.rolls().iter().flat_map(|roll| roll.all());
+        all.map(|control| control.sitter.device.clone())
+    }
+
+    /// Judges every connection of `device` again; those whose evidence counts no longer end. If the registry cannot say, it is
+    /// asked again when it can (threats.md R1).
+    async fn judge_again(&self, directory: &Directory, device: DeviceId, now: &impl Fn() -> i64) {
+        let sitting = self.of(&device);
         if sitting.is_empty() {
             return;
         }
         let found = directory.look_up(&Whom::Device(device.clone())).await;
+        if let Found::Away(_) = found {
+            directory.tell_again(&Change::Device(device));
+            return;
+        }
         let held = Held::of(found, self.unknown);
         for control in sitting {
             self.judge_one(&control, &held, now());
