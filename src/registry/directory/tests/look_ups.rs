@@ -225,13 +225,13 @@ async fn a_memory_of_no_bytes_only_asks_more_often() {
     .await;
 }
 
-/// A million devices of the smallest kind: memory stays within its bound, and keeps many of them.
+/// Far more devices of the smallest kind than fit: memory stays within its bound, and keeps many of them.
 #[tokio::test]
-async fn a_million_devices_do_not_take_more_memory_than_they_may() {
-    let bound = 16 << 20;
+async fn many_devices_do_not_take_more_memory_than_they_may() {
+    let bound = 4 << 20;
     let memory = super::super::Memory::new(bound);
     let mut most = 0;
-    for n in 0..1_000_000_u32 {
+    for n in 0..100_000_u32 {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&n.to_be_bytes());
         let pin = crate::rules::record::Pin::Key(bytes);
@@ -242,5 +242,5 @@ async fn a_million_devices_do_not_take_more_memory_than_they_may() {
     }
     assert!(most <= bound && memory.bytes() <= bound, "{most}");
     assert!(most > bound * 9 / 10, "it is used: {most}");
-    assert!(memory.count() > 15_000, "{}", memory.count());
+    assert!(memory.count() > 3_750, "{}", memory.count());
 }
