@@ -1,5 +1,6 @@
 //! Verdicts. Pure: no I/O, no clock, no metrics; facts in, answer out.
 
+pub mod change;
 pub mod device;
 pub mod identity;
 pub mod jwt;

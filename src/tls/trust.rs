@@ -16,6 +16,7 @@ use super::diagnose::weak_rsa;
 use super::files;
 use super::tickets::Scope;
 use super::verify::algorithms;
+use crate::rules::change;
 use crate::rules::identity::{Certificate, Field, Naming};
 
 /// `[[trust]]` as the gate obeys it.
@@ -33,6 +34,16 @@ pub struct Settings {
     pub crl_stale: CrlStale,
     /// Which field names the device.
     pub naming: Naming,
+}
+
+impl Settings {
+    /// The group, as far as a device's credentials name it.
+    pub fn group(&self) -> change::Group {
+        change::Group {
+            name: self.name.clone(),
+            naming: self.naming.clone(),
+        }
+    }
 }
 
 /// `crl_stale`: what a list past its nextUpdate means for the devices of its group.

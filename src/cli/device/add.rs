@@ -14,7 +14,6 @@ use crate::registry::token_key::token_key;
 use crate::rules::device::{DeviceId, Mode};
 use crate::rules::record::{Proof, Record, Valid};
 use crate::rules::token::Token;
-use crate::tls::trust;
 
 const EXAMPLES: &str = "\
 With --ca the certificate names the device twice: as its common name, ID, and as the URI
@@ -206,7 +205,7 @@ impl Add {
                     from: whom.now,
                     until: whom.until,
                 };
-                record.add_credential(vouched(group), valid);
+                record.add_credential(group.group().proof(None), valid);
             }
         }
         if record.credentials.is_empty() && !self.token {
@@ -262,15 +261,6 @@ impl Add {
         words += &files.words;
         super::rotate::say_token(&words, token);
         Ok(())
-    }
-}
-
-/// Any certificate of a group.
-pub(super) fn vouched(group: &trust::Settings) -> Proof {
-    Proof::Vouched {
-        group: group.name.clone(),
-        field: group.naming.field,
-        pin: None,
     }
 }
 

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::super::{Failure, say};
-use super::add::{connections, vouched};
+use super::add::connections;
 use super::when::When;
 use super::{House, Where, failed, possible_id, say_json};
 use crate::registry::form::{self, Form};
 use crate::rules::device::{DeviceId, Mode};
-use crate::rules::record::{Proof, Record, Valid};
+use crate::rules::record::Record;
 use crate::tls::trust;
 
 const DISABLE_EXAMPLES: &str = "\
@@ -100,7 +100,7 @@ pub struct Set {
     /// The trust group that it belongs to: any certificate of it that names the device; those of other groups end
     #[arg(long, value_name = "GROUP")]
     trust: Option<String>,
-    /// Ends the credential of this number now; repeatable
+    /// Ends the credential of this number now, and forgets one that has ended; repeatable
     #[arg(long, value_name = "N")]
     revoke: Vec<u32>,
     /// When the credential of this number ends: 2=2027-01-31, 2=90d, 2=never; repeatable
@@ -231,7 +231,7 @@ impl Set {
                 super::show::credential(credential, house.now)
             );
         }
-        if let Some(sentence) = locked_out(&record, house.now) {
+        if let Some(sentence) = record.locked_out(house.now) {
             let _ = writeln!(words, "  {sentence}");
         }
         say(&words);
@@ -282,68 +282,16 @@ impl Set {
             record.connections = number;
         }
         for number in &self.revoke {
-            // The last second is included, so it is the one before.
-            self.end(record, *number, Some(now - 1))?;
+            record.end_credential(*number, now)?;
         }
         for (number, when) in &self.until {
-            self.end(record, *number, when.moment(now))?;
+            record.credential(*number)?.valid.until = when.moment(now);
         }
         if let Some(group) = group {
-            bind(record, group, now);
+            record.bind(&group.group(), now);
         }
         Ok(())
     }
-
-    fn end(&self, record: &mut Record, number: u32, until: Option<i64>) -> Result<(), String> {
-        let device = &self.device;
-        let found = record
-            .credentials
-            .iter_mut()
-            .find(|one| one.number == number);
-        let credential = found.ok_or_else(|| {
-            format!("{device} has no credential {number}; see `tidegate device show {device}`")
-        })?;
-        credential.valid.until = until;
-        Ok(())
-    }
-}
-
-/// From now on the device belongs to `group`, and to no other (threats.md I7).
-fn bind(record: &mut Record, group: &trust::Settings, now: i64) {
-    let proof = vouched(group);
-    for credential in &mut record.credentials {
-        if let Proof::Vouched { group: other, .. } = &credential.proof
-            && *other != group.name
-            && credential.valid.until.is_none_or(|until| until >= now)
-        {
-            credential.valid.until = Some(now - 1);
-        }
-    }
-    let there = record.credentials.iter_mut().find(|one| one.proof == proof);
-    match there {
-        Some(credential) => credential.valid.until = None,
-        None => {
-            record.add_credential(proof, Valid::since(now));
-        }
-    }
-}
-
-/// Why an enabled device could not enter, whatever it does.
-fn locked_out(record: &Record, now: i64) -> Option<&'static str> {
-    let lasts = |until: Option<i64>| until.is_none_or(|until| until >= now);
-    let mut good = record
-        .credentials
-        .iter()
-        .filter(|one| lasts(one.valid.until))
-        .peekable();
-    if good.peek().is_none() {
-        return Some(
-            "it has nothing to show, and cannot enter: see `tidegate device rotate-certificate` and `rotate-token`",
-        );
-    }
-    let only_tokens = good.all(|one| matches!(one.proof, Proof::Token(_)));
-    (only_tokens && record.min_mode == Mode::MutualTls)
-        .then_some("it has only tokens, which are of no use by mutual-tls: it cannot enter")
 }
 
 #[cfg(test)]
@@ -351,7 +299,7 @@ mod tests {
     use super::*;
     use crate::rules::device::Alphabet;
     use crate::rules::identity::{Field, Naming};
-    use crate::rules::record::Pin;
+    use crate::rules::record::{Pin, Proof, Valid};
     use crate::tls::trust::CrlStale;
 
     fn group(name: &str) -> trust::Settings {
@@ -369,10 +317,14 @@ mod tests {
         }
     }
 
+    fn proof(group: &trust::Settings) -> Proof {
+        group.group().proof(None)
+    }
+
     fn record() -> Record {
         let mut record = Record::new("meter-7".parse().expect("a device id"), 0);
         record.labels.insert("old".into(), "1".into());
-        record.add_credential(vouched(&group("fleet")), Valid::since(0));
+        record.add_credential(proof(&group("fleet")), Valid::since(0));
         record.add_credential(Proof::Pinned(Pin::Key([1; 32])), Valid::since(0));
         record
     }
@@ -419,21 +371,9 @@ mod tests {
             it.credentials[1].valid.holds(100),
             "a pin belongs to no group"
         );
-        assert_eq!(it.credentials[2].proof, vouched(&group("vendor")));
+        assert_eq!(it.credentials[2].proof, proof(&group("vendor")));
         set(&["--trust", "fleet"], &mut it).expect("set");
         assert!(it.credentials[0].valid.holds(100) && !it.credentials[2].valid.holds(100));
         assert_eq!(it.credentials.len(), 3);
-    }
-
-    #[test]
-    fn who_is_locked_out_is_told() {
-        let mut it = record();
-        assert_eq!(locked_out(&it, 100), None);
-        set(&["--revoke", "1", "--revoke", "2"], &mut it).expect("set");
-        assert!(locked_out(&it, 100).is_some());
-        it.add_credential(Proof::Token([1; 32]), Valid::since(0));
-        assert!(locked_out(&it, 100).is_some_and(|told| told.contains("only tokens")));
-        it.min_mode = Mode::ServerTls;
-        assert_eq!(locked_out(&it, 100), None);
     }
 }

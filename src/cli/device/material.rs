@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
 use super::super::Failure;
 use super::super::ca::{Written, days, failure, shell};
@@ -11,6 +10,7 @@ use super::group;
 use crate::pki::index::{self, Entry};
 use crate::pki::{self, Certified, Fault, Issued, Order, Request, Validity, folder};
 use crate::registry::form::time_text;
+use crate::rules::change::{NotTaken, Part, check_name, take_certificate};
 use crate::rules::device::DeviceId;
 use crate::rules::identity::Certificate;
 use crate::rules::record::{Pin, Proof, Valid};
@@ -88,9 +88,9 @@ impl Sources {
         if let (Some(ca), Some(out)) = (&self.ca, &self.out) {
             self.sign(ca, out, whom, &mut prepared)?;
         }
-        for (file, is_key) in [(&self.pin, false), (&self.pin_key, true)] {
+        for (file, part) in [(&self.pin, Part::Certificate), (&self.pin_key, Part::Key)] {
             if let Some(file) = file {
-                prepared.credentials.push(pin(file, is_key, whom)?);
+                prepared.credentials.push(pin(file, part, whom)?);
             }
         }
         Ok(prepared)
@@ -122,14 +122,12 @@ impl Sources {
         if let Some(groups) = whom.groups {
             let group = group_of(groups, whom.trust, ca, authority.certificate())?;
             let certificate = read(certified.certificate(), ca)?;
-            check_name(group, &certificate, whom.device, OURS)?;
+            let group = group.group();
+            check_name(&group, &certificate, whom.device)
+                .map_err(|fault| Failure::failed(format!("{fault}; {OURS}")))?;
             let end = validity.not_after;
             prepared.credentials.push((
-                Proof::Vouched {
-                    group: group.name.clone(),
-                    field: group.naming.field,
-                    pin: Some(Pin::Certificate(certificate.print)),
-                },
+                group.proof(Some(Pin::Certificate(certificate.print))),
                 Valid {
                     from: whom.now,
                     until: Some(whom.until.map_or(end, |until| until.min(end))),
@@ -211,84 +209,29 @@ fn read(der: &[u8], file: &Path) -> Result<Certificate, Failure> {
     Certificate::read(der).map_err(|fault| Failure::failed(format!("{}: {fault}", file.display())))
 }
 
-/// The group must name the device by this certificate as it is called here, or it would come in as somebody else.
-fn check_name(
-    group: &trust::Settings,
-    certificate: &Certificate,
-    device: &DeviceId,
-    way_out: &str,
-) -> Result<(), Failure> {
-    let name = &group.name;
-    match group.naming.device(certificate) {
-        Ok(named) if named == *device => Ok(()),
-        Ok(named) => Err(Failure::failed(format!(
-            "trust[{name}] takes {named} from {} of this certificate, and not {device}; {way_out}",
-            group.naming.field
-        ))),
-        Err(unnamed) => Err(Failure::failed(format!(
-            "trust[{name}] could not name {device} by this certificate: {unnamed}; {way_out}"
-        ))),
-    }
-}
-
 /// Takes a certificate, or its key, that was made elsewhere.
-fn pin(file: &Path, is_key: bool, whom: &For<'_>) -> Result<(Proof, Valid), Failure> {
-    let told = |what: String| Failure::failed(format!("{}: {what}", file.display()));
+fn pin(file: &Path, part: Part, whom: &For<'_>) -> Result<(Proof, Valid), Failure> {
     let der = files::certificate(file).map_err(|fault| Failure::failed(fault.to_string()))?;
-    let certificate = read(&der, file)?;
-    let ended = certificate.not_after < whom.now;
-    if ended && !is_key && whom.until.is_none() {
-        return Err(told(format!(
-            "the certificate ended at {}; make a new one, pin its key alone by --pin-key, or say by --until how long it is to count",
-            time_text(certificate.not_after)
-        )));
-    }
-    let pin = if is_key {
-        Pin::Key(certificate.key)
-    } else {
-        Pin::Certificate(certificate.print)
-    };
-    let end = (!is_key).then_some(certificate.not_after);
-    let valid = Valid {
-        from: whom.now,
-        until: whom.until.or(end),
-    };
-    let Some(name) = whom.trust else {
-        return Ok((Proof::Pinned(pin), valid));
-    };
     let groups = whom.groups.unwrap_or_default();
-    let group = group(groups, name)?;
-    refuse_authority(&der).map_err(told)?;
-    check_name(
-        group,
-        &certificate,
-        whom.device,
-        "register it under that name, or leave --trust out to pin the certificate whatever it says",
-    )?;
-    let proof = Proof::Vouched {
-        group: group.name.clone(),
-        field: group.naming.field,
-        pin: Some(pin),
-    };
-    Ok((proof, valid))
-}
-
-/// A group's chain is never judged for a certificate that is a CA's, or of version 1 (RFC 5280 §4.2.1.9).
-fn refuse_authority(der: &[u8]) -> Result<(), String> {
-    let way_out = "leave --trust out, and it is pinned as it is";
-    let (_, certificate) = X509Certificate::from_der(der)
-        .map_err(|_| format!("the certificate cannot be read as X.509; {way_out}"))?;
-    if certificate.version() != X509Version::V3 {
-        return Err(format!(
-            "the certificate is of version 1, which no chain can end in; {way_out}"
-        ));
-    }
-    if certificate.is_ca() {
-        return Err(format!(
-            "the certificate is a CA's, and no trust group takes that as a device's; {way_out}"
-        ));
-    }
-    Ok(())
+    let group = whom.trust.map(|name| group(groups, name)).transpose()?;
+    let group = group.map(trust::Settings::group);
+    let (device, until, now) = (whom.device, whom.until, whom.now);
+    take_certificate(&der, part, group.as_ref(), device, until, now).map_err(|fault| {
+        let told = match &fault {
+            NotTaken::Unreadable(_) => fault.to_string(),
+            NotTaken::Ended(at) => format!(
+                "the certificate ended at {}; make a new one, pin its key alone by --pin-key, or say by --until how long it is to count",
+                time_text(*at)
+            ),
+            NotTaken::NotADevices(_) => {
+                format!("{fault}; leave --trust out, and it is pinned as it is")
+            }
+            NotTaken::NotIts(_) => format!(
+                "{fault}; register it under that name, or leave --trust out to pin the certificate whatever it says"
+            ),
+        };
+        Failure::failed(format!("{}: {told}", file.display()))
+    })
 }
 
 impl Made {

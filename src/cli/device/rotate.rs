@@ -13,7 +13,7 @@ use super::{Where, failed, possible_id, say_json, tell};
 use crate::registry::Fault;
 use crate::registry::form::{Form, time_text};
 use crate::rules::device::Mode;
-use crate::rules::record::{Proof, Record, Valid};
+use crate::rules::record::{Record, Valid};
 use crate::rules::token::Token;
 
 const TOKEN_EXAMPLES: &str = "\
@@ -127,7 +127,7 @@ impl RotateToken {
         };
         let (token, new) = house.make_token().await?;
         let mut change =
-            |record: &mut Record| rotate(record, vec![(new.clone(), valid)], now, self.overlap);
+            |record: &mut Record| record.rotate(&[(new.clone(), valid)], now, self.overlap);
         let record = house
             .registry
             .change(&device, now, &mut change)
@@ -166,7 +166,7 @@ impl RotateCertificate {
         })?;
         let files = prepared.write()?;
         let mut change =
-            |record: &mut Record| rotate(record, prepared.credentials.clone(), now, self.overlap);
+            |record: &mut Record| record.rotate(&prepared.credentials, now, self.overlap);
         let changed = house.registry.change(&device, now, &mut change).await;
         let record = match changed {
             Ok(record) => record,
@@ -184,46 +184,6 @@ impl RotateCertificate {
         say(&(words + &files.words));
         Ok(())
     }
-}
-
-fn is_token(proof: &Proof) -> bool {
-    matches!(proof, Proof::Token(_))
-}
-
-/// Adds `new`, and lets what the device has of their kind, tokens or certificates, end in `overlap` seconds. What ended before is
-/// forgotten.
-fn rotate(
-    record: &mut Record,
-    new: Vec<(Proof, Valid)>,
-    now: i64,
-    overlap: i64,
-) -> Result<(), String> {
-    let tokens = new.iter().any(|(proof, _)| is_token(proof));
-    for (proof, _) in &new {
-        let same = record.credentials.iter().find(|one| one.proof == *proof);
-        if let Some(same) = same {
-            return Err(format!(
-                "{} has this already, as credential {}; see `tidegate device show {0}`",
-                record.device, same.number
-            ));
-        }
-    }
-    // The last second is included, so without an overlap it is the one before.
-    let end = now + overlap - 1;
-    for credential in &mut record.credentials {
-        if is_token(&credential.proof) == tokens {
-            let until = credential.valid.until.map_or(end, |until| until.min(end));
-            credential.valid.until = Some(until);
-        }
-    }
-    for (proof, valid) in new {
-        record.add_credential(proof, valid);
-    }
-    let ended = |until: Option<i64>| until.is_some_and(|until| until < now);
-    record
-        .credentials
-        .retain(|credential| !ended(credential.valid.until));
-    Ok(())
 }
 
 fn words(record: &Record, now: i64, end: i64, token: bool) -> String {
@@ -248,55 +208,4 @@ fn words(record: &Record, now: i64, end: i64, token: bool) -> String {
         );
     }
     words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rules::record::Pin;
-
-    fn record(proofs: &[Proof]) -> Record {
-        let mut record = Record::new("meter-7".parse().expect("a device id"), 0);
-        for proof in proofs {
-            record.add_credential(proof.clone(), Valid::since(0));
-        }
-        record
-    }
-
-    const OLD: Proof = Proof::Pinned(Pin::Certificate([1; 32]));
-    const NEW: Proof = Proof::Pinned(Pin::Certificate([2; 32]));
-    const TOKEN: Proof = Proof::Token([3; 32]);
-
-    #[test]
-    fn old_and_new_count_together_for_the_overlap() {
-        let mut it = record(&[OLD, TOKEN]);
-        rotate(&mut it, vec![(NEW, Valid::since(100))], 100, 50).expect("rotated");
-        let holds = |it: &Record, proof: &Proof, at: i64| {
-            it.credentials
-                .iter()
-                .any(|one| one.proof == *proof && one.valid.holds(at))
-        };
-        assert!(holds(&it, &OLD, 149) && !holds(&it, &OLD, 150));
-        assert!(holds(&it, &NEW, 100) && holds(&it, &TOKEN, 1_000));
-        let numbers: Vec<_> = it.credentials.iter().map(|one| one.number).collect();
-        assert_eq!(numbers, [1, 2, 3]);
-    }
-
-    #[test]
-    fn without_an_overlap_the_old_one_ends_at_once() {
-        let mut it = record(&[OLD]);
-        rotate(&mut it, vec![(NEW, Valid::since(100))], 100, 0).expect("rotated");
-        assert_eq!(it.credentials.len(), 1);
-        assert_eq!(it.credentials[0].proof, NEW);
-    }
-
-    #[test]
-    fn a_shorter_end_stays_and_the_same_again_is_refused() {
-        let mut it = record(&[OLD]);
-        it.credentials[0].valid.until = Some(110);
-        rotate(&mut it, vec![(NEW, Valid::since(100))], 100, 50).expect("rotated");
-        assert_eq!(it.credentials[0].valid.until, Some(110));
-        let told = rotate(&mut it, vec![(OLD, Valid::since(100))], 100, 50).expect_err("again");
-        assert!(told.contains("credential 1"), "{told}");
-    }
 }
