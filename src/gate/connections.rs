@@ -17,6 +17,17 @@ pub struct Connections {
     gate: Arc<Gate>,
 }
 
+/// Which connections are wanted; all conditions together. `Default`: every one.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Those of this device.
+    pub device: Option<DeviceId>,
+    /// Those of the listener of this name.
+    pub listener: Option<String>,
+    /// Those with a higher number.
+    pub after: u64,
+}
+
 /// One open connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Open {
@@ -43,11 +54,25 @@ impl Connections {
         Self { gate }
     }
 
-    /// Those linked to a broker, in the order of their numbers.
-    pub fn list(&self) -> Vec<Open> {
-        let mut open: Vec<_> = self.linked().map(|control| self.told(&control)).collect();
-        open.sort_by_key(|one| one.number);
-        open
+    /// Up to `most` of those linked to a broker, in the order of their numbers. Goes through all that are open.
+    pub fn list(&self, wanted: &Wanted, most: usize) -> Vec<Open> {
+        let listener = |control: &Control| {
+            let name = self.gate.listener_name(control.sitter.listener);
+            wanted.listener.as_ref().is_none_or(|wanted| wanted == name)
+        };
+        let mut open: Vec<_> = match &wanted.device {
+            None => self.linked().collect(),
+            Some(device) => {
+                let rolls = self.gate.devices.rolls().iter();
+                let all = rolls.flat_map(|roll| roll.of(device));
+                all.filter(|control| control.is_linked() && stays(control))
+                    .collect()
+            }
+        };
+        open.retain(|control| control.sitter.number > wanted.after && listener(control));
+        open.sort_unstable_by_key(|control| control.sitter.number);
+        open.truncate(most);
+        open.iter().map(|control| self.told(control)).collect()
     }
 
     /// Ends the connection of this number; whether there was one.
@@ -67,7 +92,8 @@ impl Connections {
     /// Needs a tokio runtime.
     pub fn end_device(&self, device: &DeviceId) -> usize {
         let rolls = self.gate.devices.rolls().iter();
-        let controls: Vec<_> = rolls.flat_map(|roll| roll.of(device)).collect();
+        let mut controls: Vec<_> = rolls.flat_map(|roll| roll.of(device)).collect();
+        controls.retain(stays);
         let count = controls.len();
         devices::end(controls, Cause::EndedByOperator);
         count
@@ -79,6 +105,7 @@ impl Connections {
             .rolls()
             .iter()
             .flat_map(|roll| roll.linked())
+            .filter(stays)
     }
 
     fn told(&self, control: &Control) -> Open {
@@ -97,4 +124,9 @@ impl Connections {
             open_for: sitter.since.elapsed(),
         }
     }
+}
+
+/// One that is told to end is there until both sides have taken in what was sent last.
+fn stays(control: &Arc<Control>) -> bool {
+    control.cause().is_none()
 }

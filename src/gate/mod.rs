@@ -43,7 +43,7 @@ use control::Control;
 use devices::Devices;
 use tokens::TokenDesk;
 
-pub use connections::{Connections, Open};
+pub use connections::{Connections, Open, Wanted};
 pub use running::{Outcome, Running};
 pub use start::{Loaded, LoadedListener, StartFault};
 
