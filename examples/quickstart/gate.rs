@@ -52,7 +52,12 @@ impl Gate {
             surprises,
             running: running.clone(),
         };
-        tokio::spawn(admin::serve(listener, metrics, ready));
+        let desk = admin::Desk {
+            metrics,
+            ready,
+            api: None,
+        };
+        tokio::spawn(admin::serve(listener, desk));
         tokio::spawn(async move { running.watch_brokers().await });
         Ok(gate)
     }

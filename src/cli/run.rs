@@ -7,9 +7,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, check, settings::Settings};
-use crate::admin;
+use crate::admin::v1::{self, Api};
+use crate::admin::{self, Desk};
 use crate::config::{self, Config};
-use crate::gate::{Loaded, Outcome, Running, StartFault};
+use crate::gate::{Connections, Loaded, Outcome, Running, StartFault};
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
 
@@ -56,6 +57,7 @@ impl Args {
 /// The gate's workers have threads of their own; this thread serves operators, asks the brokers whether they answer,
 /// and hears the signals. Nothing that stalls here stalls a device (threats.md V4).
 fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
+    let api = api(&config);
     let loaded =
         Loaded::load(config.gate).map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
     let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
@@ -97,9 +99,15 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
         }
         tracing::info!(event = "started", version = env!("CARGO_PKG_VERSION"), "tidegate runs");
 
+        let api = api(running.connections());
+        let desk = Desk {
+            metrics,
+            ready,
+            api: Some(api.clone()),
+        };
         let admin = async {
             match operators {
-                Some(operators) => admin::serve(operators, metrics, ready).await,
+                Some(operators) => admin::serve(operators, desk).await,
                 None => std::future::pending().await,
             }
         };
@@ -119,7 +127,7 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
                 tokio::select! {
                     _ = term.recv() => return "TERM",
                     _ = int.recv() => return "INT",
-                    _ = hup.recv() => reload(source, &running).await,
+                    _ = hup.recv() => reload(source, &running, &api).await,
                 }
             }
         };
@@ -141,15 +149,7 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
             () = ended => {}
         }
         let outcome = running.join();
-        match outcome {
-            Outcome::Drained => {
-                tracing::info!(event = "drained", "every connection ended between packets");
-            }
-            Outcome::Cut => tracing::warn!(
-                event = "drained",
-                "connections were cut at the end of the window; a longer limits.drain_timeout gives them more time"
-            ),
-        }
+        tell_drained(outcome);
         Ok(outcome)
     });
     // Else its end would wait for a look-up of a broker's name that hangs (threats.md V4, V10).
@@ -158,9 +158,9 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
 }
 
 /// Reads the configuration anew: what listeners show and trust comes into force, all or nothing.
-async fn reload(source: &config::Source, running: &Running) {
-    let settings = match config::load(source) {
-        Ok(config) => config.gate,
+async fn reload(source: &config::Source, running: &Running, api: &Api) {
+    let config = match config::load(source) {
+        Ok(config) => config,
         Err(faults) => {
             running.note_reload_failed();
             for fault in faults {
@@ -173,12 +173,14 @@ async fn reload(source: &config::Source, running: &Running) {
             return;
         }
     };
-    match running.reload(settings).await {
+    let trust = config.gate.trust.clone();
+    match running.reload(config.gate).await {
         Ok(later) => {
+            api.reload(config.admin.and_then(|admin| admin.token), &trust);
             tracing::info!(
                 event = "reloaded",
                 signal = "HUP",
-                "listeners' certificates and trust groups are in force as they are written now"
+                "listeners' certificates, trust groups and the admin token are in force as they are written now"
             );
             if !later.is_empty() {
                 tracing::warn!(
@@ -198,6 +200,35 @@ async fn reload(source: &config::Source, running: &Running) {
                 );
             }
         }
+    }
+}
+
+/// What the admin API works on, but for the connections.
+fn api(config: &Config) -> impl FnOnce(Connections) -> Api + use<> {
+    let token = config.admin.as_ref().and_then(|admin| admin.token.clone());
+    let registry = config.gate.registry.as_ref();
+    let registry = registry.map(|one| (one.directory.store.clone(), one.token_key.clone()));
+    let (alphabet, trust) = (config.gate.alphabet.clone(), config.gate.trust.clone());
+    move |connections| {
+        Api::new(v1::Settings {
+            token,
+            connections,
+            alphabet,
+            trust,
+            registry,
+        })
+    }
+}
+
+fn tell_drained(outcome: Outcome) {
+    match outcome {
+        Outcome::Drained => {
+            tracing::info!(event = "drained", "every connection ended between packets");
+        }
+        Outcome::Cut => tracing::warn!(
+            event = "drained",
+            "connections were cut at the end of the window; a longer limits.drain_timeout gives them more time"
+        ),
     }
 }
 

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::fault::quoted;
 use super::reader::{Got, Section};
-use super::source::plain;
+use super::secret;
 use crate::rules::device::Alphabet;
 use crate::rules::policy::{AskedClientId, ConnectSettings, Password};
 use crate::rules::secret::Secret;
 use crate::rules::template::{Template, Use};
-use crate::tls::files::read_regular;
 
 /// `[connect]` as far as it could be read.
 pub(super) struct Connect<'n> {
@@ -138,40 +137,14 @@ fn read_password(section: &mut Section<'_>) -> (Password, Option<PathBuf>) {
 /// Reads the secret; one line end at its end is not part of it.
 fn read_secret(section: &Section<'_>, file: &Path) -> Option<Secret<Vec<u8>>> {
     let key = "password_file";
-    let mut secret = match read_regular(file, LONGEST_FIELD as u64 + 2) {
-        Ok(secret) => secret,
-        Err(error) => {
-            let what = format!("cannot read {}: {}", file.display(), plain(&error));
-            section.fault(key, what, "name a file that the user of tidegate may read");
-            return None;
-        }
-    };
-    if secret.last() == Some(&b'\n') {
-        secret.pop();
-        if secret.last() == Some(&b'\r') {
-            secret.pop();
-        }
-    }
+    let secret = secret::read(section, key, file, LONGEST_FIELD as u64)?;
     if secret.is_empty() || secret.len() > LONGEST_FIELD {
         let what = format!("{} holds {} bytes", file.display(), secret.len());
         section.fault(key, what, "write a secret of 1 to 65535 bytes into it");
         return None;
     }
-    if others_may_read(file) {
-        section.warn(
-            key,
-            &format!(
-                "{} can be read by every user of this host; chmod 600 it",
-                file.display()
-            ),
-        );
-    }
+    secret::warn_of_readers(section, key, file);
     Some(Secret::new(secret))
-}
-
-fn others_may_read(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & 0o004 != 0)
 }
 
 fn read_user_properties(section: &mut Section<'_>, alphabet: &Alphabet) -> Vec<(String, Template)> {

@@ -161,6 +161,9 @@ impl Config {
                     .map_or("off".into(), |admin| admin.bind.to_string()),
             ),
         );
+        if let Some(file) = &self.admin_token_file {
+            set(out, "token_file", &path(file));
+        }
 
         section(out, "[log]");
         set(

@@ -14,6 +14,7 @@ mod node;
 mod quantities;
 mod reader;
 mod registry;
+mod secret;
 mod source;
 mod table;
 mod trust;
@@ -46,6 +47,8 @@ pub struct Config {
     allow_plaintext: bool,
     /// `connect.password_file`, for [`Config::to_toml`]; the gate has what was in it.
     password_file: Option<PathBuf>,
+    /// `admin.token_file`, likewise.
+    admin_token_file: Option<PathBuf>,
 }
 
 /// All that can be said of a source, faulty or not.
@@ -87,7 +90,7 @@ pub fn admin_address(source: &Source) -> Result<Option<SocketAddr>, Vec<Fault>> 
     let mut written = source::read(source);
     let notes = Notes::default();
     let mut whole = Section::whole(std::mem::take(&mut written.fields), &notes);
-    let (admin, _) = table::admin(whole.section("admin"));
+    let admin = table::admin(whole.section("admin"));
     let mut faults = if written.readable {
         Vec::new()
     } else {
@@ -95,7 +98,7 @@ pub fn admin_address(source: &Source) -> Result<Option<SocketAddr>, Vec<Fault>> 
     };
     faults.extend(notes.take_faults());
     if faults.is_empty() {
-        Ok(admin.map(|admin| admin.bind))
+        Ok(admin.bind)
     } else {
         Err(faults)
     }
@@ -246,7 +249,8 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let registry = registry::registry(whole.section("registry"), has_registry, &token);
     let broker = broker::read(whole.section("broker"));
     let limits = table::limits(whole.section("limits"));
-    let (admin, admin_section) = table::admin(whole.section("admin"));
+    let admin_draft = table::admin(whole.section("admin"));
+    let admin = admin_draft.settings();
     let log = table::log(whole.section("log"));
     whole.finish();
 
@@ -272,7 +276,9 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
                 admin.bind,
                 listener.section.name_of("bind")
             );
-            admin_section.fault("bind", what, "give each its own port");
+            admin_draft
+                .section
+                .fault("bind", what, "give each its own port");
         }
     }
     let good_listeners = listeners.iter().filter_map(listener::Draft::good).collect();
@@ -302,6 +308,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
             warnings: Vec::new(),
             allow_plaintext: broker.allow_plaintext,
             password_file: connect.password_file,
+            admin_token_file: admin_draft.token_file.clone(),
         })
     })();
     Draft {

@@ -1,11 +1,13 @@
 //! The small sections: `[limits]`, `[admin]`, `[log]`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fault::quoted;
 use super::quantities::Bounds;
 use super::reader::Section;
+use super::secret;
 use crate::observe::logging::{self, Format};
 use crate::{admin, gate};
 
@@ -67,8 +69,17 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
     }
 }
 
-/// `[admin]`; `None`: off. The section too, for checks against the listeners.
-pub(super) fn admin(mut section: Section<'_>) -> (Option<admin::Settings>, Section<'_>) {
+/// `[admin]` as far as it could be read.
+pub(super) struct Admin<'n> {
+    /// `None`: off.
+    pub(super) bind: Option<SocketAddr>,
+    pub(super) token_file: Option<PathBuf>,
+    /// For checks against the listeners.
+    pub(super) section: Section<'n>,
+}
+
+/// Reads `[admin]`, but not the token.
+pub(super) fn admin(mut section: Section<'_>) -> Admin<'_> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9883));
     let read = |text: &str| match text {
         "off" => Ok(None),
@@ -77,14 +88,56 @@ pub(super) fn admin(mut section: Section<'_>) -> (Option<admin::Settings>, Secti
     let bind = section
         .parsed("bind", "127.0.0.1:9883", read)
         .or(Some(default));
+    let token_file = section.path("token_file", "admin.token").good();
     section.finish();
-    if let Some(bind) = bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) {
-        section.warn(
-            "bind",
-            &format!("{bind} can be reached from other hosts, and /metrics, /livez and /readyz are open to whoever asks; keep devices away from it"),
-        );
+    Admin {
+        bind,
+        token_file,
+        section,
     }
-    (bind.map(|bind| admin::Settings { bind }), section)
+}
+
+impl Admin<'_> {
+    /// Reads the token, and warns of who could.
+    pub(super) fn settings(&self) -> Option<admin::Settings> {
+        let section = &self.section;
+        let Some(bind) = self.bind else {
+            if self.token_file.is_some() {
+                section.warn("token_file", "has no effect with bind = \"off\"");
+            }
+            return None;
+        };
+        let file = self.token_file.as_deref();
+        let token = file.and_then(|file| read_token(section, file));
+        if !bind.ip().to_canonical().is_loopback() {
+            section.warn(
+                "bind",
+                &format!("{bind} can be reached from other hosts, and /metrics, /livez and /readyz are open to whoever asks; keep devices away from it"),
+            );
+            if file.is_some() {
+                section.warn(
+                    "token_file",
+                    &format!("{bind} can be reached from other hosts, and the token would cross the network in plaintext; bind to 127.0.0.1, or see to it that nobody else can listen there"),
+                );
+            }
+        }
+        Some(admin::Settings { bind, token })
+    }
+}
+
+fn read_token(section: &Section<'_>, file: &Path) -> Option<admin::Token> {
+    let key = "token_file";
+    let text = secret::read(section, key, file, 1 << 16)?;
+    match admin::Token::new(&text) {
+        Ok(token) => {
+            secret::warn_of_readers(section, key, file);
+            Some(token)
+        }
+        Err((what, way_out)) => {
+            section.fault(key, format!("{} {what}", file.display()), way_out);
+            None
+        }
+    }
 }
 
 /// `[log]`

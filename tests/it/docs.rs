@@ -134,7 +134,11 @@ fn every_command_in_the_pages_can_be_typed() {
     };
     for name in pages() {
         let text = page(&name);
-        for command in blocks(&text, "sh").iter().flat_map(|block| commands(block)) {
+        let mut shown = blocks(&text, "sh");
+        if name == "docs/admin-api.md" {
+            shown.clear(); // typed by admin_api::the_page_can_be_typed
+        }
+        for command in shown.iter().flat_map(|block| commands(block)) {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
             match words.as_slice() {
                 ["tidegate", arguments @ ..] => understood(arguments, &name),
@@ -216,6 +220,11 @@ fn the_example_in_deploy_is_good_with_and_without_its_suggestions() {
 fn is_good(name: &str, file: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("broker.secret"), "correct horse").expect("written");
+    fs::write(
+        folder.path().join("admin.token"),
+        "correct horse ".repeat(3).replace(' ', "-"),
+    )
+    .expect("written");
     let path = folder.path().join("tidegate.toml");
     fs::write(&path, file).expect("written");
     let source = Source {

@@ -5,6 +5,7 @@
     reason = "what it guards against costs nothing in a test; a payload and a panic read best where they stand"
 )]
 
+mod admin_api;
 mod arrows;
 mod bench;
 mod broker_faults;

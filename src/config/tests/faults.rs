@@ -396,3 +396,53 @@ fn the_admin_address_is_found_beside_any_fault_elsewhere() {
     assert_eq!(asked("[admin]\nbind = \"off\"").expect("good"), None);
     assert!(asked("[admin]\nbin = 1").is_err() && asked("[admin").is_err());
 }
+
+/// threats.md K2, N2: what is no token is a fault that does not tell it; who could read or overhear one is warned of.
+#[test]
+fn an_admin_token_is_long_and_nobody_elses() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("admin.token");
+    let told = |token: &str, mode: u32, bind: &str| {
+        std::fs::write(&file, token).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("set");
+        let admin = format!("bind = \"{bind}\"\ntoken_file = \"admin.token\"");
+        let config = Operator::writes(&good_with("[admin]", &admin)).loads_in(folder.path());
+        config.map_err(|faults| faults.iter().map(ToString::to_string).collect::<String>())
+    };
+    let good = "hunter2-".repeat(4);
+    for (token, way_out) in [
+        ("", "holds 0 bytes"),
+        ("\n", "holds 0 bytes"),
+        ("hunter2", "openssl rand -hex 32"),
+        (&good[1..], "holds 31 bytes"),
+        (&format!("{good}\n{good}"), "more than one line"),
+        (&good.repeat(200), "4096 at the most"),
+    ] {
+        let fault = told(token, 0o600, "127.0.0.1:0").expect_err("no token");
+        assert!(
+            fault.starts_with("admin.token_file: ") && fault.contains(way_out),
+            "{fault}"
+        );
+        assert!(!fault.contains("unter2"), "{fault}");
+    }
+    for token in [good.clone(), format!("{good}\n"), format!("{good}\r\n")] {
+        let config = told(&token, 0o600, "127.0.0.1:0").expect("good");
+        assert_eq!(config.warnings, [""; 0]);
+        assert!(config.admin.is_some_and(|admin| admin.token.is_some()));
+    }
+    let warned = |mode, bind| told(&good, mode, bind).expect("good").warnings.join("\n");
+    assert!(warned(0o604, "127.0.0.1:0").contains("chmod 600"));
+    assert!(warned(0o600, "0.0.0.0:0").contains("would cross the network in plaintext"));
+    assert!(warned(0o600, "off").contains("admin.token_file: has no effect"));
+    std::fs::remove_file(&file).expect("removed");
+    let admin = "token_file = \"admin.token\"";
+    let gone = Operator::writes(&good_with("[admin]", admin)).loads_in(folder.path());
+    assert_eq!(gone.expect_err("gone").len(), 1);
+    // A health check needs no token, and may not be allowed to read it.
+    let source = Source {
+        path: Some(folder.path().join("tidegate.toml")),
+        ..Source::default()
+    };
+    assert!(admin_address(&source).is_ok());
+}

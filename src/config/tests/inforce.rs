@@ -115,12 +115,16 @@ fn the_configuration_in_force_can_be_loaded_again() {
 fn the_configuration_in_force_is_complete() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("s"), "hunter2").expect("written");
-    let file = FULL.replace("password = \"{password}\"", "password_file = \"s\"");
+    std::fs::write(folder.path().join("t"), "hunter2".repeat(5)).expect("written");
+    let file = FULL
+        .replace("password = \"{password}\"", "password_file = \"s\"")
+        .replace("[log]", "token_file = \"t\"\n[log]");
     let with_file = Operator::writes(&file)
         .loads_in(folder.path())
         .expect("good")
         .to_toml();
     let printed = Operator::writes(FULL).loads().expect("good").to_toml() + &with_file;
+    assert!(!printed.contains("hunter2"), "threats.md K2");
     for key in keys() {
         let leaf = key.rsplit('.').next().expect("a last word");
         assert!(

@@ -40,6 +40,8 @@ fn the_examples_of_the_reference_are_good() {
     for example in examples {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("broker.secret"), "hunter2").expect("written");
+        let token = "hunter2".repeat(5);
+        std::fs::write(folder.path().join("admin.token"), token).expect("written");
         let mut file = example.to_owned();
         if !example.contains("[[listener]]") {
             file += "\n[[listener]]\nbind = \"127.0.0.1:0\"\ntls = { certificate = \"s.pem\", key = \"s.key\" }\n";

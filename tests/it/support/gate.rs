@@ -39,6 +39,8 @@ pub struct Plan {
     pub trust: String,
     /// Further sections.
     pub more: String,
+    /// Lines of `[admin]` behind `bind`.
+    pub admin: String,
     /// Lines of `[broker]` behind `addresses`.
     pub broker: String,
     /// The broker's addresses; absent: the recording broker.
@@ -66,6 +68,7 @@ impl Default for Plan {
             listeners: None,
             trust: String::new(),
             more: String::new(),
+            admin: String::new(),
             broker: String::new(),
             addresses: None,
             files: Vec::new(),
@@ -472,8 +475,8 @@ pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
         )
     });
     let config = format!(
-        "{listeners}\n[broker]\naddresses = {addresses}\n{}\n[limits]\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{}\n",
-        plan.broker, plan.limits, plan.more
+        "{listeners}\n[broker]\naddresses = {addresses}\n{}\n[limits]\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n{}\n[log]\nformat = \"json\"\n{}\n",
+        plan.broker, plan.limits, plan.admin, plan.more
     );
     put("tidegate.toml", config.as_bytes());
     (folder, broker)

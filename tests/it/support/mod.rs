@@ -15,6 +15,7 @@ pub mod craft;
 pub mod device;
 pub mod estate;
 pub mod gate;
+pub mod http;
 pub mod mosquitto;
 pub mod odd;
 pub mod openssl;
