@@ -209,14 +209,7 @@ const PARAMETERS: [&str; 9] = [
 /// Those of them that are paths.
 const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 
-const SSL_MODES: [&str; 6] = [
-    "disable",
-    "allow",
-    "prefer",
-    "require",
-    "verify-ca",
-    "verify-full",
-];
+const SSL_MODES: [&str; 5] = ["disable", "allow", "prefer", "require", "verify-full"];
 
 fn postgres(rest: &str, folder: &Path) -> Store {
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -272,6 +265,11 @@ fn postgres(rest: &str, folder: &Path) -> Store {
 }
 
 fn ssl_mode(word: &str) -> Result<&'static str, (String, String)> {
+    if word == "verify-ca" {
+        // The CAs of sslrootcert count beside the public ones.
+        let what = "sslmode=verify-ca would take any public CA's certificate for any name";
+        return Err((what.into(), "write verify-full".into()));
+    }
     let mode = SSL_MODES.into_iter().find(|known| *known == word);
     mode.ok_or_else(|| {
         let what = format!("sslmode={} is not known here", quoted(word));
@@ -299,7 +297,7 @@ fn judge_leg(host: &str, mode: Option<&str>) -> Result<Option<String>, (String, 
     }
     let host = quoted(host);
     match mode {
-        Some("verify-full" | "verify-ca") => Ok(None),
+        Some("verify-full") => Ok(None),
         Some("require") => Ok(Some(format!(
             "sslmode=require takes whoever answers for {host}; sslmode=verify-full with sslrootcert makes sure who it is"
         ))),

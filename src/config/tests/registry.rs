@@ -56,7 +56,8 @@ fn each_fault_of_a_registry_tells_by_its_key_with_the_way_out() {
         ("url = \"postgres://gate@localhost\"", "registry.url: names no database; write /database into postgres://user@host/database".into()),
         ("url = \"postgres://gate@/db\"", "registry.url: names no host; write @host into postgres://user@host/database".into()),
         ("url = \"postgres://gate@localhost/db?sslmod=require\"", "registry.url: holds \"sslmod\", which is not known here; known here: sslmode, sslrootcert, sslcert, sslkey, host, port, user, dbname, application_name".into()),
-        ("url = \"postgres://gate@localhost/db?sslmode=full\"", "registry.url: sslmode=\"full\" is not known here; write one of disable | allow | prefer | require | verify-ca | verify-full".into()),
+        ("url = \"postgres://gate@localhost/db?sslmode=full\"", "registry.url: sslmode=\"full\" is not known here; write one of disable | allow | prefer | require | verify-full".into()),
+        ("url = \"postgres://gate@localhost/db?sslmode=verify-ca\"", "registry.url: sslmode=verify-ca would take any public CA's certificate for any name; write verify-full".into()),
         ("url = \"postgres://gate@db/db\"", format!("registry.url: \"db\" is not on this host, and sslmode=prefer may speak plaintext to it; {leg}")),
         ("url = \"postgres://gate@localhost/db?host=10.0.0.1&sslmode=allow\"", format!("registry.url: \"10.0.0.1\" is not on this host, and sslmode=allow may speak plaintext to it; {leg}")),
         ("url = \"sqlite://a\"\nunknown = \"ask\"", "registry.unknown: \"ask\" is not known here; write one of refuse | admit | register".into()),
@@ -81,7 +82,7 @@ fn a_url_of_postgresql_is_kept_with_its_paths_made_absolute() {
         .prefix("a b")
         .tempdir()
         .expect("a folder");
-    let lines = "url = \"postgresql://gate@[::1]:5433/db?sslmode=verify-ca&sslrootcert=ca.pem&sslkey=/k&application_name=a\"\npassword_file = \"secret\"";
+    let lines = "url = \"postgresql://gate@[::1]:5433/db?sslmode=verify-full&sslrootcert=ca.pem&sslkey=/k&application_name=a\"\npassword_file = \"secret\"";
     let config = Operator::writes(&with_registry(lines))
         .loads_in(folder.path())
         .expect("good");
@@ -94,7 +95,7 @@ fn a_url_of_postgresql_is_kept_with_its_paths_made_absolute() {
     assert_eq!(
         url,
         format!(
-            "postgres://gate@[::1]:5433/db?sslmode=verify-ca&sslrootcert={there}/ca.pem&sslkey=/k&application_name=a"
+            "postgres://gate@[::1]:5433/db?sslmode=verify-full&sslrootcert={there}/ca.pem&sslkey=/k&application_name=a"
         )
     );
     assert_eq!(password_file, Some(folder.path().join("secret")));
