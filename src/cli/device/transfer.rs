@@ -138,9 +138,26 @@ impl Import {
         if self.place.json {
             return say_json(&Imported { imported });
         }
-        say(&format!("registered {imported} devices\n"));
+        say(&format!(
+            "registered {imported} devices\n{}",
+            unarmed(&records)
+        ));
         Ok(())
     }
+}
+
+/// A sentence, if some of the devices have nothing to show.
+fn unarmed(records: &[Record]) -> String {
+    let mut unarmed = records.iter().filter(|one| one.credentials.is_empty());
+    let Some(first) = unarmed.next() else {
+        return String::new();
+    };
+    let count = 1 + unarmed.count();
+    let first = &first.device;
+    format!(
+        "{count} of them with nothing to show, which cannot enter, {first} first: write what they may show into the column credentials, as in \
+         vouched trust=GROUP; or `tidegate device set {first} --trust GROUP`\n"
+    )
 }
 
 fn read(file: &Path, piped: bool) -> io::Result<Vec<u8>> {
@@ -428,6 +445,19 @@ mod tests {
         let told = nothing((0..25).map(|n| format!("line {n}: x")).collect()).sentence;
         assert_eq!(told.lines().count(), 22);
         assert!(told.contains("… and 5 more") && told.ends_with("nothing was registered"));
+    }
+
+    #[test]
+    fn who_has_nothing_to_show_is_told() {
+        let mut record = Record::new("meter-7".parse().expect("a device id"), 0);
+        let told = unarmed(&[record.clone()]);
+        assert!(
+            told.starts_with("1 of them ") && told.contains("meter-7"),
+            "{told}"
+        );
+        let valid = crate::rules::record::Valid::since(0);
+        record.add_credential(Proof::Token([1; 32]), valid);
+        assert_eq!(unarmed(&[record]), "");
     }
 
     #[test]
