@@ -37,3 +37,4 @@ mod resumption;
 mod support;
 mod tls;
 mod tokens;
+mod tutorial;
