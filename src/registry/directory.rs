@@ -2,11 +2,11 @@
 //!
 //! The gate's workers read the memory themselves; what is not in it, they ask a thread that is the only one to talk to the
 //! store and the only one to write into the memory. So the order of things is the order in which that one thread does
-//! them: it takes a change in by forgetting what it makes wrong, in memory ([`memory`]) and in answers under way
-//! ([`desk`]), and only then tells of it ([`news`]). A look-up that begins after a change was told never gives what was
+//! them: it takes a change in by forgetting what it makes wrong, in memory (`memory`) and in answers under way
+//! (`desk`), and only then tells of it (`news`). A look-up that begins after a change was told never gives what was
 //! before it.
 //!
-//! Whether memory may be believed hangs on one thing: how long ago the changes were read ([`standing`], [`feed`]).
+//! Whether memory may be believed hangs on one thing: how long ago the changes were read (`standing`, `feed`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -383,6 +383,18 @@ fn rough(time: Duration) -> String {
 }
 
 impl Refusal {
+    /// The same, with the way in that a registry offers for a certificate that no trust group vouches for.
+    #[must_use]
+    pub fn where_pins_count(self, they_do: bool) -> Self {
+        match self {
+            Self::Certificate { label, why } if they_do => Self::Certificate {
+                label,
+                why: format!("{why}; or pin it: tidegate device add ID --pin FILE"),
+            },
+            other => other,
+        }
+    }
+
     /// For the dashboard: one of [`REFUSALS`], never text from the wire.
     pub fn label(&self) -> &'static str {
         match self {
@@ -608,13 +620,12 @@ impl Cause {
         }
     }
 
-    /// Why an open connection ends whose evidence is refused now; `None`: it goes on, since nothing is known against it.
+    /// Why an open connection ends whose evidence is refused since something changed; `None`: it goes on, since nothing is known against it.
     pub fn of(refusal: &Refusal) -> Option<Self> {
         Some(match refusal {
             Refusal::DeviceDisabled { .. } => Self::DeviceDisabled,
             Refusal::DeviceUnknown { .. } => Self::DeviceRemoved,
             Refusal::ModeNotAllowed { .. } => Self::ModeTightened,
-            Refusal::TokenExpired { .. } | Refusal::CredentialExpired { .. } => Self::Expired,
             Refusal::Certificate { .. } => Self::TrustEnded,
             Refusal::RegistryAway { .. } => return None,
             _ => Self::CredentialEnded,

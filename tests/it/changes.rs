@@ -119,13 +119,13 @@ async fn each_decision_ends_the_connections_that_it_concerns_and_no_other() {
         ("credential_ended", 0x87, |record| {
             record.credentials.retain(|one| one.number == 1)
         }),
-        ("expired", 0xa0, |record| {
+        ("credential_ended", 0x87, |record| {
             record.credentials[1].valid.until = Some(now() - 1)
         }),
     ];
     for version in [Version::V5, Version::V311] {
-        for (reason, code, decision) in decisions {
-            let name = format!("{reason}-{}", if version == Version::V5 { 5 } else { 3 });
+        for (nth, (reason, code, decision)) in decisions.into_iter().enumerate() {
+            let name = format!("d{nth}-{}", if version == Version::V5 { 5 } else { 3 });
             estate.add(record(&name, Some(&token))).await;
             let asks = with_token(&name, &token, version);
             let mut link = admitted(&estate.gate.stranger(), &asks).await;
@@ -153,10 +153,14 @@ async fn each_decision_ends_the_connections_that_it_concerns_and_no_other() {
     .await;
 
     bystander.say(&[0xc0, 0]).await.expect("still there");
-    for (reason, ..) in decisions {
+    for (reason, count) in [
+        ("device_disabled", 2.0),
+        ("mode_tightened", 2.0),
+        ("credential_ended", 4.0),
+    ] {
         let labels = [("cause", reason)];
         let metric = "tidegate_revoked_connections_total";
-        estate.gate.metric_becomes(metric, &labels, 2.0).await;
+        estate.gate.metric_becomes(metric, &labels, count).await;
     }
 }
 

@@ -192,7 +192,7 @@ fn words(record: &Record, now: i64, end: i64, token: bool) -> String {
         format!(
             "{}: a new {what}; the old ones count until {}\n",
             record.device,
-            time_text(end)
+            time_text(end - 1)
         )
     } else {
         format!("{}: a new {what}; the old ones have ended\n", record.device)

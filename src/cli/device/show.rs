@@ -146,7 +146,7 @@ impl List {
             "MIN MODE",
             "SHOWS",
             "LAST SEEN",
-            "DESCRIPTION",
+            "DESCRIPTION, LABELS",
         ];
         say(&table(heading, rows, width()));
         if let Some(id) = more_behind {

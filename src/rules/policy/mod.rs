@@ -98,6 +98,12 @@ pub enum Standing<'a> {
     Away(&'a str),
 }
 
+impl Standing<'_> {
+    fn is_registry(self) -> bool {
+        !matches!(self, Self::NoRegistry)
+    }
+}
+
 /// A device may enter, under this name and with this CONNECT.
 #[derive(Clone, Debug)]
 pub struct Admission {
@@ -195,7 +201,7 @@ fn admitted(
             (
                 Some(instead),
                 Refusal::CertificateNotRegistered { .. } | Refusal::DeviceUnknown { .. },
-            ) => instead.clone(),
+            ) => instead.clone().where_pins_count(standing.is_registry()),
             (_, refusal) => refusal,
         };
         Refused {
