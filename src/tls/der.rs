@@ -178,7 +178,7 @@ impl<'a> Signed<'a> {
 }
 
 /// The kind and the bytes of a public key.
-fn key_of(spki: &[u8]) -> Result<(&[u8], &[u8]), Bad> {
+pub(super) fn key_of(spki: &[u8]) -> Result<(&[u8], &[u8]), Bad> {
     let mut parts = Reader::new(only(spki, SEQUENCE)?);
     let kind = parts.expect(SEQUENCE)?.content;
     let key = octets_of_bits(parts.expect(BIT_STRING)?.content)?;

@@ -241,15 +241,39 @@ pub(super) fn weak_rsa(spki: &[u8]) -> Option<String> {
     (bits < 2048).then(|| format!("an RSA key of {bits} bits"))
 }
 
-/// A device whose own key is too short to prove anything; `None`: it is not.
-pub(super) fn short_key(leaf: &[u8]) -> Option<Refused> {
-    let key = weak_rsa(Front::read(leaf).ok()?.spki)?;
+/// A device whose own key can prove nothing here: it is too short, or of a kind that is not taken; `None`: it could.
+pub(super) fn unfit_key(leaf: &[u8]) -> Option<Refused> {
+    let spki = Front::read(leaf).ok()?.spki;
+    let key = weak_rsa(spki).or_else(|| strange_kind(spki))?;
     let why = format!("the device's certificate has {key}; {ALGORITHMS}");
     Some(refuse(
         CertificateError::InvalidPurpose,
         "certificate_unsupported",
         why,
     ))
+}
+
+/// The kind of key that a SubjectPublicKeyInfo holds, in words, if no signature of such a key is taken.
+fn strange_kind(spki: &[u8]) -> Option<String> {
+    const EC: &str = "1.2.840.10045.2.1";
+    let (kind, _) = der::key_of(spki).ok()?;
+    let mut taken = algorithms().all.iter();
+    if taken.any(|taken| taken.public_key_alg_id().as_ref() == kind) {
+        return None;
+    }
+    let mut parts = Reader::new(kind);
+    let id = der::dotted(parts.expect(der::OID).ok()?.content);
+    Some(match parts.expect(der::OID) {
+        Ok(curve) if id == EC => format!(
+            "an elliptic-curve key on a curve that is not taken ({})",
+            der::dotted(curve.content)
+        ),
+        // RFC 5480 §2.1.1: the curve is named.
+        Err(_) if id == EC => {
+            "an elliptic-curve key that spells its curve out instead of naming it".into()
+        }
+        _ => format!("a key of a kind that is not taken ({id})"),
+    })
 }
 
 /// A chain that needs more than is spent on a stranger.
@@ -529,6 +553,35 @@ mod tests {
             (vec![0], Some("an RSA key of 0 bits")),
         ] {
             assert_eq!(weak_rsa(&spki(&modulus)).as_deref(), told);
+        }
+    }
+
+    /// threats.md T3: likewise of a key that nothing here can check.
+    #[test]
+    fn a_key_of_a_strange_kind_is_told_by_its_curve_or_its_number() {
+        let ec = tlv(6, b"\x2a\x86\x48\xce\x3d\x02\x01");
+        let p256 = tlv(6, b"\x2a\x86\x48\xce\x3d\x03\x01\x07");
+        let secp256k1 = tlv(6, b"\x2b\x81\x04\x00\x0a");
+        let ed25519 = tlv(6, b"\x2b\x65\x70");
+        let ed448 = tlv(6, b"\x2b\x65\x71");
+        for (kind, told) in [
+            ([ec.clone(), p256].concat(), None),
+            (ed25519, None),
+            (
+                [ec.clone(), secp256k1].concat(),
+                Some("an elliptic-curve key on a curve that is not taken (1.3.132.0.10)"),
+            ),
+            (
+                [ec, tlv(0x30, &[])].concat(),
+                Some("an elliptic-curve key that spells its curve out instead of naming it"),
+            ),
+            (
+                ed448,
+                Some("a key of a kind that is not taken (1.3.101.113)"),
+            ),
+        ] {
+            let spki = tlv(0x30, &[tlv(0x30, &kind), tlv(3, &[0, 4])].concat());
+            assert_eq!(strange_kind(&spki).as_deref(), told);
         }
     }
 }

@@ -9,7 +9,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
 
-use super::diagnose::{Refused, short_key};
+use super::diagnose::{Refused, unfit_key};
 use super::verify::{CertificateRefusal, algorithms};
 use crate::rules::identity::Certificate;
 
@@ -65,8 +65,8 @@ fn key_of<'a>(cert: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a
 
 /// Why a device proved nothing: the error for its alert, and the words for the operator.
 pub(super) fn refusal(error: Error, cert: &CertificateDer<'_>) -> (Error, CertificateRefusal) {
-    // No signature of a short key counts, so a failed proof says nothing of who holds it.
-    if let Some(Refused { error, refusal }) = short_key(cert) {
+    // No signature of such a key counts, so a failed proof says nothing of who holds it.
+    if let Some(Refused { error, refusal }) = unfit_key(cert) {
         return (error.into(), refusal);
     }
     let refusal = CertificateRefusal {
