@@ -281,10 +281,26 @@ impl Gate {
     /// Log lines of one event so far, as JSON.
     pub fn lines(&self, event: &str) -> Vec<Value> {
         let log = self.log.lock().expect("no panic while held");
-        let lines = log
-            .iter()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["event"] == event).collect()
+        let lines = log.iter().filter(|line| is_of(line, event));
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// How many log lines of one event there are so far.
+    pub fn count(&self, event: &str) -> usize {
+        let log = self.log.lock().expect("no panic while held");
+        log.iter().filter(|line| is_of(line, event)).count()
+    }
+
+    /// The log line of one event that is the next after the first `before`, once it is there.
+    pub async fn next_line(&self, event: &str, before: usize) -> Value {
+        until(&format!("one more log line {event}"), async || {
+            let log = self.log.lock().expect("no panic while held");
+            let line = log.iter().filter(|line| is_of(line, event)).nth(before)?;
+            serde_json::from_str(line).ok()
+        })
+        .await
     }
 
     /// Everything logged so far.
@@ -443,6 +459,11 @@ impl Drop for Gate {
             eprintln!("the gate said:\n{}", self.log_text());
         }
     }
+}
+
+/// Whether a log line is of that event. What a device sent has its quotes escaped, so it cannot look like this.
+fn is_of(line: &str, event: &str) -> bool {
+    line.contains(&format!("\"event\":\"{event}\""))
 }
 
 /// Writes the files of a plan into a folder of its own.
