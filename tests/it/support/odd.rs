@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tidegate::pki::{Authority, Issued, KeyKind, Order, Validity};
 
 use super::craft;
-use super::openssl::openssl;
+use super::openssl::{P_256, RSA_2048, RSA_3072, RSA_4096, openssl, private_key};
 use super::shown::Shown;
 
 /// One of them.
@@ -50,36 +50,47 @@ fn self_made() -> Vec<Odd> {
     let config = "[req]\ndistinguished_name = dn\nprompt = no\n[dn]\nCN = meter-7\n\
                   [ca]\nsubjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\nbasicConstraints = critical, CA:TRUE\n";
     std::fs::write(folder.join("config"), config).expect("written");
-    let p256 = &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"][..];
-    let rsa = &["RSA", "-pkeyopt", "rsa_keygen_bits:2048"][..];
     let req = &[
         "req", "-x509", "-new", "-days", "30", "-key", "key", "-config", "config",
     ][..];
     let v3 = &[req, &["-extensions", "ca"]].concat();
+    let last_day = ((LAST_DAY - now()) / DAY).to_string();
     let mut rows = Vec::new();
     for (what, kind, how, chained) in [
         (
             "self-signed by `openssl req -x509` (CA:TRUE)",
-            p256,
+            P_256,
             v3.clone(),
             "certificate_wrong_purpose",
         ),
         (
             "self-signed by `openssl req -x509`, signed with SHA-1",
-            rsa,
+            RSA_2048,
             [v3, &["-sha1"][..]].concat(),
             "certificate_wrong_purpose",
         ),
         (
             "self-signed by `openssl req -x509`, signed with MD5",
-            rsa,
+            RSA_2048,
             [v3, &["-md5"][..]].concat(),
             "certificate_wrong_purpose",
         ),
         (
             "self-signed by `openssl req -x509`, with an empty subject",
-            p256,
+            P_256,
             [v3, &["-subj", "/"][..]].concat(),
+            "certificate_wrong_purpose",
+        ),
+        (
+            "self-signed by `openssl req -x509`, with a serialNumber and no CN",
+            P_256,
+            [v3, &["-subj", "/O=Vendor/serialNumber=4711"][..]].concat(),
+            "certificate_wrong_purpose",
+        ),
+        (
+            "self-signed by `openssl req -x509`, until 9999-12-31",
+            P_256,
+            [v3, &["-days", &last_day][..]].concat(),
             "certificate_wrong_purpose",
         ),
     ] {
@@ -90,10 +101,10 @@ fn self_made() -> Vec<Odd> {
     for (what, kind, digest) in [
         (
             "self-signed by `openssl x509 -req` (version 1)",
-            p256,
+            P_256,
             "-sha256",
         ),
-        ("the same, signed with MD5", rsa, "-md5"),
+        ("the same, signed with MD5", RSA_2048, "-md5"),
     ] {
         key(folder, kind);
         let ask = [
@@ -109,11 +120,8 @@ fn self_made() -> Vec<Odd> {
     rows
 }
 
-fn key(folder: &Path, kind: &[&str]) {
-    openssl(
-        folder,
-        &[&["genpkey", "-out", "key", "-algorithm"], kind].concat(),
-    );
+fn key(folder: &Path, kind: &str) {
+    std::fs::write(folder.join("key"), private_key(kind)).expect("written");
 }
 
 fn read(folder: &Path) -> Shown {
@@ -122,19 +130,33 @@ fn read(folder: &Path) -> Shown {
     Shown::new(vec![certificate], key)
 }
 
+/// Self-signed by `openssl req -x509`, for a key in PEM.
+pub fn self_signed(key: &str) -> Shown {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("key"), key).expect("written");
+    let how = "req -x509 -new -key key -subj /CN=meter-7 -days 30 -out out";
+    openssl(folder.path(), &how.split(' ').collect::<Vec<_>>());
+    read(folder.path())
+}
+
 /// A CA of the device's own, which nobody knows.
 fn own(order: Order) -> Authority {
     Authority::root(order).expect("a CA")
 }
 
+/// As ordered, signed by itself.
+fn alone(order: Order) -> Shown {
+    let one = own(order);
+    let key = PrivateKeyDer::from_pem_slice(one.key_pem().as_bytes()).expect("PEM");
+    Shown::new(vec![one.certificate().clone()], key)
+}
+
+fn now() -> i64 {
+    Validity::days(0).not_after
+}
+
 /// Self-signed, of each kind of key that there is.
 fn by_keys() -> Vec<Odd> {
-    let alone = |kind| {
-        let order = Order::ca("meter-7").key(kind);
-        let one = own(order);
-        let key = PrivateKeyDer::from_pem_slice(one.key_pem().as_bytes()).expect("PEM");
-        Shown::new(vec![one.certificate().clone()], key)
-    };
     let mut rows: Vec<Odd> = [
         ("self-signed, ECDSA P-256", KeyKind::EcdsaP256),
         ("self-signed, ECDSA P-384", KeyKind::EcdsaP384),
@@ -142,36 +164,25 @@ fn by_keys() -> Vec<Odd> {
         ("self-signed, Ed25519", KeyKind::Ed25519),
         ("self-signed, RSA, 2048 bits", KeyKind::Rsa2048),
     ]
-    .map(|(what, kind)| row(what, alone(kind), "certificate_wrong_purpose"))
+    .map(|(what, kind)| {
+        let shown = alone(Order::ca("meter-7").key(kind));
+        row(what, shown, "certificate_wrong_purpose")
+    })
     .into();
-    let folder = tempfile::tempdir().expect("a folder");
-    for (what, bits) in [
-        ("self-signed, RSA, 3072 bits", "rsa_keygen_bits:3072"),
-        ("self-signed, RSA, 4096 bits", "rsa_keygen_bits:4096"),
+    for (what, kind) in [
+        ("self-signed, RSA, 3072 bits", RSA_3072),
+        ("self-signed, RSA, 4096 bits", RSA_4096),
     ] {
-        key(folder.path(), &["RSA", "-pkeyopt", bits]);
-        let how = [
-            "req",
-            "-x509",
-            "-new",
-            "-key",
-            "key",
-            "-subj",
-            "/CN=meter-7",
-        ];
-        openssl(
-            folder.path(),
-            &[&how[..], &["-days", "30", "-out", "out"]].concat(),
-        );
-        rows.push(row(what, read(folder.path()), "certificate_wrong_purpose"));
+        let shown = self_signed(&private_key(kind));
+        rows.push(row(what, shown, "certificate_wrong_purpose"));
     }
     rows
 }
 
-fn vendors_extension() -> CustomExtension {
+fn vendors_extension(is_critical: bool) -> CustomExtension {
     let mut extension =
         CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
-    extension.set_criticality(true);
+    extension.set_criticality(is_critical);
     extension
 }
 
@@ -181,7 +192,7 @@ fn by_authority(authority: &Authority) -> Vec<Odd> {
     let namesake = own(Order::ca("Test CA"));
     let meter = || Order::device_named("meter-7");
     let made = |by: &Authority, order: Order| Shown::from(&issue(by, order));
-    let now = Validity::days(0).not_after;
+    let now = now();
     let until = |not_before, not_after| Validity {
         not_before,
         not_after,
@@ -193,6 +204,17 @@ fn by_authority(authority: &Authority) -> Vec<Odd> {
     );
     let strange = "certificate_unknown_issuer";
     vec![
+        row("self-signed, not a CA (CA:FALSE)", alone(meter()), strange),
+        row(
+            "self-signed, and over",
+            alone(meter().valid(until(now - 9 * DAY, now - DAY))),
+            "certificate_expired",
+        ),
+        row(
+            "self-signed, with an extension of its vendor",
+            alone(meter().adjust(|p| p.custom_extensions = vec![vendors_extension(false)])),
+            strange,
+        ),
         row("of a CA that nobody knows", made(&vendor, meter()), strange),
         row("the same, version 1", old, "certificate_unsupported"),
         row(
@@ -214,7 +236,7 @@ fn by_authority(authority: &Authority) -> Vec<Odd> {
             "with a critical extension of its vendor",
             made(
                 &vendor,
-                meter().adjust(|p| p.custom_extensions = vec![vendors_extension()]),
+                meter().adjust(|p| p.custom_extensions = vec![vendors_extension(true)]),
             ),
             "certificate_unsupported",
         ),
@@ -253,7 +275,7 @@ fn by_authority(authority: &Authority) -> Vec<Odd> {
             "of the trusted CA, with a critical extension of its vendor",
             made(
                 authority,
-                meter().adjust(|p| p.custom_extensions = vec![vendors_extension()]),
+                meter().adjust(|p| p.custom_extensions = vec![vendors_extension(true)]),
             ),
             "certificate_unsupported",
         ),

@@ -1,9 +1,11 @@
 //! The `openssl` command: for what our own tools cannot make, and as a device that is not rustls.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Runs `openssl` in `folder` and gives its standard output.
 ///
@@ -17,6 +19,45 @@ pub fn openssl(folder: &Path, arguments: &[&str]) -> Vec<u8> {
         String::from_utf8_lossy(&run.stderr)
     );
     run.stdout
+}
+
+// Kinds of keys, as [`private_key`] takes them.
+pub const RSA_1024: &str = "RSA -pkeyopt rsa_keygen_bits:1024";
+pub const RSA_2048: &str = "RSA -pkeyopt rsa_keygen_bits:2048";
+pub const RSA_3072: &str = "RSA -pkeyopt rsa_keygen_bits:3072";
+pub const RSA_4096: &str = "RSA -pkeyopt rsa_keygen_bits:4096";
+pub const P_256: &str = "EC -pkeyopt ec_paramgen_curve:P-256";
+pub const P_384: &str = "EC -pkeyopt ec_paramgen_curve:P-384";
+pub const P_521: &str = "EC -pkeyopt ec_paramgen_curve:P-521";
+pub const ED25519: &str = "ED25519";
+
+/// A new private key in PEM (PKCS #8): `kind` as behind `openssl genpkey -algorithm`.
+///
+/// RSA keys take seconds: there is one of each kind, and [`make_ahead`] begins early.
+pub fn private_key(kind: &str) -> String {
+    static RSA: Mutex<BTreeMap<String, Arc<OnceLock<String>>>> = Mutex::new(BTreeMap::new());
+    let make = || {
+        let arguments: Vec<&str> = ["genpkey", "-algorithm"]
+            .into_iter()
+            .chain(kind.split(' '))
+            .collect();
+        let key = openssl(&std::env::temp_dir(), &arguments);
+        String::from_utf8(key).expect("PEM is ASCII")
+    };
+    if !kind.starts_with("RSA ") {
+        return make();
+    }
+    let mut keys = RSA.lock().expect("no panic while held");
+    let key = keys.entry(kind.to_owned()).or_default().clone();
+    drop(keys);
+    key.get_or_init(make).clone()
+}
+
+/// Begins to make keys, for a test that has something else to do first.
+pub fn make_ahead(kinds: &[&'static str]) {
+    for &kind in kinds {
+        std::thread::spawn(move || private_key(kind));
+    }
 }
 
 /// Runs `openssl` in `folder` with `input`, which is all that it gets to read.
