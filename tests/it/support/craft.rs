@@ -1,11 +1,16 @@
 //! Certificates and revocation lists that no tool of ours makes any more: DER by hand, signed with a CA's P-256 key.
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, ML_DSA_44_SIGNING,
+    ML_DSA_65_SIGNING, ML_DSA_87_SIGNING, PqdsaKeyPair, PqdsaSigningAlgorithm,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tidegate::pki::Authority;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::shown::Shown;
 
 /// ecdsa-with-SHA256 (RFC 5758 §3.2), as an AlgorithmIdentifier.
 const ALGORITHM: &[u8] = &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
@@ -54,6 +59,39 @@ pub fn version_1(authority: &Authority, der: &CertificateDer<'_>) -> Certificate
         parsed.public_key().raw.to_vec(),
     ];
     signed(authority, &tlv(0x30, &[&body.concat()])).into()
+}
+
+/// The kinds of ML-DSA keys (FIPS 204), and their numbers below 2.16.840.1.101.3.4.3 (RFC 9881 §2).
+pub const ML_DSA: [(&str, MlDsa); 3] = [
+    ("ML-DSA-44", (17, &ML_DSA_44_SIGNING)),
+    ("ML-DSA-65", (18, &ML_DSA_65_SIGNING)),
+    ("ML-DSA-87", (19, &ML_DSA_87_SIGNING)),
+];
+
+pub type MlDsa = (u8, &'static PqdsaSigningAlgorithm);
+
+/// The certificate again, with an ML-DSA key instead of its own; and that key.
+pub fn ml_dsa(authority: &Authority, der: &CertificateDer<'_>, kind: MlDsa) -> Shown {
+    let (number, algorithm) = kind;
+    let key = PqdsaKeyPair::generate(algorithm).expect("a key");
+    let algorithm = tlv(
+        0x30,
+        &[&tlv(6, &[&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, number]])],
+    );
+    let point = key.public_key().as_ref();
+    let public = tlv(0x30, &[&algorithm, &tlv(3, &[&[0], point])]);
+
+    let (_, parsed) = X509Certificate::from_der(der).expect("a certificate");
+    let old = parsed.public_key().raw;
+    let whole: &[u8] = parsed.tbs_certificate.as_ref();
+    let find = |part: &[u8]| whole.windows(part.len()).position(|window| window == part);
+    let version_3 = find(&[0xa0, 3, 2, 1, 2]).expect("its first element");
+    let at = find(old).expect("its key");
+    let (before, after) = (&whole[version_3..at], &whole[at + old.len()..]);
+    let body = tlv(0x30, &[before, &public, after]);
+    let secret = key.to_pkcs8v1().expect("PKCS #8");
+    let secret = PrivatePkcs8KeyDer::from(secret.as_ref().to_vec());
+    Shown::new(vec![signed(authority, &body).into()], secret.into())
 }
 
 /// A moment as GeneralizedTime; `at` in seconds since 1970.
