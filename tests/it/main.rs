@@ -29,6 +29,7 @@ mod openssl;
 mod operators;
 mod paho;
 mod pinned;
+mod pins;
 mod registry;
 mod registry_faults;
 mod relay;
