@@ -1,9 +1,11 @@
 //! docs/certificates.md tells which certificates work, as found out here (threats.md T7).
 //!
-//! Each row is made, shown to a running gate over TLS 1.2 and 1.3, and what came of it is the table. When the gate learns
-//! or unlearns a form, `TIDEGATE_WRITE_PAGES=1 cargo nextest run certificates_page` writes the page anew.
+//! Each row is made, shown to running gates over TLS 1.2 and 1.3, in chain and in pinned mode (T1), and what came of it is the
+//! table. When the gate learns or unlearns a form, `TIDEGATE_WRITE_PAGES=1 cargo nextest run certificates_page` writes the page anew.
 
 mod devices;
+mod doors;
+mod pins;
 mod trusted;
 mod workshop;
 
@@ -14,8 +16,12 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use tidegate::pki::{Authority, Issued, Order, Validity};
 
-use devices::{chains, forms, keys_and_signatures};
+use devices::{cas, chains, forms, keys, signatures, workshop};
+use doors::{Case, Doors};
+use pins::{odd, pins};
 use trusted::{anchors, lists, servers};
+
+use crate::support::openssl::{RSA_1024, RSA_2048, RSA_3072, RSA_4096, make_ahead};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/certificates.md");
 const DAY: i64 = 24 * 3600;
@@ -44,8 +50,8 @@ fn put(name: &str, text: impl AsRef<[u8]>) -> (String, Vec<u8>) {
 
 // ---- the page ----
 
-fn table(head: [&str; 3], rows: &[Row]) -> String {
-    let mut text = format!("| {} |\n|---|---|---|\n", head.join(" | "));
+fn table(head: &[&str], rows: &[Row]) -> String {
+    let mut text = format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
     for (what, cells) in rows {
         let _ = writeln!(text, "| {what} | {} |", cells.join(" | "));
     }
@@ -59,10 +65,10 @@ fn with_table(page: &str, name: &str, table: &str) -> String {
     let (before, rest) = page
         .split_once(&begin)
         .unwrap_or_else(|| panic!("docs/certificates.md has no line {begin}"));
-    let above = before.trim_end().lines().next_back().unwrap_or_default();
+    let above = before.rsplit_once("\n#").map_or(before, |(_, above)| above);
     assert!(
-        above.starts_with("### "),
-        "{name}: a table needs a heading, and stands below {above:?}"
+        !above.contains("<!-- "),
+        "{name}: a table needs a heading of its own"
     );
     let (_, after) = rest
         .split_once(&end)
@@ -70,40 +76,59 @@ fn with_table(page: &str, name: &str, table: &str) -> String {
     format!("{before}{begin}{table}{end}{after}")
 }
 
+/// The tables of what devices show: name, and text.
+async fn devices() -> Vec<(&'static str, String)> {
+    let authority = Authority::new("Test CA").expect("a CA");
+    let shop = workshop(&authority);
+    let tables = [
+        ("keys", "key of the device", keys(&shop, &authority)),
+        ("signatures", "signature of the CA", signatures(&shop)),
+        ("forms", "certificate of the device", forms(&authority)),
+        ("chains", "what the device sends", chains(&authority)),
+        ("odd", "certificate of the device", odd(&authority)),
+    ];
+    let pins = pins(&authority);
+    let mut cases: Vec<&[Case]> = tables.iter().map(|(_, _, cases)| &**cases).collect();
+    cases.push(&pins);
+    let doors = Doors::open(&cas(&shop), &cases).await;
+
+    let mut texts = Vec::new();
+    for (name, what, cases) in &tables {
+        let head = [what, "chain", "certificate pinned", "key pinned"];
+        texts.push((*name, table(&head, &doors.rows(cases).await)));
+    }
+    let head = [
+        "what is shown, and what the registry says",
+        "certificate pinned",
+        "key pinned",
+    ];
+    texts.push(("pins", table(&head, &doors.pinned(&pins).await)));
+    // Not that a device had failed to prove anything: what is wrong is the key (T3).
+    for which in [
+        "the device's certificate",
+        "certificate 2 of the chain, \"CN=Short CA\",",
+    ] {
+        let told = format!("{which} has an RSA key of 1024 bits; have it issued");
+        let is_told = |why: &str| why.starts_with(&told);
+        let gate = &doors.chain.gate;
+        gate.line("refused", |line| line["why"].as_str().is_some_and(is_told))
+            .await;
+    }
+    texts
+}
+
 #[tokio::test]
 async fn the_page_tells_what_works() {
-    let (keys, signatures) = keys_and_signatures().await;
-    let device = |what| [what, "TLS 1.2", "TLS 1.3"];
-    let tables = [
-        ("keys", table(device("key of the device"), &keys)),
-        (
-            "signatures",
-            table(device("signature of the CA"), &signatures),
-        ),
-        (
-            "forms",
-            table(device("certificate of the device"), &forms().await),
-        ),
-        (
-            "chains",
-            table(device("what the device sends"), &chains().await),
-        ),
-        (
-            "anchors",
-            table(device("certificate in `trust.ca`"), &anchors().await),
-        ),
-        (
-            "lists",
-            table(["list", "a device in it", "another device"], &lists().await),
-        ),
-        (
-            "servers",
-            table(
-                device("key of `listener.tls.certificate`"),
-                &servers().await,
-            ),
-        ),
-    ];
+    make_ahead(&[RSA_4096, RSA_3072, RSA_2048, RSA_1024]);
+    let by_version = |what| [what, "TLS 1.2", "TLS 1.3"];
+    let anchors = table(&by_version("certificate in `trust.ca`"), &anchors().await);
+    let head = ["list", "a device in it", "another device"];
+    let lists = table(&head, &lists().await);
+    let mut tables = devices().await;
+    tables.push(("anchors", anchors));
+    tables.push(("lists", lists));
+    let head = by_version("key of `listener.tls.certificate`");
+    tables.push(("servers", table(&head, &servers().await)));
     let page = std::fs::read_to_string(PAGE).expect("docs/certificates.md");
     let mut fresh = page.clone();
     for (name, table) in &tables {

@@ -5,93 +5,24 @@ use rcgen::{
     KeyUsagePurpose, NameConstraints,
 };
 use rustls::pki_types::CertificateDer;
-use tidegate::mqtt::Version;
-use tidegate::pki::{Authority, KeyKind, Order, Validity};
+use tidegate::pki::{Authority, Order, Validity};
 
+use super::doors::Case;
 use super::workshop::Workshop;
-use super::{DAY, EACH, Row, Versions, issue, meter, now, put};
+use super::{DAY, issue, meter, now};
 use crate::support::craft;
-use crate::support::device::{Answer, Device, connect};
-use crate::support::gate::{Gate, Plan};
-use crate::support::openssl::s_client;
+use crate::support::openssl::{
+    ED25519, P_256, P_384, P_521, RSA_1024, RSA_2048, RSA_3072, RSA_4096,
+};
 use crate::support::shown::Shown;
-use crate::support::until;
-
-/// What comes of a call: `admitted`, or the reason.
-pub(super) async fn outcome(gate: &Gate, shown: &Shown, versions: Versions) -> String {
-    let ca = gate.authority.certificate();
-    let (device, _) = Device::showing(gate.address(), ca, Some(shown), versions);
-    let before = gate.lines("refused").len();
-    let asks = connect("meter-7", Version::V311);
-    let answer = served(gate, device.asks(&asks)).await.0;
-    match answer {
-        Answer::Admitted => "admitted".into(),
-        _ => reason(gate, before).await,
-    }
-}
-
-/// The same with OpenSSL as the device, for keys that rustls has none of; the files lie in the gate's folder.
-async fn outcome_by_openssl(gate: &Gate, name: &str, version: &str) -> String {
-    let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
-    let arguments = [
-        version,
-        "-quiet",
-        "-cipher",
-        "DEFAULT@SECLEVEL=0",
-        "-cert",
-        &certificate,
-        "-key",
-        &key,
-    ];
-    let before = gate.lines("refused").len();
-    let asks = connect("meter-7", Version::V311).encode().expect("fits");
-    let call = s_client(gate.folder.path(), gate.address(), &arguments, &asks);
-    let met = served(gate, call).await;
-    match met.answer.as_slice() {
-        [0x20, 2, 0, 0] => "admitted".into(),
-        _ => reason(gate, before).await,
-    }
-}
-
-/// Lets a device call while the broker welcomes whoever comes.
-pub(super) async fn served<T>(gate: &Gate, call: impl Future<Output = T>) -> T {
-    let broker = async {
-        loop {
-            drop(gate.broker().welcome().await);
-        }
-    };
-    tokio::select! {
-        biased;
-        outcome = call => outcome,
-        () = broker => unreachable!("it goes on for ever"),
-    }
-}
-
-/// The reason of the refusal after the first `before`.
-pub(super) async fn reason(gate: &Gate, before: usize) -> String {
-    let line = until("one more refusal", async || {
-        gate.lines("refused").get(before).cloned()
-    })
-    .await;
-    format!("`{}`", line["reason"].as_str().expect("a reason"))
-}
-
-/// What comes of a certificate, in both TLS versions.
-pub(super) async fn both(gate: &Gate, shown: &Shown) -> Vec<String> {
-    let mut cells = Vec::new();
-    for (versions, _) in EACH {
-        cells.push(outcome(gate, shown, versions).await);
-    }
-    cells
-}
 
 /// The CAs of the signature rows: name, key for `openssl genpkey`.
-const SIGNERS: [(&str, &[&str]); 5] = [
-    ("rsa", &["RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
-    ("p256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
-    ("p384", &["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]),
-    ("p521", &["EC", "-pkeyopt", "ec_paramgen_curve:P-521"]),
-    ("ed25519", &["ED25519"]),
+const SIGNERS: [(&str, &str); 5] = [
+    ("rsa", RSA_2048),
+    ("p256", P_256),
+    ("p384", P_384),
+    ("p521", P_521),
+    ("ed25519", ED25519),
 ];
 
 /// What a CA signs with: the words of the table, the CA, `openssl x509`'s way to say it.
@@ -121,94 +52,87 @@ const SIGNATURES: [(&str, &str, &[&str]); 13] = [
     ("Ed25519", "ed25519", &[]),
 ];
 
-/// Keys of devices, and signatures of CAs.
-pub(super) async fn keys_and_signatures() -> (Vec<Row>, Vec<Row>) {
+/// A workshop with the CAs of [`SIGNERS`], and with `authority` as `own`.
+pub(super) fn workshop(authority: &Authority) -> Workshop {
     let shop = Workshop::new();
-    let mut files = Vec::new();
     for (name, kind) in SIGNERS {
         shop.key(name, kind);
         shop.authority(name, &format!("{name} CA"));
-        files.push(put(
-            &format!("{name}.pem"),
-            shop.read(&format!("{name}.pem")),
-        ));
     }
-    let authority = Authority::new("Test CA").expect("a CA");
     shop.put("own.pem", authority.certificate_pem());
     shop.put("own.key", &authority.key_pem());
-    let sizes = ["1024", "2048", "3072", "4096"];
-    for bits in sizes {
-        let (name, size) = (format!("rsa-{bits}"), format!("rsa_keygen_bits:{bits}"));
-        shop.key(&name, &["RSA", "-pkeyopt", &size]);
-        shop.issue(&name, &name, "own", &["-sha256"]);
-        for file in [format!("{name}.pem"), format!("{name}.key")] {
-            let text = shop.read(&file);
-            files.push((file, text));
-        }
-    }
-    let names: Vec<String> = SIGNERS
-        .iter()
-        .map(|(name, _)| format!("\"{name}.pem\""))
-        .collect();
-    let cas = format!("ca = [\"ca.pem\", {}]", names.join(", "));
-    let listeners = format!(
-        "{}[[trust]]\nname = \"fleet\"\n{cas}\n",
-        crate::support::gate::MUTUAL
-    );
-    let gate = Gate::plan(Plan {
-        listeners: Some(listeners),
-        files,
-        authority,
-        ..Plan::default()
-    })
-    .await;
+    shop
+}
 
-    let mut keys = Vec::new();
-    for bits in sizes {
-        let name = format!("rsa-{bits}");
-        let mut cells = Vec::new();
-        for (versions, option) in EACH {
-            // rustls has no RSA keys below 2048 bits.
-            cells.push(match bits {
-                "1024" => outcome_by_openssl(&gate, &name, option).await,
-                _ => outcome(&gate, &shop.shown(&name, &name), versions).await,
-            });
-        }
-        keys.push((format!("RSA, {bits} bits"), cells));
-    }
-    for (what, kind) in [
-        ("ECDSA P-256", KeyKind::EcdsaP256),
-        ("ECDSA P-384", KeyKind::EcdsaP384),
-        ("ECDSA P-521", KeyKind::EcdsaP521),
-        ("Ed25519", KeyKind::Ed25519),
-    ] {
-        let device = issue(&gate.authority, meter().key(kind));
-        keys.push((what.into(), both(&gate, &Shown::from(&device)).await));
-    }
+/// The certificates of all its CAs, in PEM.
+pub(super) fn cas(shop: &Workshop) -> String {
+    let names = SIGNERS.iter().map(|(name, _)| *name).chain(["own"]);
+    let pem = names.map(|name| shop.read(&format!("{name}.pem")));
+    String::from_utf8(pem.collect::<Vec<_>>().concat()).expect("PEM is ASCII")
+}
 
-    let mut signatures = Vec::new();
-    shop.key("device", SIGNERS[1].1);
+/// Kinds of keys: those that rustls has, too, and those that only OpenSSL has.
+const KEYS: [(&str, &str, bool); 13] = [
+    // rustls has no RSA keys below 2048 bits.
+    ("RSA, 1024 bits", RSA_1024, false),
+    ("RSA, 2048 bits", RSA_2048, true),
+    ("RSA, 3072 bits", RSA_3072, true),
+    ("RSA, 4096 bits", RSA_4096, true),
+    (
+        "RSA, 2048 bits, for PSS alone (id-RSASSA-PSS)",
+        "RSA-PSS -pkeyopt rsa_keygen_bits:2048",
+        false,
+    ),
+    ("ECDSA P-256", P_256, true),
+    (
+        "ECDSA P-256, its curve spelt out",
+        "EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit",
+        false,
+    ),
+    ("ECDSA P-384", P_384, true),
+    ("ECDSA P-521", P_521, true),
+    (
+        "ECDSA secp256k1",
+        "EC -pkeyopt ec_paramgen_curve:secp256k1",
+        false,
+    ),
+    (
+        "ECDSA brainpoolP256r1",
+        "EC -pkeyopt ec_paramgen_curve:brainpoolP256r1",
+        false,
+    ),
+    ("Ed25519", ED25519, true),
+    ("Ed448", "ED448", false),
+];
+
+/// Keys of devices.
+pub(super) fn keys(shop: &Workshop, authority: &Authority) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (what, kind, has_rustls) in KEYS {
+        shop.key("device", kind);
+        shop.issue("device", "device", "own", &["-sha256"]);
+        let case = Case::new(what, shop.shown("device", "device"));
+        cases.push(if has_rustls { case } else { case.by_openssl() });
+    }
+    let plain = issue(authority, meter());
+    for (what, kind) in craft::ML_DSA {
+        let shown = craft::ml_dsa(authority, plain.certificate(), kind);
+        cases.push(Case::new(what, shown));
+    }
+    cases
+}
+
+/// Signatures of CAs.
+pub(super) fn signatures(shop: &Workshop) -> Vec<Case> {
+    let mut cases = Vec::new();
+    shop.key("device", P_256);
     for (what, signer, how) in SIGNATURES {
         shop.issue("device", "device", signer, how);
-        let cells = both(&gate, &shop.shown("device", "device")).await;
-        signatures.push((what.into(), cells));
+        cases.push(Case::new(what, shop.shown("device", "device")));
     }
     let what = "RSA PKCS #1, SHA-256, of an intermediate with 1024 bits";
-    signatures.push((what.into(), both(&gate, &shop.below_a_short_key()).await));
-    // Not that the device had failed to prove anything: what is wrong is the key (T3).
-    for which in [
-        "the device's certificate",
-        "certificate 2 of the chain, \"CN=Short CA\",",
-    ] {
-        let told = format!("{which} has an RSA key of 1024 bits; have it issued");
-        gate.line("refused", |line| {
-            line["why"]
-                .as_str()
-                .is_some_and(|why| why.starts_with(&told))
-        })
-        .await;
-    }
-    (keys, signatures)
+    cases.push(Case::new(what, shop.below_a_short_key()));
+    cases
 }
 
 fn unknown_extension(critical: bool) -> CustomExtension {
@@ -219,8 +143,7 @@ fn unknown_extension(critical: bool) -> CustomExtension {
 }
 
 /// Forms of a device's certificate.
-pub(super) async fn forms() -> Vec<Row> {
-    let gate = Gate::start().await;
+pub(super) fn forms(authority: &Authority) -> Vec<Case> {
     let valid = |not_before, not_after| Validity {
         not_before,
         not_after,
@@ -234,13 +157,13 @@ pub(super) async fn forms() -> Vec<Row> {
                 excluded_subtrees: vec![],
             });
         });
-        gate.authority.intermediate(order).expect("a CA")
+        authority.intermediate(order).expect("a CA")
     };
     let narrow = names(vec![GeneralSubtree::DnsName("a.example".into())]);
-    let made = |order: Order| Shown::from(&issue(&gate.authority, order));
+    let made = |order: Order| Shown::from(&issue(authority, order));
     let last_day = 253_402_300_799; // 9999-12-31T23:59:59Z, "no end" (RFC 5280 §4.1.2.5)
-    let plain = issue(&gate.authority, meter());
-    let old = craft::version_1(&gate.authority, plain.certificate());
+    let plain = issue(authority, meter());
+    let old = craft::version_1(authority, plain.certificate());
     let orders: Vec<(&str, Shown)> = vec![
         ("version 3, `CA:FALSE`, clientAuth", Shown::from(&plain)),
         ("version 1", Shown::new(vec![old], plain.key())),
@@ -325,22 +248,18 @@ pub(super) async fn forms() -> Vec<Row> {
             Shown::from(&issue(&narrow, meter().dns("b.example"))),
         ),
     ];
-    rows(&gate, orders).await
+    cases(orders)
 }
 
-async fn rows(gate: &Gate, all: Vec<(&str, Shown)>) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for (what, shown) in all {
-        rows.push((what.to_owned(), both(gate, &shown).await));
-    }
-    rows
+fn cases(all: Vec<(&str, Shown)>) -> Vec<Case> {
+    all.into_iter()
+        .map(|(what, shown)| Case::new(what, shown))
+        .collect()
 }
 
 /// Chains: what a device sends beside its own certificate.
-pub(super) async fn chains() -> Vec<Row> {
-    let gate = Gate::start().await;
-    let root = &gate.authority;
-    let mut rows = Vec::new();
+pub(super) fn chains(root: &Authority) -> Vec<Case> {
+    let mut rows: Vec<Case> = Vec::new();
     let mut below: Option<Authority> = None;
     for count in 0..=8 {
         let device = issue(below.as_ref().unwrap_or(root), meter());
@@ -349,7 +268,7 @@ pub(super) async fn chains() -> Vec<Row> {
             1 => "and 1 intermediate".to_owned(),
             n => format!("and {n} intermediates"),
         };
-        rows.push((what, both(&gate, &Shown::from(&device)).await));
+        rows.push(Case::new(what, &device));
         let order = Order::ca(&format!("Line {count}"));
         below = Some(
             below
@@ -413,6 +332,6 @@ pub(super) async fn chains() -> Vec<Row> {
         "its own certificate of 17 KiB",
         Shown::from(&issue(root, large(17 << 10))),
     ));
-    rows.extend(self::rows(&gate, more).await);
+    rows.extend(cases(more));
     rows
 }

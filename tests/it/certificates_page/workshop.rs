@@ -4,7 +4,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 
-use crate::support::openssl::openssl;
+use crate::support::openssl::{RSA_1024, openssl, private_key};
 use crate::support::shown::Shown;
 
 /// A folder in which `openssl` makes keys and certificates.
@@ -32,9 +32,8 @@ impl Workshop {
     }
 
     /// Makes `NAME.key`: `kind` as for `openssl genpkey`.
-    pub(super) fn key(&self, name: &str, kind: &[&str]) {
-        let file = format!("{name}.key");
-        self.run(&[&["genpkey", "-out", &file, "-algorithm"], kind].concat());
+    pub(super) fn key(&self, name: &str, kind: &str) {
+        self.put(&format!("{name}.key"), &private_key(kind));
     }
 
     /// Makes `NAME.pem`, a CA for the key that is there.
@@ -92,7 +91,7 @@ impl Workshop {
 
     /// A device below an intermediate of the CA `rsa`, whose key has 1024 bits.
     pub(super) fn below_a_short_key(&self) -> Shown {
-        self.key("short", &["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+        self.key("short", RSA_1024);
         let ask = [
             "req",
             "-new",
