@@ -14,6 +14,7 @@ use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Ready;
 use crate::registry::directory::Directory;
+use crate::registry::token_key;
 use crate::rules::device::Offer;
 use crate::rules::policy::Unknown;
 use crate::rules::reason;
@@ -314,12 +315,14 @@ fn open_tokens(settings: &Settings) -> Result<TokenDesk, Vec<StartFault>> {
     };
     let has_registry = settings.registry.is_some();
     let alphabet = settings.alphabet.clone();
-    Ok(TokenDesk::new(
-        settings.token.place,
-        alphabet,
-        has_registry,
-        jwt,
-    ))
+    let desk = TokenDesk::new(settings.token.place, alphabet, has_registry, jwt);
+    // That it is the registry's is looked at once the registry answers; the wrong one knows no token.
+    if let Some(registry) = &settings.registry
+        && let Ok(Some(key)) = token_key::read(&registry.token_key)
+    {
+        desk.set_key(key);
+    }
+    Ok(desk)
 }
 
 /// Tells the metrics when what a listener shows and trusts must be replaced.

@@ -13,7 +13,7 @@ use super::show::{PAGE, Which};
 use super::{House, Where, failed, say_json, tell};
 use crate::registry::form::{Form, doubles};
 use crate::registry::{Fault, token_key};
-use crate::rules::record::{Proof, Record};
+use crate::rules::record::{Proof, Record, Valid};
 
 mod rows;
 
@@ -33,6 +33,7 @@ Tokens travel as keyed hashes: the gate that they are imported for needs the sam
 
 Examples:
   tidegate device import meters.csv
+  tidegate device import serials.csv --trust vendor
   tidegate device export -c old.toml | tidegate device import - --format jsonl -c new.toml
 
 Exit codes: 0 all are registered; 1 none is; 2 usage or configuration.";
@@ -47,6 +48,9 @@ pub struct Import {
     /// csv | jsonl; left out: as the file's name ends
     #[arg(long, value_name = "FORMAT", value_parser = Format::read)]
     format: Option<Format>,
+    /// The trust group of the devices that the file says nothing to show of: any certificate of it that names them
+    #[arg(long, value_name = "GROUP")]
+    trust: Option<String>,
     #[command(flatten)]
     place: Where,
 }
@@ -126,8 +130,20 @@ impl Import {
         let bytes = read(&self.file, piped).map_err(|error| {
             Failure::failed(format!("cannot read {}: {error}", self.file.display()))
         })?;
-        let (records, lines) = house.judge(format, &bytes)?;
+        let (mut records, lines) = house.judge(format, &bytes)?;
         drop(bytes);
+        if let Some(name) = &self.trust {
+            let group = house.group(name)?;
+            let unarmed = records.iter_mut().filter(|one| one.credentials.is_empty());
+            for record in unarmed {
+                let proof = Proof::Vouched {
+                    group: group.name.clone(),
+                    field: group.naming.field,
+                    pin: None,
+                };
+                record.add_credential(proof, Valid::since(house.now));
+            }
+        }
         house.same_token_key(&records).await?;
         let bar = bar(records.len() as u64);
         let mut progress = |done: usize| bar.set_position(done as u64);
@@ -156,7 +172,7 @@ fn unarmed(records: &[Record]) -> String {
     let first = &first.device;
     format!(
         "{count} of them with nothing to show, which cannot enter, {first} first: write what they may show into the column credentials, as in \
-         vouched trust=GROUP; or `tidegate device set {first} --trust GROUP`\n"
+         vouched trust=GROUP; or import with --trust GROUP\n"
     )
 }
 
