@@ -5,13 +5,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use crate::rules::device::DeviceId;
 use crate::rules::record::LastSeen;
 
 use super::Shared;
 use super::store::Store;
+
+/// How often they are fetched. Not one by one as they come: that would wake this thread for every connection.
+const FETCHED: Duration = Duration::from_millis(200);
 
 /// How often they are written.
 const EVERY: Duration = Duration::from_secs(5);
@@ -35,15 +38,12 @@ pub(super) async fn keep<S: Store>(
     noted: &mut mpsc::Receiver<(DeviceId, LastSeen)>,
 ) {
     let mut batch = HashMap::new();
-    let mut ticks = interval_at(Instant::now() + EVERY, EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut fetches, mut writes) = (every(FETCHED), every(EVERY));
     let gather = async {
         loop {
             tokio::select! {
-                Some((device, seen)) = noted.recv(), if batch.len() < MOST => {
-                    batch.insert(device, seen);
-                }
-                _ = ticks.tick() => {
+                _ = fetches.tick() => fetch(noted, &mut batch),
+                _ = writes.tick() => {
                     // While the store is away, the batch waits; when it is full, the queue, and then they are lost.
                     if shared.standing.is_there() {
                         write(store, shared, &mut batch).await;
@@ -61,6 +61,24 @@ pub(super) async fn keep<S: Store>(
     }
     let _ = timeout(LAST_WORDS, write(store, shared, &mut batch)).await;
     count_lost(shared, batch.len());
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Takes what was noted into the batch, as far as there is room.
+fn fetch(
+    noted: &mut mpsc::Receiver<(DeviceId, LastSeen)>,
+    batch: &mut HashMap<DeviceId, LastSeen>,
+) {
+    while batch.len() < MOST
+        && let Ok((device, seen)) = noted.try_recv()
+    {
+        batch.insert(device, seen);
+    }
 }
 
 /// Writes the batch in parts; a part that fails is lost. Dropped half-way, the part under way stays in the batch.
