@@ -210,7 +210,11 @@ pub(in crate::registry) async fn note_seen(
             " ON CONFLICT (device) DO UPDATE SET at = excluded.at, address = excluded.address, mode = excluded.mode, \
              certificate = excluded.certificate WHERE excluded.at >= seen.at",
         );
-        query.build().execute(&mut *connection).await?;
+        query
+            .build()
+            .persistent(false)
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }
