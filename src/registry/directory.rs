@@ -85,7 +85,7 @@ pub enum Whom {
 /// What a look-up found.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// Its record.
+    /// Its record, without description and labels.
     Known(Arc<Record>),
     /// Nobody of that name, or with that pin.
     Unknown,

@@ -6,7 +6,7 @@
 //! them could have made wrong is asked for again. All of it happens on one thread, with no await between the look and
 //! the deed, so a note is enough: no generations, no locks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -142,9 +142,8 @@ impl<'a> Desk<'a> {
     fn remember(&self, whom: Whom, outcome: Result<Option<Record>, Arc<str>>) -> Found {
         let memory = &self.shared.memory;
         match outcome {
-            Ok(Some(mut record)) => {
-                record.credentials.shrink_to_fit(); // a Vec begins with room for four
-                let record = Arc::new(record);
+            Ok(Some(record)) => {
+                let record = lean(record);
                 memory.remember(&record);
                 Found::Known(record)
             }
@@ -224,6 +223,14 @@ impl Changed {
             (Self::Devices(devices), None) => !devices.is_empty(),
         }
     }
+}
+
+/// As memory keeps it: without what is for people only, which may be most of it.
+fn lean(mut record: Record) -> Arc<Record> {
+    record.description = String::new();
+    record.labels = BTreeMap::new();
+    record.credentials.shrink_to_fit(); // a Vec begins with room for four
+    Arc::new(record)
 }
 
 /// Whoever asked may be gone.

@@ -77,11 +77,9 @@ pub(super) fn device(name: impl Display) -> DeviceId {
     name.to_string().parse().expect("a name")
 }
 
-/// A record that tells its version in its description.
+/// A record that tells its version by when it was created.
 pub(super) fn record(name: impl Display, version: u64) -> Record {
-    let mut record = Record::new(device(name), 0);
-    record.description = version.to_string();
-    record
+    Record::new(device(name), i64::try_from(version).expect("few versions"))
 }
 
 pub(super) fn pinned(name: impl Display, version: u64, pin: Pin) -> Record {

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::fake::{Fake, device};
 use super::{Directory, Found, Whom, thread};
-use crate::rules::record::Pin;
+use crate::rules::record::{Pin, Record};
 
 mod away;
 mod changes;
@@ -89,10 +89,15 @@ enum Short {
 
 fn short(found: &Found) -> Short {
     match found {
-        Found::Known(record) => Short::Version(record.description.parse().expect("a version")),
+        Found::Known(record) => Short::Version(version(record)),
         Found::Unknown => Short::Nobody,
         Found::Away(_) => Short::NotNow,
     }
+}
+
+/// See [`fake::record`].
+fn version(record: &Record) -> u64 {
+    record.created.unsigned_abs()
 }
 
 impl Directory {

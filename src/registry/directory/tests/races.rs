@@ -11,7 +11,7 @@ use super::super::desk::{Desk, Question};
 use super::super::fake::{device, pinned, record};
 use super::super::thread::Request;
 use super::super::{DEADLINE, Directory, Found};
-use super::{GRACE, MEMORY, Short, by_pin, named, pin, short};
+use super::{GRACE, MEMORY, Short, by_pin, named, pin, short, version};
 use crate::registry::Change;
 use crate::rules::record::Record;
 
@@ -162,9 +162,7 @@ impl Scene<'_> {
 
     fn judge(&self, number: u8, pinned: bool, told: usize, found: &Found) {
         let visible = |record: &Option<Record>| match record {
-            Some(one) if !pinned || by_pin(number).is(one) => {
-                Short::Version(one.description.parse().expect("a version"))
-            }
+            Some(one) if !pinned || by_pin(number).is(one) => Short::Version(version(one)),
             _ => Short::Nobody,
         };
         let found = short(found);
