@@ -28,6 +28,7 @@ use thread::{Mailbox, Registering, Request};
 mod answers;
 mod desk;
 mod feed;
+mod fill;
 mod memory;
 mod news;
 mod seen;

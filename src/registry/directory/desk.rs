@@ -29,6 +29,8 @@ pub(super) struct Desk<'a> {
     shared: &'a Shared,
     flights: HashMap<Whom, Flight>,
     next_number: u64,
+    /// What changed since the page under way was asked for; `None`: there is none.
+    page: Option<Changed>,
 }
 
 /// A question to the store, to be asked until its deadline.
@@ -54,12 +56,24 @@ enum Changed {
     Everything,
 }
 
+/// What became of a page of devices.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Taken {
+    /// It is remembered, as far as nothing changed.
+    All,
+    /// Too much changed meanwhile: it is to be asked for again.
+    Nothing,
+    /// There is no room for more.
+    Full,
+}
+
 impl<'a> Desk<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
             flights: HashMap::new(),
             next_number: 0,
+            page: None,
         }
     }
 
@@ -139,6 +153,28 @@ impl<'a> Desk<'a> {
         None
     }
 
+    /// A page of devices is about to be asked for, one at a time. If no answer comes, the next takes its place.
+    pub(super) fn begin_page(&mut self) {
+        self.page = Some(Changed::nothing());
+    }
+
+    /// Takes a page in: remembers whom memory does not know, but for those that changed since it was asked for.
+    pub(super) fn take_page(&mut self, page: Vec<Record>) -> Taken {
+        let changed = match self.page.take() {
+            Some(Changed::Devices(changed)) => changed,
+            Some(Changed::Everything) | None => return Taken::Nothing,
+        };
+        for record in page {
+            if changed.contains(&record.device) {
+                continue;
+            }
+            if !self.shared.memory.remember_if_room(&lean(record)) {
+                return Taken::Full;
+            }
+        }
+        Taken::All
+    }
+
     fn remember(&self, whom: Whom, outcome: Result<Option<Record>, Arc<str>>) -> Found {
         let memory = &self.shared.memory;
         match outcome {
@@ -164,6 +200,9 @@ impl<'a> Desk<'a> {
             }
             for (whom, flight) in &mut self.flights {
                 flight.note(whom, change);
+            }
+            if let Some(changed) = &mut self.page {
+                changed.note(change);
             }
         }
     }
@@ -195,8 +234,7 @@ impl Flight {
         let is_another = |device| matches!(whom, Whom::Device(wanted) if wanted != device);
         match change {
             Change::Device(device) if is_another(device) => {}
-            Change::Device(device) => self.changed.add(device),
-            Change::Everything => self.changed = Changed::Everything,
+            change => self.changed.note(change),
         }
     }
 }
@@ -206,12 +244,12 @@ impl Changed {
         Self::Devices(HashSet::new())
     }
 
-    fn add(&mut self, device: &DeviceId) {
-        if let Self::Devices(devices) = self {
-            devices.insert(device.clone());
-            if devices.len() > MOST_KEPT {
-                *self = Self::Everything;
+    fn note(&mut self, change: &Change) {
+        match (&mut *self, change) {
+            (Self::Devices(devices), Change::Device(device)) if devices.len() < MOST_KEPT => {
+                devices.insert(device.clone());
             }
+            _ => *self = Self::Everything,
         }
     }
 

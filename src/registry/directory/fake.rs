@@ -51,6 +51,8 @@ pub(super) struct Inner {
     pub(super) away: Option<Trouble>,
     /// Answers for a device are made at once and given when released.
     pub(super) held: bool,
+    /// It tells all its devices when asked for pages; else none, so that tests see each question.
+    pub(super) pages: bool,
     /// It notifies of changes, as PostgreSQL does.
     pub(super) tells: bool,
     pub(super) seen: Vec<(DeviceId, LastSeen)>,
@@ -169,11 +171,15 @@ impl Fake {
             let script = self.script();
             (find(&script), script.held)
         };
+        self.hold(held).await;
+        Ok(found)
+    }
+
+    async fn hold(&self, held: bool) {
         if held {
             let permit = self.0.release.0.acquire().await;
             permit.expect("never closed").forget();
         }
-        Ok(found)
     }
 }
 
@@ -203,6 +209,19 @@ impl Store for Fake {
         let has_one = |one: &&Record| pins.iter().any(|pin| has_pin(one, pin));
         let find = |script: &Inner| script.records.values().find(has_one).cloned();
         self.answer(find).await
+    }
+
+    async fn page(&self, after: Option<&DeviceId>, most: u32) -> Result<Vec<Record>, Fault> {
+        self.reach().await?;
+        let (page, held) = {
+            let script = self.script();
+            let behind = |one: &&Record| after.is_none_or(|after| one.device > *after);
+            let all = script.records.values().filter(|_| script.pages);
+            let page = all.filter(behind).take(most as usize).cloned();
+            (page.collect(), script.held && script.pages)
+        };
+        self.hold(held).await;
+        Ok(page)
     }
 
     async fn register(&self, record: &Record, quota: u32) -> Result<(), Fault> {

@@ -3,6 +3,7 @@
 //! Only the thread writes; workers read. Names that nobody has are kept apart, so that a storm of them pushes no device
 //! out (threats.md V6).
 
+use std::hash::Hash;
 use std::mem::size_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +79,7 @@ impl Memory {
 
     fn by_name(&self, device: &DeviceId) -> Option<Arc<Record>> {
         let known = self.known.get(device)?;
-        (known.era == self.era.load(Ordering::Acquire)).then_some(known.record)
+        (known.era == self.era()).then_some(known.record)
     }
 
     /// Whether it is remembered that there is no such device.
@@ -96,9 +97,25 @@ impl Memory {
         }
         let known = Known {
             record: record.clone(),
-            era: self.era.load(Ordering::Acquire),
+            era: self.era(),
         };
         self.known.insert(device.clone(), known);
+    }
+
+    /// Remembers a device unless it is remembered already, without pushing another out. `false`: there is no room.
+    pub(super) fn remember_if_room(&self, record: &Arc<Record>) -> bool {
+        let is_known = self
+            .known
+            .peek(&record.device)
+            .map(|known| known.era == self.era());
+        match is_known {
+            Some(true) => true,
+            None if !(has_room(&self.known) && has_room(&self.pins)) => false,
+            Some(false) | None => {
+                self.remember(record);
+                true
+            }
+        }
     }
 
     /// Remembers for a while that the store knows of no such device.
@@ -127,6 +144,11 @@ impl Memory {
         self.pin_era.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// How often everything was forgotten.
+    pub(super) fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
+    }
+
     /// How many records are held.
     pub(super) fn count(&self) -> u64 {
         self.known.len() as u64
@@ -144,6 +166,15 @@ impl Memory {
         };
         era.load(Ordering::Acquire)
     }
+}
+
+/// Whether a little more fits in. It is divided into parts, which do not fill alike: somewhat before the whole is full, one is.
+fn has_room<K: Eq + Hash, V: Clone>(table: &Cache<K, V, Bytes>) -> bool
+where
+    Bytes: Weighter<K, V>,
+{
+    let bound = table.capacity();
+    table.weight() < bound - bound / 32
 }
 
 /// Weighs in bytes: the entry in the table, and what it points to.
@@ -206,5 +237,30 @@ fn text(text: &String) -> usize {
     match text.capacity() {
         0 => 0,
         bytes => bytes + PIECE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::record::Valid;
+
+    /// What a fleet of 100,000 takes, whose devices have a certificate each and nothing else.
+    #[test]
+    fn a_hundred_thousand_devices_fit_into_the_default() {
+        let memory = Memory::new(64 << 20);
+        for n in 0..100_000 {
+            let mut record = Record::new(format!("meter-{n:06}").parse().expect("a name"), 0);
+            let (group, field) = ("fleet".to_owned(), crate::rules::identity::Field::SubjectCn);
+            let proof = Proof::Vouched {
+                group,
+                field,
+                pin: None,
+            };
+            record.add_credential(proof, Valid::since(0));
+            record.credentials.shrink_to_fit();
+            assert!(memory.remember_if_room(&Arc::new(record)), "{n}");
+        }
+        assert_eq!(memory.count(), 100_000, "{} bytes", memory.bytes());
     }
 }

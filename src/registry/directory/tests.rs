@@ -13,6 +13,7 @@ use crate::rules::record::{Pin, Record};
 
 mod away;
 mod changes;
+mod fill;
 mod look_ups;
 mod others;
 mod races;

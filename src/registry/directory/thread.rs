@@ -16,6 +16,7 @@ use crate::rules::record::{LastSeen, Record};
 use super::answers::{look_ups, registrations, why};
 use super::desk::Desk;
 use super::feed::{Feed, listen, pause};
+use super::fill::fill;
 use super::standing::FRESH;
 use super::store::Store;
 use super::{Found, Shared, Whom, no_answer, seen};
@@ -115,6 +116,7 @@ pub(super) async fn run<S: Store>(
         tokio::join!(
             feed.follow(),
             listen(&store, &due),
+            fill(&store, shared, &desk),
             look_ups(&store, shared, &desk, &due, &mut mailbox.requests),
             registrations(&store, &desk, &due, &mut mailbox.registering),
         )

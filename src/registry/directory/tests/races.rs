@@ -32,6 +32,10 @@ enum Step {
     Answer(usize),
     /// One of the answers arrives.
     Arrive(usize),
+    /// A page of all devices is asked for and made.
+    Page,
+    /// It arrives.
+    PageArrives,
     /// The store goes away, and comes back at once.
     GiveUp,
 }
@@ -45,6 +49,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (one, any::<bool>()).prop_map(|(n, by_pin)| Step::LookUp(n, by_pin)),
         4 => any::<usize>().prop_map(Step::Answer),
         4 => any::<usize>().prop_map(Step::Arrive),
+        2 => Just(Step::Page),
+        2 => Just(Step::PageArrives),
         1 => Just(Step::GiveUp),
     ]
 }
@@ -59,6 +65,7 @@ struct Scene<'a> {
     told: usize,
     asked: Vec<Question>,
     answered: Vec<(Question, Option<Record>)>,
+    page: Option<Vec<Record>>,
     waiting: Vec<(u8, bool, usize, oneshot::Receiver<Found>)>,
 }
 
@@ -76,6 +83,8 @@ impl Scene<'_> {
             Step::LookUp(number, by_pin) => self.look_up(number, by_pin),
             Step::Answer(which) => self.answer(which),
             Step::Arrive(which) => self.arrive(which),
+            Step::Page => self.page(),
+            Step::PageArrives => self.page_arrives(),
             Step::GiveUp => self.desk.give_up(&"away".into()),
         }
         self.check();
@@ -146,6 +155,17 @@ impl Scene<'_> {
         self.asked.extend(again);
     }
 
+    fn page(&mut self) {
+        self.desk.begin_page();
+        self.page = Some((0..DEVICES).filter_map(|number| self.now(number)).collect());
+    }
+
+    fn page_arrives(&mut self) {
+        if let Some(page) = self.page.take() {
+            self.desk.take_page(page);
+        }
+    }
+
     /// Whoever was answered got something at least as new as all that had been told when it asked.
     fn check(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
@@ -203,6 +223,7 @@ proptest! {
             told: 0,
             asked: Vec::new(),
             answered: Vec::new(),
+            page: None,
             waiting: Vec::new(),
         };
         for step in steps {
