@@ -1,4 +1,4 @@
-//! The pure parts of the path, one at a time: what each adds to a connection or to a relayed byte.
+//! The pure parts of the path and a look into the registry's memory, one at a time: what each adds to a connection or to a relayed byte.
 //!
 //! ```text
 //! cargo bench --bench pure
@@ -8,13 +8,17 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::FutureExt as _;
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connect::{Connect, Password as MqttPassword, Will};
 use tidegate::mqtt::framing::{Framer, From};
 use tidegate::mqtt::properties::{Id, Properties, Property, Value};
 use tidegate::pki::Authority;
+use tidegate::registry::directory::{Directory, Found, Whom};
+use tidegate::registry::{Registry, Settings, StoreSettings};
 use tidegate::rules::device::{Alphabet, DeviceId, Mode};
 use tidegate::rules::identity::{Certificate, Field, Naming, Pattern};
 use tidegate::rules::policy::{
@@ -23,8 +27,11 @@ use tidegate::rules::policy::{
 };
 use tidegate::rules::record::{Proof, Record, Valid};
 use tidegate::rules::template::{Facts, Template, Use};
+use tidegate::rules::token::{Token, TokenKey};
 
-criterion_group!(pure, connect, framer, identity, template, verdict);
+criterion_group!(
+    pure, connect, framer, identity, template, verdict, token, look_up
+);
 criterion_main!(pure);
 
 const DEVICE: &str = "meter-0123456789";
@@ -169,6 +176,86 @@ fn verdict(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// A device that comes by token: from its CONNECT to the verdict, and the hash alone.
+fn token(criterion: &mut Criterion) {
+    let key = TokenKey::new([7; 32]);
+    let token = Token::from_chance(&[9; 32]);
+    let mut record = Record::new(DEVICE.parse().expect("a device id"), 0);
+    record.min_mode = Mode::ServerTls;
+    record.add_credential(Proof::Token(key.hash(&token)), Valid::since(0));
+    let caller = Caller {
+        listener: "devices",
+        mode: Mode::ServerTls,
+        ip: IP,
+        certificate: None,
+    };
+    let tokens = Tokens {
+        key: Some(&key),
+        ..Tokens::default()
+    };
+    let settings = ConnectSettings {
+        client_id: parsed("{device}", Use::Name),
+        username: parsed("{device}", Use::Name),
+        password: Password::None,
+        asked_client_id: AskedClientId::Any,
+        user_properties: vec![],
+    };
+    let asks = Connect {
+        username: Some(DEVICE.to_owned()),
+        password: Some(MqttPassword::new(token.reveal().into())),
+        ..plain_connect()
+    };
+    let mut group = criterion.benchmark_group("token");
+    group.bench_function("verdict", |b| {
+        b.iter_batched(
+            || asks.clone(),
+            |asks| {
+                let claim = claim(&caller, &asks, &tokens, 1).expect("a claim");
+                let standing = Standing::Known(&record);
+                decide(&caller, &claim, asks, standing, &settings, 1).expect("admitted")
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("hash", |b| b.iter(|| key.hash(black_box(&token))));
+    group.finish();
+}
+
+/// The registry, asked by a worker for a device that is in memory.
+fn look_up(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = Settings {
+        store: StoreSettings::Sqlite {
+            path: folder.path().join("registry.db"),
+        },
+        grace: Duration::from_hours(1),
+        cache_bytes: 1 << 20,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let device: DeviceId = DEVICE.parse().expect("a device id");
+    let record = Record::new(device.clone(), 0);
+    runtime.block_on(async {
+        let registry = Registry::open(&settings.store).await.expect("a registry");
+        let added = registry.add(&[record], &mut |_| {}).await;
+        added.expect("a new device");
+    });
+    let directory = Directory::start(&settings).expect("a directory");
+    let whom = Whom::Device(device);
+    let is_known = || {
+        let found = directory.look_up(&whom).now_or_never();
+        matches!(found, Some(Found::Known(_)))
+    };
+    while !is_known() {
+        std::thread::yield_now();
+    }
+    criterion.bench_function("look-up in memory", |b| {
+        b.iter(|| assert!(black_box(is_known())));
+    });
 }
 
 fn parsed(text: &str, use_: Use) -> Template {
