@@ -33,7 +33,7 @@ class Load:
 
     def plain(self, server, port, count):
         """The same without TLS."""
-        flags = [*self.nameless(), "--connect", "--concurrency", AT_ONCE, "--count", count]
+        flags = ["--devices", 64, "--connect", "--concurrency", AT_ONCE, "--count", count]
         return self.bench("handshake", server, port, None, flags)
 
     def bench(self, what, server, port, setting, flags):
@@ -58,9 +58,9 @@ class Load:
         """Flags: the devices that have been seen before."""
         return ["--device-dir", self.keys.known]
 
-    def nameless(self):
-        """Flags: devices without a certificate."""
-        return ["--devices", 64]
+    def with_token(self, count):
+        """Flags: that many devices without a certificate; each tells its name and the token."""
+        return ["--devices", count, "--username", "{device}", "--password-file", self.keys.token]
 
     def unknown(self, count):
         """Flags: that many devices that nobody has ever seen."""

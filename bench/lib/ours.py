@@ -1,6 +1,7 @@
 """tidegate, and the minimal proxy that it is measured against."""
 
 import json
+import shutil
 import subprocess
 
 from .servers import Place, Server
@@ -17,11 +18,15 @@ class Tidegate(Server):
         return why_not(told.stdout)
 
     def command(self, place, setting):
+        if place.keys.registry:
+            # Each run has a copy: the gate notes in it when devices were seen.
+            shutil.copyfile(place.keys.registry, place.folder / "registry.db")
         path = place.write("tidegate.toml", self.configuration(place, setting))
         return [self.program, "run", "--config", path]
 
     def configuration(self, place, setting):
         keys = place.keys
+        registry = f'[registry]\nurl = "sqlite://registry.db"\nunknown = "refuse"\n[token]\nkey_file = "{keys.token_key}"'
         trust = f'[[trust]]\nname = "fleet"\nca = "{keys.ca}"'
         return f"""
 [[listener]]
@@ -33,6 +38,7 @@ certificate = "{keys.certificate}"
 key = "{keys.key}"
 {'resumption = "tickets"' if setting.tickets else ""}
 {trust if setting.mutual else ""}
+{registry if keys.registry else ""}
 [broker]
 addresses = "mqtt://127.0.0.1:{place.broker}"
 [admin]

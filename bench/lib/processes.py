@@ -69,6 +69,14 @@ class Running:
                 raise Trouble(f"{self.name} does not listen on port {port} after {seconds} s{self.tail()}")
             time.sleep(0.02)
 
+    def wait_for_rest(self, seconds=30):
+        """Returns once it and its children do nothing, so that what a server does beside its connections is not in a figure."""
+        until, used = time.monotonic() + seconds, None
+        while used != (used := cpu_ticks([self.pid, *descendants(self.pid)])):
+            if time.monotonic() > until:
+                raise Trouble(f"{self.name} does not come to rest within {seconds} s{self.tail()}")
+            time.sleep(0.5)
+
     def tail(self, lines=12):
         """The end of its log, each line set in, with a line break in front; a word if it said nothing."""
         text = self.log.read_text(errors="replace").strip() if self.log.exists() else ""
@@ -195,9 +203,19 @@ def descendants(pid):
     return found
 
 
-def began(pid):
-    """When a process began, in ticks since the machine did; None once it has ended."""
+def cpu_ticks(pids):
+    """CPU time of these processes, in ticks of mostly 10 ms."""
+    return sum(int(fields[11]) + int(fields[12]) for fields in filter(None, map(stat, pids)))
+
+
+def stat(pid):
+    """What /proc tells of a process, from its state on; None once it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def began(pid):
+    """When a process began, in ticks since the machine did; None once it has ended."""
+    return fields[19] if (fields := stat(pid)) else None

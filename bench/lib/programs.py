@@ -15,7 +15,7 @@ EVERY = (Tidegate, Minimal, *PACKAGED, Envoy)
 
 
 # What is built from this source, in the order of the fields of Programs.
-NAMES = ("tidegate", "minimal-proxy", "handshake-limit")
+NAMES = ("tidegate", "minimal-proxy", "handshake-limit", "fill-registry")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Programs:
     tidegate: Path
     minimal: Path
     limit: Path
+    fill_registry: Path
 
     @property
     def minimal_proxy(self):

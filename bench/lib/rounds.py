@@ -73,6 +73,7 @@ class Rounds:
             try:
                 running.wait_for_port(place.port)
                 warm_up(load, running, place.port, scenario.setting)
+                running.wait_for_rest()
                 load.notes.clear()
                 return *scenario.measure(load, running, place.port, scenario.setting, self.sizes), load.notes
             except Trouble as why:
@@ -129,5 +130,5 @@ def told(number, title, figure, extra):
 
 def warm_up(load, running, port, setting):
     """Shows the server every known device twice, so that allocators, caches and branch predictors are no part of it."""
-    devices = load.known() if setting.mutual else load.nameless()
+    devices = load.known() if setting.mutual else load.with_token(64)
     load.handshakes(running, port, setting, devices, 128)

@@ -45,13 +45,14 @@ def known(load, server, port, setting, sizes):
     return each(load.handshakes(server, port, setting, load.known(), sizes.handshakes))
 
 
-def nameless(load, server, port, setting, sizes):
-    return each(load.handshakes(server, port, setting, load.nameless(), sizes.handshakes))
+def by_token(load, server, port, setting, sizes):
+    devices = load.with_token(sizes.handshakes)
+    return each(load.handshakes(server, port, setting, devices, sizes.handshakes))
 
 
 def resumed(load, server, port, setting, sizes):
     # The load gets the first tickets before it begins. A device that comes twice at once may have none left.
-    devices = load.unknown(16)
+    devices = load.unknown(64)
     report = load.handshakes(server, port, setting, devices, sizes.handshakes, resume=1)
     if (share := resumed_share(report)) < 0.9:
         raise Trouble(f"only {share:.0%} of its handshakes were resumed")
@@ -106,7 +107,7 @@ SCENARIOS = (
     ),
     Scenario("handshake-known", "the same, 64 devices seen before", MICROS, known, limit="mtls13_known"),
     Scenario("handshake-tls12", "mTLS 1.2, devices never seen before", MICROS, new, Setting(tls="1.2"), "mtls12"),
-    Scenario("handshake-server-tls", "server-TLS 1.3", MICROS, nameless, Setting(mutual=False), "server_tls13"),
+    Scenario("handshake-server-tls", "server-TLS 1.3 with a token", MICROS, by_token, Setting(mutual=False), "server_tls13"),
     Scenario("handshake-resumed", "resumed mTLS 1.3", MICROS, resumed, Setting(tickets=True), "mtls13_resumed"),
     Scenario("idle", "growth of resident memory for an idle mTLS connection", KIB, idle),
     Scenario("idle-max", "the same, as many as descriptors allow", KIB, idle_most),

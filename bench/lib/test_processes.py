@@ -39,6 +39,14 @@ class Started(unittest.TestCase):
         with self.assertRaisesRegex(Trouble, r"(?s)the script ended with 3 before it listened.*no such key"):
             running.wait_for_port(free_port())
 
+    def test_one_that_is_busy_comes_to_rest_when_its_work_is_done(self):
+        running = self.start("timeout 0.7 sh -c 'while :; do :; done'; sleep 60")
+        began_at = time.monotonic()
+        running.wait_for_rest()
+        self.assertGreater(time.monotonic() - began_at, 0.7)
+        with self.assertRaisesRegex(Trouble, "the script does not come to rest"):
+            self.start("while :; do :; done").wait_for_rest(seconds=0.6)
+
     def test_a_command_gives_what_it_said_or_says_why_not(self):
         said = self.processes.run("echo", ["echo", "hello"], self.core, self.log, 10)
         self.assertEqual(said, "hello\n")

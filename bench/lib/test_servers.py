@@ -6,9 +6,10 @@ import unittest
 from pathlib import Path
 
 from .envoy import Envoy
-from .ours import why_not
+from .keys import Keys
+from .ours import Tidegate, why_not
 from .packaged import Mosquitto, Stunnel
-from .servers import Server
+from .servers import Place, Server, Setting
 
 
 class Versions(unittest.TestCase):
@@ -46,6 +47,22 @@ class Absent(unittest.TestCase):
 
     def test_an_answer_that_is_none_is_told(self):
         self.assertIn("does not understand", why_not(""))
+
+
+class Registered(unittest.TestCase):
+    def test_each_run_of_tidegate_has_a_copy_of_the_registry_unless_there_is_to_be_none(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            registry = folder / "made.db"
+            registry.write_text("devices")
+            run = folder / "run"
+            run.mkdir()
+            for given in (None, registry):
+                files = dict.fromkeys(Keys.__dataclass_fields__, folder / "file")
+                place = Place(run, Keys(**{**files, "registry": given}), 1, 2)
+                Tidegate("tidegate").command(place, Setting())
+                self.assertEqual("[registry]" in (run / "tidegate.toml").read_text(), given is not None)
+                self.assertEqual((run / "registry.db").exists(), given is not None)
 
 
 if __name__ == "__main__":
