@@ -85,7 +85,7 @@ impl Connect<'_> {
                 continue;
             }
             let what = format!(
-                "{} could name devices of different trust groups alike: {} count at this gate, and a CA of each can issue \
+                "{} could name devices of different trust groups alike: {} count at this gate, and each can issue \
                  any device id",
                 quoted(&template.to_string()),
                 names.join(", ")

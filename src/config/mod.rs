@@ -28,6 +28,7 @@ pub use source::{Flags, Source};
 
 use crate::observe::logging;
 use crate::rules::device::Alphabet;
+use crate::rules::record::ISSUER;
 use crate::{admin, gate, jwks, tls};
 use node::Fields;
 use reader::{Notes, Section};
@@ -123,7 +124,7 @@ pub fn devices(source: &Source) -> Result<Devices, Vec<Fault>> {
     const OF_THE_GATE: [&str; 5] = ["listener", "broker", "limits", "admin", "log"];
     let Examined {
         mut faults,
-        trust,
+        mut trust,
         registry,
         alphabet,
         ..
@@ -132,6 +133,7 @@ pub fn devices(source: &Source) -> Result<Devices, Vec<Fault>> {
         let section = fault.key.split(['.', '[']).next().unwrap_or_default();
         !OF_THE_GATE.contains(&section) && fault.key != "connect.password_file"
     });
+    trust.push(tls::trust::Settings::issuer());
     if faults.is_empty() {
         Ok(Devices {
             registry,
@@ -264,7 +266,11 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         .as_ref()
         .map_or(has_registry, registry::binds_groups);
     if !bound {
-        connect.check_groups(&listener::counting(&listeners));
+        let mut vouching = listener::counting(&listeners);
+        if jwt.is_some() {
+            vouching.insert(ISSUER);
+        }
+        connect.check_groups(&vouching);
     }
     if let Some(admin) = &admin {
         let taken = listeners

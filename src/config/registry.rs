@@ -154,8 +154,14 @@ fn read_unknown(section: &mut Section<'_>) -> Unknown {
 
 /// Whether each device belongs to one trust group: those the registry knows do, and no others come in. Then devices of several
 /// groups cannot have one name (threats.md I3, I7).
+///
+/// Where devices register themselves without their owner's word, the first CA to issue a name would have it.
 pub(super) fn binds_groups(settings: &RegistrySettings) -> bool {
-    !matches!(settings.unknown, Unknown::Admit)
+    match settings.unknown {
+        Unknown::Refuse => true,
+        Unknown::Register { approval, .. } => approval,
+        Unknown::Admit => false,
+    }
 }
 
 /// A store, and what should be looked at; or what is wrong, and the way out.

@@ -1,9 +1,11 @@
 //! `[[trust]]`
 
+use super::fault::quoted;
 use super::listener::label;
 use super::reader::{Got, Notes, Section};
 use crate::rules::device::Alphabet;
 use crate::rules::identity::{Field, Naming, Pattern};
+use crate::rules::record::{ISSUER, OWN};
 use crate::tls::trust::{CrlStale, Settings};
 
 /// A trust group as far as it could be read.
@@ -42,8 +44,20 @@ pub(super) fn read<'n>(
     groups
 }
 
+/// The name of a group; two words stand for vouchers that are no group of CAs.
+fn name(text: &str) -> Result<String, (String, String)> {
+    if text == ISSUER || text == OWN {
+        let what = format!(
+            "{} stands for devices that no trust group vouches for",
+            quoted(text)
+        );
+        return Err((what, "give the group another name".into()));
+    }
+    label(text)
+}
+
 fn read_one<'n>(mut section: Section<'n>, alphabet: &Alphabet) -> Group<'n> {
-    let name = section.parsed("name", "fleet", label).or("default".into());
+    let name = section.parsed("name", "fleet", name).or("default".into());
     let ca = match section.paths("ca", "devices-ca.pem") {
         Got::Good(paths) if !paths.is_empty() => paths,
         Got::Faulty => Vec::new(),

@@ -257,6 +257,7 @@ async fn verdict(
     };
     let claim = gate.tokens.claim(&caller, &connect, now)?;
     let found = gate.devices.find(&claim, secured, roll, now).await;
+    let now = super::now(); // a look-up may take its time
     let admission = policy::decide(
         &caller,
         &claim,
@@ -273,6 +274,13 @@ async fn verdict(
     let Some(seat) = found.seat else {
         return Err(refused(Refusal::GateFault));
     };
+    // The registry may be shared with a gate that allows more characters; here they could make two names alike.
+    if let Err(fault) = gate.tokens.alphabet.device(admission.device.as_str()) {
+        return Err(refused(Refusal::CertificateNotRegistered {
+            device: admission.device.clone(),
+            why: format!("its id is none at this gate: {fault}"),
+        }));
+    }
     // Its key may have been taken away between the look at its token and its seat.
     if !gate.tokens.still_holds(&claim.evidence) {
         return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
@@ -314,6 +322,9 @@ impl Admitted {
                 return Err(self.refused(refusal).await);
             }
         };
+        if let Some(cause) = self.seat.control.cause() {
+            return Err(self.refused(Refusal::Revoked(cause)).await);
+        }
         let broker_open = gate.metrics.broker(dialled.place).opened();
         facts.broker = Some(gate.brokers.all()[dialled.place].label.clone());
         let mut broker = dialled.socket;
@@ -387,6 +398,7 @@ impl Admitted {
         });
         // A change of mind does not wait for a slow broker (threats.md R1).
         tokio::select! {
+            biased;
             cause = control.ended() => Err(Refusal::Revoked(cause)),
             answer = answer => answer.unwrap_or(Err(Refusal::BrokerSilent { limit })),
         }

@@ -12,8 +12,9 @@ use crate::observe::logging::{CertificateLine, Event, LONGEST_VALUE, Line};
 use crate::observe::metrics::OpenGuard;
 use crate::rules::device::{DeviceId, Mode};
 use crate::rules::identity::Certificate;
+use crate::rules::policy::is_token;
 use crate::rules::reason::{Ending, Refusal};
-use crate::rules::token::Token;
+use crate::tls::verify::Shown;
 
 use super::admit::{Linked, Unlinked};
 use super::control::{Roll, Seat};
@@ -47,7 +48,7 @@ impl Facts {
     /// Keeps of the client id that the device asked for what the log shows.
     pub(crate) fn note_asked(&mut self, client_id: &str) {
         // A device that put its token into the wrong field must not find it in a log (threats.md K2).
-        let shown = if Token::is_meant(client_id.as_bytes()) {
+        let shown = if is_token(client_id.as_bytes()) {
             "(a token)"
         } else {
             client_id
@@ -264,9 +265,9 @@ async fn link(
         .await
         .map_err(Unlinked::Refused)?;
     let mode = secured.mode;
-    if let Some(shown) = &secured.shown {
+    if let Some(Shown::Vouched(vouched)) = &secured.shown {
         let listener = gate.metrics.listener(secured.listener.place);
-        listener.certificate_remaining(shown.certificate().not_after - now());
+        listener.certificate_remaining(vouched.certificate.not_after - now());
     }
     let asking = secured
         .read_connect(gate, facts)

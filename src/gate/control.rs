@@ -49,8 +49,10 @@ pub(crate) struct Sitter {
     pub(crate) address: SocketAddr,
     /// The listener's place.
     pub(crate) listener: usize,
-    /// When it was accepted.
+    /// When it sat down.
     pub(crate) since: Instant,
+    /// The same by the wall clock, in seconds since 1970.
+    pub(crate) sat_at: i64,
 }
 
 /// The line to one connection; it costs nothing until an order is given.
@@ -80,6 +82,13 @@ impl Control {
             linked: AtomicBool::new(false),
             sitter,
         }
+    }
+
+    /// Seconds since 1970 as this connection sees them: what the wall clock said when it sat down, and what has gone by since. A clock
+    /// that is set anew ends no connection (threats.md V8).
+    pub(crate) fn now(&self) -> i64 {
+        let gone_by = i64::try_from(self.sitter.since.elapsed().as_secs()).unwrap_or(i64::MAX);
+        self.sitter.sat_at.saturating_add(gone_by)
     }
 
     /// The order in force; `waker` is woken when a stronger one comes.
@@ -381,6 +390,7 @@ pub(super) mod tests {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             listener: 0,
             since: Instant::now(),
+            sat_at: 0,
         }
     }
 

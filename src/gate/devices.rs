@@ -1,12 +1,12 @@
 //! The devices as the gate knows them: whom a claim names, and what becomes of open connections when that changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::sleep;
 
 use crate::observe::metrics::Metrics;
@@ -135,6 +135,7 @@ impl Devices {
                 address: secured.address,
                 listener: secured.listener.place,
                 since: Instant::now(),
+                sat_at: now,
             });
             if !secured.is_current() {
                 seat.control.review(); // the trust groups changed before its seat could be found
@@ -195,7 +196,8 @@ impl Devices {
         if surplus == 0 {
             return;
         }
-        open.sort_by_key(|one| (Arc::ptr_eq(one, control), one.sitter.since));
+        // By the same order wherever it is looked at: two that are linked at one moment must not end each other.
+        open.sort_by_key(|one| one.sitter.number);
         end(open.drain(..surplus).collect(), Cause::Replaced);
     }
 
@@ -228,23 +230,32 @@ impl Devices {
         }
     }
 
-    /// Hears of changes in the registry and judges the connections that they concern again, for as long as it is polled.
-    pub(crate) async fn watch(&self, now: impl Fn() -> i64) {
+    /// Hears of changes in the registry and judges the connections that they concern again, for as long as it is polled. One that
+    /// the registry is slow to tell of holds up no other.
+    pub(crate) async fn watch(&self) {
         let Some(directory) = &self.directory else {
             return std::future::pending().await;
         };
+        let mut judging = FuturesUnordered::new();
+        let mut waiting = VecDeque::new();
         loop {
-            let mut devices = BTreeSet::new();
-            for change in directory.next_changes().await {
-                match change {
-                    Change::Device(device) => drop(devices.insert(device)),
-                    Change::Everything => devices.extend(self.sitting()),
+            while judging.len() < AT_ONCE
+                && let Some(device) = waiting.pop_front()
+            {
+                judging.push(self.judge_again(directory, device));
+            }
+            tokio::select! {
+                Some(()) = judging.next(), if !judging.is_empty() => {}
+                changes = directory.next_changes() => for change in changes {
+                    match change {
+                        Change::Device(device) => waiting.push_front(device),
+                        Change::Everything => {
+                            let devices: BTreeSet<_> = self.sitting().collect();
+                            waiting.extend(devices);
+                        }
+                    }
                 }
             }
-            // One that the registry is slow to tell of does not hold up the others.
-            let judging = stream::iter(devices)
-                .for_each_concurrent(AT_ONCE, |device| self.judge_again(directory, device, &now));
-            judging.await;
         }
     }
 
@@ -256,7 +267,7 @@ impl Devices {
 
     /// Judges every connection of `device` again; those whose evidence counts no longer end. If the registry cannot say, it is
     /// asked again when it can (threats.md R1).
-    async fn judge_again(&self, directory: &Directory, device: DeviceId, now: &impl Fn() -> i64) {
+    async fn judge_again(&self, directory: &Directory, device: DeviceId) {
         let sitting = self.of(&device);
         if sitting.is_empty() {
             return;
@@ -268,11 +279,12 @@ impl Devices {
         }
         let held = Held::of(found, self.unknown);
         for control in sitting {
-            self.judge_one(&control, &held, now());
+            self.judge_one(&control, &held);
         }
     }
 
-    fn judge_one(&self, control: &Arc<Control>, held: &Held, now: i64) {
+    fn judge_one(&self, control: &Arc<Control>, held: &Held) {
+        let now = control.now();
         let evidence = control.evidence();
         let device = Some(&control.sitter.device);
         match policy::judge(&evidence, device, held.standing(), now) {
@@ -291,7 +303,7 @@ impl Devices {
     }
 
     /// Looks again at a connection for whose certificate no trust group vouches any more: a pin may still count.
-    pub(crate) async fn doubt(&self, control: &Arc<Control>, now: i64) {
+    pub(crate) async fn doubt(&self, control: Arc<Control>) {
         control.set_unvouched();
         let device = control.sitter.device.clone();
         let held = match &self.directory {
@@ -300,8 +312,8 @@ impl Devices {
                 Held::of(directory.look_up(&Whom::Device(device)).await, self.unknown)
             }
         };
-        if policy::judge(&control.evidence(), None, held.standing(), now).is_err() {
-            end(vec![control.clone()], Cause::TrustEnded);
+        if policy::judge(&control.evidence(), None, held.standing(), control.now()).is_err() {
+            end(vec![control], Cause::TrustEnded);
         }
     }
 }

@@ -25,7 +25,6 @@ use crate::tls::stream::Got;
 
 use super::control::{Control, Order};
 use super::listener::Listener;
-use super::now;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger};
 
 /// How long the second side may be silent once the first has closed.
@@ -74,15 +73,19 @@ impl Watch {
         };
         let secure = self.listener.secure();
         let verifier = secure.as_ref().and_then(|secure| secure.tls.verifier());
-        let again = verifier.map(|verifier| verifier.judge_again(stream.peer_chain(), now()));
-        again.is_some_and(|again| {
-            again.is_ok_and(|vouched| {
+        let again =
+            verifier.map(|verifier| verifier.judge_again(stream.peer_chain(), self.control.now()));
+        match again {
+            Some(Ok(vouched)) => {
                 let naming = &vouched.group.naming;
                 vouched.group.name == by.group
                     && naming.field == by.field
                     && naming.device(&vouched.certificate).ok() == by.device
-            })
-        })
+            }
+            // A list that nobody has renewed says nothing new of who is in.
+            Some(Err(refused)) => refused.reason == "crl_stale",
+            None => false,
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::registry::StoreSettings;
+use crate::tls::server::Resumption;
 use crate::tls::trust::Groups;
 
 use super::listener::Listener;
@@ -21,17 +22,39 @@ use super::{Gate, Settings, StartFault};
 /// nobody reads half of it: within four seconds.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// A read that failed is tried again after so long, also when nothing has changed: what was in the way may have been ours.
+const AGAIN: Duration = Duration::from_secs(30);
+
 /// The listeners at work, and the settings in force.
 pub(super) struct Live {
     listeners: Vec<Arc<Listener>>,
     in_force: Mutex<Settings>,
+    /// Held while files are read and put in force: a slow reading must not undo a later one.
+    reading: tokio::sync::Mutex<Files>,
+}
+
+/// What the system said of each file when it was read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Files(Vec<(PathBuf, Option<[i64; 6]>)>);
+
+impl Files {
+    /// The same, of the trust groups' files alone.
+    fn of_trust(&self, settings: &Settings) -> Vec<(PathBuf, Option<[i64; 6]>)> {
+        let trust: Vec<_> = trust_files(settings).collect();
+        let all = self.0.iter();
+        all.filter(|(path, _)| trust.contains(&path))
+            .cloned()
+            .collect()
+    }
 }
 
 impl Live {
-    pub(super) fn new(listeners: Vec<Arc<Listener>>, in_force: Settings) -> Self {
+    /// `read`: what the system said of the files before they were read.
+    pub(super) fn new(listeners: Vec<Arc<Listener>>, in_force: Settings, read: Looked) -> Self {
         Self {
             listeners,
             in_force: Mutex::new(in_force),
+            reading: tokio::sync::Mutex::new(read.0),
         }
     }
 
@@ -54,42 +77,58 @@ impl Live {
         settings: Settings,
         gate: &Gate,
     ) -> Result<Vec<String>, Vec<StartFault>> {
-        let later = {
+        let mut read = self.reading.lock().await;
+        let checked = {
             let old = self.in_force();
-            check_listeners(&old, &settings)?;
-            later(&old, &settings)
+            check_listeners(&old, &settings).and_then(|()| check_mixture(&old, &settings))
         };
-        let settings = self.read(settings, gate).await?;
-        let mut in_force = self.in_force();
-        in_force.listeners = settings.listeners;
-        in_force.trust = settings.trust;
-        Ok(later)
+        let done = match checked {
+            Ok(later) => {
+                let files = look(&settings).await;
+                let done = self.read(settings, &read, &files, gate).await;
+                done.map(|()| {
+                    *read = files;
+                    later
+                })
+            }
+            Err(faults) => Err(faults),
+        };
+        gate.metrics.reloaded(done.is_ok());
+        done
     }
 
     /// Sees whether files change; reads them anew when they have. Never ends.
     pub(super) async fn watch(&self, gate: &Gate) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut read = self.look().await;
-        let mut last = read.clone();
+        let mut last = Files::default();
+        let mut failed: Option<(Files, Instant)> = None;
         loop {
             ticks.tick().await;
-            let seen = self.look().await;
+            let mut read = self.reading.lock().await;
+            let settings = self.in_force().clone();
+            let seen = look(&settings).await;
             let settled = seen == last;
-            last = seen;
-            if !settled || last == read {
+            last.clone_from(&seen);
+            let tried = failed
+                .as_ref()
+                .is_some_and(|(files, at)| *files == seen && at.elapsed() < AGAIN);
+            if !settled || seen == *read || tried {
                 continue;
             }
-            read.clone_from(&last);
-            let settings = self.in_force().clone();
-            match self.read(settings, gate).await {
-                Ok(_) => {
+            let done = self.read(settings, &read, &seen, gate).await;
+            gate.metrics.reloaded(done.is_ok());
+            match done {
+                Ok(()) => {
+                    *read = seen;
+                    failed = None;
                     tracing::info!(
                         event = "reloaded",
                         "files changed, and what they hold now is in force"
                     );
                 }
                 Err(faults) => {
+                    failed = Some((seen, Instant::now()));
                     for fault in faults {
                         tracing::error!(
                             event = "reload_failed",
@@ -101,8 +140,15 @@ impl Live {
         }
     }
 
-    /// Reads the files of every listener and, if all are good, puts them in force and has open connections look again.
-    async fn read(&self, settings: Settings, gate: &Gate) -> Result<Settings, Vec<StartFault>> {
+    /// Reads the files of every listener and, if all are good, puts them in force; if it is about trust, has open connections
+    /// look again.
+    async fn read(
+        &self,
+        settings: Settings,
+        before: &Files,
+        now: &Files,
+        gate: &Gate,
+    ) -> Result<(), Vec<StartFault>> {
         let pins = settings.registry.is_some();
         let reading = spawn_blocking(move || {
             let load = |listener| LoadedListener::load(listener, &settings.trust, pins);
@@ -121,7 +167,6 @@ impl Live {
             .collect();
         faults.sort_by(|a, b| (&a.key, &a.sentence).cmp(&(&b.key, &b.sentence)));
         faults.dedup();
-        gate.metrics.reloaded(faults.is_empty());
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -133,33 +178,86 @@ impl Live {
                 listener.replace(secure);
             }
         }
-        for control in gate.devices.rolls().iter().flat_map(|roll| roll.all()) {
-            control.review();
+        let mut in_force = self.in_force();
+        let is_about_trust = trust_of(&in_force) != trust_of(&settings)
+            || before.of_trust(&settings) != now.of_trust(&settings);
+        in_force.listeners = settings.listeners;
+        in_force.trust = settings.trust;
+        drop(in_force);
+        if is_about_trust {
+            for control in gate.devices.rolls().iter().flat_map(|roll| roll.all()) {
+                control.review();
+            }
         }
-        Ok(settings)
-    }
-
-    /// What the system says of each file: who has another name, time, size or place is read again.
-    async fn look(&self) -> Vec<(PathBuf, Option<[i64; 6]>)> {
-        let paths = files(&self.in_force());
-        let looking = spawn_blocking(move || {
-            let look = |path: PathBuf| {
-                let told = fs::metadata(&path).ok().map(|meta| {
-                    let ids = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
-                    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()];
-                    let ([dev, ino, size], [seconds, nanos, changed]) = (ids, times);
-                    [dev, ino, size, seconds, nanos, changed]
-                });
-                (path, told)
-            };
-            paths.into_iter().map(look).collect()
-        });
-        looking.await.unwrap_or_default()
+        Ok(())
     }
 
     fn in_force(&self) -> MutexGuard<'_, Settings> {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the system said of the files before they were read at the start.
+#[derive(Debug)]
+pub(super) struct Looked(Files);
+
+impl Looked {
+    pub(super) fn at(settings: &Settings) -> Self {
+        Self(look_at(files(settings)))
+    }
+}
+
+/// What the system says of each file: who has another name, time, size or place is read again.
+async fn look(settings: &Settings) -> Files {
+    let paths = files(settings);
+    let looking = spawn_blocking(move || look_at(paths));
+    looking.await.unwrap_or_default()
+}
+
+fn look_at(paths: Vec<PathBuf>) -> Files {
+    let look = |path: PathBuf| {
+        let told = fs::metadata(&path).ok().map(|meta| {
+            let ids = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
+            let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()];
+            let ([dev, ino, size], [seconds, nanos, changed]) = (ids, times);
+            [dev, ino, size, seconds, nanos, changed]
+        });
+        (path, told)
+    };
+    Files(paths.into_iter().map(look).collect())
+}
+
+/// Whose word counts where, as it is written.
+fn trust_of(settings: &Settings) -> String {
+    let by_listener: Vec<_> = settings
+        .listeners
+        .iter()
+        .map(|one| (&one.name, &one.trust))
+        .collect();
+    format!("{by_listener:?} {:?}", settings.trust)
+}
+
+/// What is read anew must make sense with what is not: whether names of two groups can meet hangs on the templates, the alphabet
+/// and the registry, which stay as they are until a restart (threats.md I3, I7). Gives the sections that wait for it.
+fn check_mixture(old: &Settings, new: &Settings) -> Result<Vec<String>, Vec<StartFault>> {
+    let later = later(old, new);
+    let leans_on = ["connect", "registry", "token"];
+    let waits: Vec<_> = later
+        .iter()
+        .filter(|name| leans_on.contains(&name.as_str()))
+        .collect();
+    if waits.is_empty() || trust_of(old) == trust_of(new) {
+        return Ok(later);
+    }
+    let waits: Vec<_> = waits.into_iter().map(|name| format!("[{name}]")).collect();
+    Err(vec![StartFault {
+        key: "trust".into(),
+        sentence: format!(
+            "trust groups and {} changed together, and the latter counts after a restart only: one without the other could give two \
+             devices one name; restart the gate, or change them one after the other",
+            waits.join(", ")
+        ),
+    }])
 }
 
 /// Which listeners there are, and where, does not change while the gate runs.
@@ -187,25 +285,33 @@ fn files(settings: &Settings) -> Vec<PathBuf> {
         for also in &tls.also {
             files.extend([also.certificate.clone(), also.key.clone()]);
         }
+        if let Resumption::Tickets { secret_file } = &tls.resumption {
+            files.extend(secret_file.clone());
+        }
     }
-    for group in &settings.trust {
-        files.extend(
-            [&group.ca, &group.intermediates, &group.crl]
-                .into_iter()
-                .flatten()
-                .cloned(),
-        );
-    }
+    files.extend(trust_files(settings).cloned());
     files.sort();
     files.dedup();
     files
+}
+
+/// The files that trust groups name.
+fn trust_files(settings: &Settings) -> impl Iterator<Item = &PathBuf> {
+    settings
+        .trust
+        .iter()
+        .flat_map(|group| [&group.ca, &group.intermediates, &group.crl])
+        .flatten()
 }
 
 /// The sections that differ and are not read again while the gate runs.
 fn later(old: &Settings, new: &Settings) -> Vec<String> {
     let sections = |settings: &Settings| {
         [
-            ("connect", format!("{:?}", settings.connect)),
+            (
+                "connect",
+                format!("{:?} {:?}", settings.connect, settings.alphabet),
+            ),
             ("broker", format!("{:?}", settings.broker)),
             ("limits", format!("{:?}", settings.limits)),
             ("registry", format!("{:?}", settings.registry)),

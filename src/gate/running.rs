@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::broker;
 use crate::observe::ready::Ready;
-use crate::registry::Registry;
-use crate::registry::token_key::token_key;
+use crate::registry::token_key;
 use crate::rules::reason::Cause;
 
 use super::connections::Connections;
@@ -25,8 +25,11 @@ use super::{Gate, Settings, StartFault, now};
 /// What has lapsed is told again after so long.
 const DAY: Duration = Duration::from_hours(24);
 
-/// Between attempts to learn the token key.
+/// Between attempts to learn the token key, when something is wrong with it.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// Between glances whether its file is there.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// How a gate came to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,37 +101,47 @@ impl Running {
     pub async fn watch_registry(&self) {
         let gate = &self.gate;
         tokio::join!(
-            gate.devices.watch(now),
+            gate.devices.watch(),
             gate.devices.count(&gate.metrics),
             self.fetch_token_key(),
         );
     }
 
-    /// Reads the key of the registry's tokens, or makes the first one; tries again while the registry is away.
+    /// Reads the key of the registry's tokens as soon as its file is there: the first token makes it. Then sees whether it is the
+    /// registry's; another one knows no token.
     async fn fetch_token_key(&self) {
         let Some((store, file)) = self.live.token_key() else {
             return;
         };
-        let mut told = false;
+        let mut told = String::new();
         loop {
-            let fetched = async {
-                let registry = Registry::open(&store)
-                    .await
-                    .map_err(|fault| fault.to_string())?;
-                token_key(&file, &registry).await
-            };
-            match fetched.await {
-                Ok(key) => return self.gate.tokens.set_key(key),
-                Err(why) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(
-                            event = "token_key",
-                            "no token of the registry can be checked yet: {why}"
-                        );
+            match token_key::read(&file) {
+                Ok(Some(key)) => {
+                    self.gate.tokens.set_key(key.clone());
+                    let same = token_key::is_of(&key, &store).await;
+                    match same {
+                        Ok(true) => return,
+                        Ok(false) => {
+                            let why = format!(
+                                "{} is not the key that the registry's tokens are hashed with: none of them counts; copy the right one \
+                                 from where the first token was made, and restart",
+                                file.display()
+                            );
+                            return tracing::error!(event = "token_key", "{why}");
+                        }
+                        Err(_) => sleep(AGAIN).await, // away: told elsewhere
                     }
                 }
+                Ok(None) => sleep(GLANCE).await,
+                Err(why) if why != told => {
+                    tracing::error!(
+                        event = "token_key",
+                        "no token of the registry can be checked: {why}"
+                    );
+                    told = why;
+                }
+                Err(_) => sleep(AGAIN).await,
             }
-            sleep(AGAIN).await;
         }
     }
 
@@ -150,9 +163,9 @@ impl Running {
         let Some(mut doubts) = taken else {
             return std::future::pending().await;
         };
-        while let Some(control) = doubts.recv().await {
-            self.gate.devices.doubt(&control, now()).await;
-        }
+        let doubts = stream::poll_fn(|cx| doubts.poll_recv(cx));
+        let judging = doubts.for_each_concurrent(64, |control| self.gate.devices.doubt(control));
+        judging.await;
     }
 
     /// Looks every two seconds whether a file that the listeners and trust groups name has changed, and reads them anew; for

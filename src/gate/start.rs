@@ -26,7 +26,7 @@ use crate::tls::verify::DeviceVerifier;
 use super::control::Roll;
 use super::devices::Devices;
 use super::listener::{self, Listener, Secure};
-use super::reload::Live;
+use super::reload::{Live, Looked};
 use super::running::Running;
 use super::tokens::TokenDesk;
 use super::{Gate, ListenerSettings, Settings, now, worker};
@@ -121,6 +121,7 @@ impl LoadedListener {
 #[derive(Debug)]
 pub struct Loaded {
     settings: Settings,
+    looked: Looked,
     listeners: Vec<LoadedListener>,
     warnings: Vec<String>,
 }
@@ -131,6 +132,7 @@ impl Loaded {
     /// # Errors
     /// Every fault found, by key. Files that several listeners share are told once.
     pub fn load(settings: Settings) -> Result<Self, Vec<StartFault>> {
+        let looked = Looked::at(&settings); // first, so that what changes meanwhile is read again
         let pins = settings.registry.is_some();
         let load = |listener| LoadedListener::load(listener, &settings.trust, pins);
         let mut listeners: Vec<_> = settings.listeners.iter().map(load).collect();
@@ -147,6 +149,7 @@ impl Loaded {
         if faults.is_empty() {
             Ok(Self {
                 settings,
+                looked,
                 listeners,
                 warnings,
             })
@@ -204,6 +207,7 @@ impl Loaded {
     ) -> Result<Running, Vec<StartFault>> {
         let Self {
             settings,
+            looked,
             listeners,
             warnings,
         } = self;
@@ -273,7 +277,7 @@ impl Loaded {
         Ok(Running {
             gate,
             ready,
-            live: Live::new(bound, in_force),
+            live: Live::new(bound, in_force, looked),
             doubts: Mutex::new(Some(doubts)),
             warned: warnings,
             health: settings.broker.health_interval,

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::Registry;
+use super::{Fault, Registry, StoreSettings};
 use crate::rules::token::TokenKey;
 
 /// The bytes of a key.
@@ -45,6 +45,22 @@ pub async fn token_key(file: &Path, registry: &Registry) -> Result<TokenKey, Str
         }
         Err(fault) => Err(fault.to_string()),
     }
+}
+
+/// Whether `key` is the one that the registry's tokens are hashed with, or there are none yet.
+///
+/// # Errors
+/// The registry cannot say.
+pub async fn is_of(key: &TokenKey, store: &StoreSettings) -> Result<bool, Fault> {
+    let registry = Registry::open(store).await?;
+    let same = if registry.has_token_key().await? {
+        let own = key.check_value();
+        registry.token_key_check(&own).await? == own
+    } else {
+        true
+    };
+    registry.close().await;
+    Ok(same)
 }
 
 const COPY: &str =

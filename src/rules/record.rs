@@ -34,6 +34,13 @@ pub struct Record {
     pub changed: i64,
 }
 
+/// The trust group that stands for the issuer of JWTs (`[token.jwt]`), in records and in `{trust}`. No group of CAs has this name.
+pub const ISSUER: &str = "jwt";
+
+/// What `{trust}` is for a device that only the registry vouches for: by a token of its own, or by a pin. No group of CAs has
+/// this name.
+pub const OWN: &str = "registry";
+
 impl Record {
     /// The most bytes of a description, a label's name or its value.
     pub const LONGEST_TEXT: usize = 256;

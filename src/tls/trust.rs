@@ -17,7 +17,9 @@ use super::files;
 use super::tickets::Scope;
 use super::verify::algorithms;
 use crate::rules::change;
+use crate::rules::device::Alphabet;
 use crate::rules::identity::{Certificate, Field, Naming};
+use crate::rules::record::ISSUER;
 
 /// `[[trust]]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -37,6 +39,22 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What stands for the issuer of JWTs where a device is bound to a group: it names devices itself, and vouches for no certificate.
+    pub fn issuer() -> Self {
+        Self {
+            name: ISSUER.to_owned(),
+            ca: Vec::new(),
+            intermediates: Vec::new(),
+            crl: Vec::new(),
+            crl_stale: CrlStale::Refuse,
+            naming: Naming {
+                field: Field::SubjectCn,
+                pattern: None,
+                alphabet: Alphabet::default(),
+            },
+        }
+    }
+
     /// The group, as far as a device's credentials name it.
     pub fn group(&self) -> change::Group {
         change::Group {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connect::{Connect, Password};
 use tidegate::rules::device::Mode;
+use tidegate::rules::identity::Field;
 use tidegate::rules::record::{Proof, Valid};
 use tidegate::rules::token::{Token, TokenKey};
 
@@ -193,7 +194,14 @@ async fn a_token_over_plain_is_for_devices_whose_owner_says_so() {
     let issuer = Issuer::new("1");
     let gate = gate(&issuer, "[registry]\nurl = \"sqlite://tidegate.db\"\n").await;
     let estate = Estate::of(gate).await;
-    estate.add(record("careful", Some(&token()))).await;
+    let mut careful = record("careful", Some(&token()));
+    let issuers = Proof::Vouched {
+        group: "jwt".into(),
+        field: Field::SubjectCn,
+        pin: None,
+    };
+    careful.add_credential(issuers, Valid::since(now()));
+    estate.add(careful).await;
     let mut careless = record("careless", Some(&token()));
     careless.min_mode = Mode::Plain;
     estate.add(careless).await;
@@ -204,11 +212,18 @@ async fn a_token_over_plain_is_for_devices_whose_owner_says_so() {
     admitted(&plain, &asks("careless")).await;
     admitted(&estate.gate.stranger(), &asks("careful")).await;
 
-    // The same for a JWT, once the registry knows its device.
+    // The same for a JWT, of a device that is bound to its issuer.
     let jwt = issuer.token("careful", 60);
     let told = plain.asks(&shows(&jwt, Version::V5)).await.0;
     assert_eq!(told, Answer::Refused(0x87));
     admitted(&estate.gate.stranger(), &shows(&jwt, Version::V5)).await;
+    let unbound = shows(&issuer.token("careless", 60), Version::V5);
+    let told = estate.gate.stranger().asks(&unbound).await.0;
+    assert_eq!(
+        told,
+        Answer::Refused(0x86),
+        "loosened for its own token only"
+    );
     let unknown = shows(&issuer.token("nobody", 60), Version::V5);
     let told = estate.gate.stranger().asks(&unknown).await.0;
     assert_eq!(told, Answer::Refused(0x86), "unknown = refuse");
@@ -283,8 +298,8 @@ async fn a_token_in_the_wrong_field_is_not_told() {
     let mut asks = connect(token().reveal(), Version::V5);
     asks.username = Some(token().reveal().into());
     let device = estate.gate.stranger();
-    assert_eq!(device.asks(&asks).await.0, Answer::Refused(0x87));
-    estate.gate.refusal("no_token").await;
+    assert_eq!(device.asks(&asks).await.0, Answer::Refused(0x86));
+    estate.gate.refusal("token_bad").await;
     assert!(
         !estate.gate.log_text().contains("tdg_"),
         "{}",

@@ -126,7 +126,9 @@ impl Api {
 
     /// Another token, or none, and other trust groups are in force from now on.
     pub fn reload(&self, token: Option<Token>, trust: &[trust::Settings]) {
-        let groups = trust.iter().map(trust::Settings::group).collect();
+        let issuer = trust::Settings::issuer();
+        let all = trust.iter().chain([&issuer]);
+        let groups = all.map(trust::Settings::group).collect();
         self.shared.groups.store(Arc::new(groups));
         self.shared.token.store(token.map(Arc::new));
     }

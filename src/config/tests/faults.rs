@@ -224,7 +224,7 @@ fn where_several_groups_count_a_name_must_tell_the_group() {
         Operator::writes(&two).tells(),
         ["client_id", "username"].map(|key| format!(
             "connect.{key}: \"{{device}}\" could name devices of different trust groups alike: default, vendor count at \
-             this gate, and a CA of each can issue any device id; write {key} = \"{{trust}}:{{device}}\", or give one group all \
+             this gate, and each can issue any device id; write {key} = \"{{trust}}:{{device}}\", or give one group all \
              CAs that speak for one fleet"
         ))
     );

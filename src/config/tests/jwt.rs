@@ -4,10 +4,14 @@ use super::*;
 use crate::jwks::Place;
 use crate::rules::jwt::Algorithm;
 
+/// With it, devices of a CA and of the issuer cannot have one name.
+const APART: &str =
+    "[connect]\nclient_id = \"{trust}:{device}\"\nusername = \"{trust}:{device}\"\n";
+
 const JWT: &str = "[token.jwt]\nkeys = \"jwks.json\"\nissuer = \"i\"\naudience = \"a\"\n";
 
 fn told(jwt: &str) -> Vec<String> {
-    Operator::writes(&format!("{GOOD}{jwt}")).tells()
+    Operator::writes(&format!("{GOOD}{APART}{jwt}")).tells()
 }
 
 /// What is told of [`JWT`] with one of its lines replaced.
@@ -27,7 +31,7 @@ fn a_jwt_section_is_off_when_it_is_not_written_and_strict_when_it_is() {
     let jwt = |file: &str| Operator::writes(file).loads().expect("good").gate.token.jwt;
     assert!(jwt(GOOD).is_none());
     assert!(jwt(&format!("{GOOD}[token]\n")).is_none());
-    let jwt = jwt(&format!("{GOOD}{JWT}")).expect("it is there");
+    let jwt = jwt(&format!("{GOOD}{APART}{JWT}")).expect("it is there");
     assert!(
         matches!(&jwt.keys, Place::File(path) if path.is_absolute() && path.ends_with("jwks.json"))
     );
@@ -43,6 +47,22 @@ fn a_jwt_section_is_off_when_it_is_not_written_and_strict_when_it_is() {
             "token.jwt.issuer: is missing: tokens of any issuer would do; write issuer = \"https://issuer.example\"",
             "token.jwt.audience: is missing: tokens for anybody would do; write audience = \"mqtt\"",
         ]
+    );
+}
+
+/// threats.md I3, I7: a CA and an issuer could name two devices alike.
+#[test]
+fn where_a_ca_and_an_issuer_count_a_name_must_tell_them_apart() {
+    let told = Operator::writes(&format!("{GOOD}{JWT}")).tells();
+    assert!(
+        told.len() == 2 && told[0].contains("default, jwt count"),
+        "{told:?}"
+    );
+    let reserved = GOOD.replace("[[trust]]", "[[trust]]\nname = \"jwt\"");
+    let told = Operator::writes(&reserved).tells();
+    assert!(
+        told.iter().any(|told| told.contains("stands for devices")),
+        "{told:?}"
     );
 }
 

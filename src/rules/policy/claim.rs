@@ -118,6 +118,18 @@ impl Claim {
         self.device.as_ref()
     }
 
+    /// The claim of a device that is known by this evidence: of a token.
+    #[cfg(test)]
+    pub(super) fn of(device: DeviceId, evidence: Evidence) -> Self {
+        Self {
+            evidence,
+            device: Some(device),
+            instead: None,
+            by_token: None,
+            token_in_username: false,
+        }
+    }
+
     /// What to look for among the pins, if it showed a certificate: certificate, key.
     pub fn pins(&self) -> Option<[Pin; 2]> {
         let shown = self.evidence.certificate.as_ref()?;
@@ -147,13 +159,25 @@ pub fn claim(
     if asks.properties.get(Id::AuthenticationMethod).is_some() {
         return Err(Refusal::EnhancedAuthentication);
     }
+    if tokens.any() && is_token(asks.client_id.as_bytes()) {
+        // It would be told to the broker, and to the log (threats.md K2).
+        return Err(Refusal::TokenBad {
+            why: "the device sent a token as its client id; it belongs where token.in says".into(),
+        });
+    }
     let certificate = caller.certificate.as_ref().map(|shown| named(shown, now));
     let certificate = certificate.transpose()?;
     let token = match present(caller.mode, asks, tokens) {
         Some(text) => Some(read_token(text, asks, tokens, now)?),
         None => None,
     };
-    let token_in_username = token.is_some() && tokens.place == TokenPlace::Username;
+    // Wherever it stands: nobody further on is to know it.
+    let token_in_username = token.is_some() && tokens.place == TokenPlace::Username
+        || tokens.any()
+            && asks
+                .username
+                .as_deref()
+                .is_some_and(|name| is_token(name.as_bytes()));
     let evidence = |certificate, token| Evidence {
         mode: caller.mode,
         certificate,
@@ -180,6 +204,11 @@ pub fn claim(
             })
         }
     }
+}
+
+/// Whether `text` means to be a token of any kind.
+pub fn is_token(text: &[u8]) -> bool {
+    Token::is_meant(text) || jwt::is_meant(text)
 }
 
 /// What a certificate says.

@@ -6,7 +6,7 @@ use super::{Standing, Unknown};
 use crate::rules::device::{DeviceId, Mode};
 use crate::rules::identity::Field;
 use crate::rules::reason::Refusal;
-use crate::rules::record::{Credential, Pin, Print, Proof, Record};
+use crate::rules::record::{Credential, ISSUER, Pin, Print, Proof, Record};
 use crate::rules::token;
 
 /// What a device showed, read and proved; kept while its connection is open, to be judged again.
@@ -106,6 +106,17 @@ fn unknown(evidence: &Evidence, device: Option<&DeviceId>) -> Refusal {
     }
 }
 
+/// How far the clock of whoever wrote the registry may be ahead of ours, in seconds.
+const SKEW: i64 = 300;
+
+/// Whether a credential counts at `now`. One that its owner has ended is over whatever our clock says: its end was not to come
+/// when it was written.
+fn counts(credential: &Credential, record: &Record, now: i64) -> bool {
+    let valid = credential.valid;
+    let ended = valid.until.is_some_and(|until| until < record.changed);
+    !ended && valid.from.saturating_sub(SKEW) <= now && valid.until.is_none_or(|until| now <= until)
+}
+
 /// By the word of a trust group or of a JWT's issuer alone.
 fn vouched(
     evidence: &Evidence,
@@ -127,6 +138,14 @@ fn vouched(
         Some(TokenEvidence::Opaque(_)) => return Err(unknown(evidence, device)),
         None => {}
     }
+    // Who has no record has no owner that would have loosened this (threats.md K3).
+    if let (Mode::Plain, Some(device)) = (evidence.mode, device) {
+        return Err(Refusal::ModeNotAllowed {
+            device: device.clone(),
+            mode: evidence.mode,
+            least: Mode::ServerTls,
+        });
+    }
     Ok(end.0)
 }
 
@@ -140,6 +159,7 @@ fn registered(evidence: &Evidence, record: &Record, now: i64) -> Result<Option<i
         Some(TokenEvidence::Opaque(hash)) => opaque(hash, record, now, &mut end)?,
         Some(TokenEvidence::Jwt { not_after, .. }) => {
             end.within(*not_after, now, || expired_token("its exp has passed"))?;
+            issuer(record, now, &mut end)?;
         }
         None => {}
     }
@@ -189,7 +209,7 @@ fn certificate(
             why: why_not(shown, record, now),
         });
     }
-    let valid = || found.iter().filter(|one| one.valid.holds(now));
+    let valid = || found.iter().filter(|one| counts(one, record, now));
     let last = |credential: &Credential| {
         let chain = match (&credential.proof, &shown.voucher) {
             (Proof::Vouched { .. }, Some(voucher)) => voucher.not_after,
@@ -206,6 +226,35 @@ fn certificate(
     };
     end.cut(last);
     Ok(())
+}
+
+/// The credential that lets the issuer's word count for this device (threats.md I8).
+fn issuer(record: &Record, now: i64, end: &mut End) -> Result<(), Refusal> {
+    let is_issuer = |one: &&Credential| match &one.proof {
+        Proof::Vouched { group, .. } => group == ISSUER,
+        _ => false,
+    };
+    let bound: Vec<_> = record.credentials.iter().filter(is_issuer).collect();
+    let last = bound
+        .iter()
+        .filter(|one| counts(one, record, now))
+        .map(|one| one.valid.until.unwrap_or(i64::MAX))
+        .max();
+    match last {
+        Some(last) => {
+            end.cut(last);
+            Ok(())
+        }
+        None if bound.is_empty() => Err(Refusal::TokenBad {
+            why: format!(
+                "the issuer's word does not count for {0}; `tidegate device set {0} --trust {ISSUER}` lets it",
+                record.device
+            ),
+        }),
+        None => Err(expired_token(
+            "the registry has ended the issuer's word for it",
+        )),
+    }
 }
 
 /// Why no credential of the record is the certificate shown.
@@ -243,7 +292,7 @@ fn opaque(hash: &Print, record: &Record, now: i64, end: &mut End) -> Result<(), 
         };
         if token::is_equal(known, hash) {
             found = Some(one);
-            if one.valid.holds(now) {
+            if counts(one, record, now) {
                 last = last.max(Some(one.valid.until.unwrap_or(i64::MAX)));
             }
         }

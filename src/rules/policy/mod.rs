@@ -10,7 +10,7 @@ use crate::mqtt::properties::{Id, Properties, Property, Value};
 
 use super::device::DeviceId;
 use super::reason::Refusal;
-use super::record::Record;
+use super::record::{ISSUER, OWN, Pin, Proof, Record, Valid};
 use super::secret::Secret;
 use super::template::{Facts, Template};
 
@@ -19,7 +19,7 @@ mod judge;
 #[cfg(test)]
 mod tests;
 
-pub use claim::{Caller, Claim, Credential, Shown, Tokens, Unvouched, claim};
+pub use claim::{Caller, Claim, Credential, Shown, Tokens, Unvouched, claim, is_token};
 pub use judge::{CertificateEvidence, Evidence, TokenEvidence, Voucher, judge};
 
 /// `[connect]` as the gate obeys it.
@@ -164,7 +164,8 @@ pub fn decide(
         }));
     }
     let tell_client_id = asks.version == Version::V5 && asks.client_id.is_empty();
-    let connect = rewrite(caller, claim, &device, asks, settings).map_err(refused)?;
+    let vouched = is_vouched_for(claim, standing);
+    let connect = rewrite(caller, claim, &device, asks, settings, vouched).map_err(refused)?;
     Ok(Admission {
         device,
         connect,
@@ -222,13 +223,27 @@ pub fn registration(claim: &Claim, approval: bool, now: i64) -> Option<Record> {
     let mut record = Record::new(claim.device()?.clone(), now);
     record.enabled = !approval;
     record.registered_by = Some(voucher.group.to_string());
-    let proof = super::record::Proof::Vouched {
+    let proof = Proof::Vouched {
         group: voucher.group.to_string(),
         field: voucher.field,
         pin: None,
     };
-    record.add_credential(proof, super::record::Valid::since(now));
+    record.add_credential(proof, Valid::since(now));
     Some(record)
+}
+
+/// Whether what stands in the certificate is anybody's word: a group's, or the owner's who pinned it. Of one whose key alone is
+/// pinned the device wrote the rest itself (threats.md I3, I4).
+fn is_vouched_for(claim: &Claim, standing: Standing<'_>) -> bool {
+    let Some(shown) = &claim.evidence.certificate else {
+        return false;
+    };
+    let pinned = Proof::Pinned(Pin::Certificate(shown.print));
+    let by_pin = match standing {
+        Standing::Known(record) => record.credentials.iter().any(|one| one.proof == pinned),
+        _ => false,
+    };
+    shown.voucher.is_some() || by_pin
 }
 
 /// The CONNECT that the broker is told: the names are the gate's, everything else is the device's.
@@ -238,6 +253,7 @@ fn rewrite(
     device: &DeviceId,
     asks: Connect,
     settings: &ConnectSettings,
+    vouched: bool,
 ) -> Result<Connect, Refusal> {
     let voucher = claim.evidence.certificate.as_ref();
     let facts = Facts {
@@ -250,11 +266,17 @@ fn rewrite(
             .filter(|_| !claim.token_in_username),
         mode: caller.mode,
         listener: caller.listener,
-        trust: voucher
-            .and_then(|shown| shown.voucher.as_ref())
-            .map(|voucher| &*voucher.group),
+        trust: Some(match (voucher, &claim.evidence.token) {
+            (Some(shown), _) => shown.voucher.as_ref().map_or(OWN, |by| &*by.group),
+            (None, Some(TokenEvidence::Jwt { .. })) => ISSUER,
+            (None, _) => OWN,
+        }),
         ip: caller.ip,
-        certificate: caller.certificate.as_ref().map(Shown::certificate),
+        certificate: caller
+            .certificate
+            .as_ref()
+            .map(Shown::certificate)
+            .filter(|_| vouched),
     };
     let render = |template: &Template| template.render(&facts).map_err(Refusal::Unrenderable);
     let client_id = render(&settings.client_id)?;

@@ -493,3 +493,142 @@ fn a_device_registers_itself_for_what_vouched_for_it() {
         assert_eq!(told, expected);
     }
 }
+
+/// What a JWT of `meter-7` shows, by this mode.
+fn jwt_claim(mode: Mode) -> (Caller<'static>, Connect, Claim) {
+    let caller = Caller {
+        listener: "devices",
+        mode,
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        certificate: None,
+    };
+    let mut call = Call::with_token(mode);
+    call.token = None;
+    let evidence = Evidence {
+        mode,
+        certificate: None,
+        token: Some(TokenEvidence::Jwt {
+            not_after: NOW + 60,
+            key: [3; 32],
+        }),
+    };
+    (caller, call.connect(), Claim::of(id("meter-7"), evidence))
+}
+
+fn decide_jwt(mode: Mode, standing: Standing<'_>, settings: &ConnectSettings) -> String {
+    let (caller, asks, claim) = jwt_claim(mode);
+    match decide(&caller, &claim, asks, standing, settings, NOW) {
+        Ok(admission) => admission.connect.client_id,
+        Err(refused) => refused.refusal.label().to_owned(),
+    }
+}
+
+/// threats.md K3: nobody has loosened `plain` for a device without a record.
+#[test]
+fn a_jwt_over_plain_needs_its_owners_word() {
+    for standing in [Standing::NoRegistry, Standing::Unknown(Unknown::Admit)] {
+        assert_eq!(
+            decide_jwt(Mode::ServerTls, standing, &settings()),
+            "meter-7"
+        );
+        assert_eq!(
+            decide_jwt(Mode::Plain, standing, &settings()),
+            "mode_not_allowed"
+        );
+    }
+}
+
+/// threats.md I8: the issuer's word opens no device that was loosened for a token of its own.
+#[test]
+fn a_jwt_counts_for_devices_that_are_bound_to_its_issuer() {
+    let mut record = record(Mode::ServerTls);
+    let told = |record: &Record| decide_jwt(Mode::ServerTls, Standing::Known(record), &settings());
+    assert_eq!(told(&record), "token_bad");
+    let number = record.add_credential(
+        in_group(super::super::record::ISSUER, None),
+        Valid::since(NOW),
+    );
+    assert_eq!(told(&record), "meter-7");
+    record.changed = NOW;
+    record.end_credential(number, NOW).expect("it is there");
+    assert_eq!(told(&record), "token_expired");
+}
+
+/// threats.md I3, I7: whoever vouches is in the name, where `{trust}` is.
+#[test]
+fn a_device_of_the_issuer_is_no_device_of_a_group() {
+    let mut settings = settings();
+    settings.client_id =
+        Template::parse("{trust}/{device}", Use::Name, &Alphabet::default()).expect("good");
+    let told = decide_jwt(Mode::ServerTls, Standing::NoRegistry, &settings);
+    assert_eq!(told, "jwt/meter-7");
+}
+
+/// threats.md I4: of a certificate whose key alone is pinned, the rest is the device's own text.
+#[test]
+fn what_a_device_wrote_beside_its_pinned_key_is_nobodys_word() {
+    let mut settings = settings();
+    settings.user_properties = vec![(
+        "x-serial".into(),
+        Template::parse("{cert.serial}", Use::Free, &Alphabet::default()).expect("good"),
+    )];
+    let shown = FLEET.certificate.serial.as_str();
+    for (pin, told) in [
+        (Pin::Certificate(FLEET.certificate.print), true),
+        (Pin::Key(FLEET.certificate.key), false),
+    ] {
+        let mut record = Record::new(id("pump-1"), NOW);
+        record.add_credential(Proof::Pinned(pin), Valid::since(NOW));
+        let mut odd = Call::mutual();
+        odd.shown = Some(unvouched());
+        let caller = Caller {
+            listener: "devices",
+            mode: Mode::MutualTls,
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            certificate: odd.shown,
+        };
+        let asks = odd.connect();
+        let claim = claim(&caller, &asks, &Tokens::default(), NOW).expect("a claim");
+        let standing = Standing::Known(&record);
+        let connect = decide(&caller, &claim, asks, standing, &settings, NOW)
+            .expect("pinned")
+            .connect;
+        let said = format!("{:?}", connect.properties);
+        assert_eq!(said.contains(shown), told, "{pin:?}: {said}");
+    }
+}
+
+/// threats.md K2: a token in the wrong field is refused before anybody is told.
+#[test]
+fn a_token_as_client_id_goes_nowhere() {
+    let mut asks = Call::mutual().connect();
+    asks.client_id = token(1).reveal().into();
+    let caller = Caller {
+        listener: "devices",
+        mode: Mode::MutualTls,
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        certificate: Some(vouched()),
+    };
+    let key = key();
+    let tokens = Tokens {
+        key: Some(&key),
+        ..Tokens::default()
+    };
+    let refusal = claim(&caller, &asks, &tokens, NOW).expect_err("refused");
+    assert!(
+        refusal.label() == "token_bad" && !refusal.to_string().contains("tdg_"),
+        "{refusal}"
+    );
+}
+
+/// threats.md R1: an end that its owner wrote is one, also where the clocks differ; and so is a beginning.
+#[test]
+fn the_clocks_of_owner_and_gate_may_differ() {
+    let mut record = record(Mode::MutualTls);
+    record.credentials[0].valid = Valid::since(NOW + 200);
+    assert_eq!(Call::mutual().told(Standing::Known(&record)), "admitted");
+    record.changed = NOW + 200;
+    record.end_credential(1, NOW + 200).expect("it is there");
+    let told = Call::mutual().told(Standing::Known(&record));
+    assert_eq!(told, "credential_expired 05/87");
+}
