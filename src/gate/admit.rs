@@ -472,7 +472,7 @@ fn tls_fault(fault: rustls::Error) -> Refusal {
 }
 
 /// The device's Maximum Packet Size, if it told one.
-fn maximum_packet(connect: &Connect) -> Option<u32> {
+pub(super) fn maximum_packet(connect: &Connect) -> Option<u32> {
     match connect.properties.get(Id::MaximumPacketSize)? {
         Value::Four(most) => Some(*most),
         _ => None,
@@ -481,7 +481,7 @@ fn maximum_packet(connect: &Connect) -> Option<u32> {
 
 /// The CONNECT for the broker; only if the client id that the device has to be told fits into what it takes: a larger packet
 /// may not be sent [MQTT-3.1.2-24], and without the id it would not know its own session.
-fn encode(admission: &Admission, most: Option<u32>) -> Result<Vec<u8>, Refusal> {
+pub(super) fn encode(admission: &Admission, most: Option<u32>) -> Result<Vec<u8>, Refusal> {
     if let Some(most) = most.filter(|_| admission.tell_client_id) {
         let mut shortest = Connack {
             session_present: false,

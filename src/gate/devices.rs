@@ -41,10 +41,17 @@ pub(crate) struct Devices {
 }
 
 /// What is known of whoever calls, and its seat.
-pub(crate) struct Looked {
+pub(crate) struct Looked<S = Seat> {
     /// `None`: nobody can tell who it is.
-    pub(crate) seat: Option<Seat>,
+    pub(crate) seat: Option<S>,
     pub(crate) held: Held,
+}
+
+/// Who knows devices: the [`Directory`] for the path, the registry itself for whoever only wants to know.
+pub(crate) trait LookUp {
+    async fn look_up(&self, whom: &Whom) -> Found;
+    /// Registers a device that nobody has registered, if its group has fewer than `quota` such devices.
+    async fn register(&self, record: Record, quota: u32) -> Held;
 }
 
 /// [`Standing`], with what it borrows.
@@ -58,14 +65,14 @@ pub(crate) enum Held {
     Away(Arc<str>),
 }
 
-impl Looked {
+impl<S> Looked<S> {
     pub(crate) fn standing(&self) -> Standing<'_> {
         self.held.standing()
     }
 }
 
 impl Held {
-    fn of(found: Found, unknown: Unknown) -> Self {
+    pub(crate) fn of(found: Found, unknown: Unknown) -> Self {
         match found {
             Found::Known(record) => Self::Known(record),
             Found::Unknown => Self::Unknown(unknown),
@@ -142,43 +149,7 @@ impl Devices {
             }
             seat
         };
-        let named = claim.device().map(|device| (sit(device), device));
-        let Some(directory) = &self.directory else {
-            return Looked {
-                seat: named.map(|(seat, _)| seat),
-                held: Held::NoRegistry,
-            };
-        };
-        let mut found = Found::Unknown;
-        if let Some((_, device)) = &named {
-            found = directory.look_up(&Whom::Device((*device).clone())).await;
-        }
-        if let (Found::Unknown, Some(pins)) = (&found, claim.pins()) {
-            match directory.look_up(&Whom::Pinned(pins)).await {
-                Found::Known(record) => {
-                    let seat = sit(&record.device);
-                    // Now that its seat is taken, what it is told counts.
-                    let device = Whom::Device(record.device.clone());
-                    let found = directory.look_up(&device).await;
-                    return Looked {
-                        seat: Some(seat),
-                        held: Held::of(found, Unknown::Refuse),
-                    };
-                }
-                other => found = other,
-            }
-        }
-        let mut held = Held::of(found, self.unknown);
-        if let Held::Unknown(unknown @ Unknown::Register { quota, approval }) = held
-            && claim.may_register(unknown)
-            && let Some(record) = policy::registration(claim, approval, now)
-        {
-            held = register(directory, record, quota).await;
-        }
-        Looked {
-            seat: named.map(|(seat, _)| seat),
-            held,
-        }
+        look_up(claim, self.directory.as_deref(), self.unknown, sit, now).await
     }
 
     /// Notes that a device was linked, and lets its oldest connections go if it has more than `most`; 0: any number.
@@ -318,12 +289,66 @@ impl Devices {
     }
 }
 
-/// Registers a device that nobody has registered.
-async fn register(directory: &Directory, record: Record, quota: u32) -> Held {
-    match directory.register(record, quota).await {
-        Ok(found) => Held::of(found, Unknown::Refuse),
-        Err(fault @ Fault::QuotaFull { .. }) => Held::Full(fault.to_string()),
-        Err(fault) => Held::Away(fault.to_string().into()),
+/// Looks up whom `claim` names: by that name; if nobody has it, by the pins of what it showed; and if nobody has those,
+/// what `unknown` says becomes of it. `sit` takes a seat for a device, before what is said of it counts. `now` in seconds
+/// since 1970. Dropping it half-way gives the seat back.
+pub(crate) async fn look_up<S>(
+    claim: &Claim,
+    registry: Option<&impl LookUp>,
+    unknown: Unknown,
+    sit: impl Fn(&DeviceId) -> S,
+    now: i64,
+) -> Looked<S> {
+    let named = claim.device().map(|device| (sit(device), device));
+    let Some(registry) = registry else {
+        return Looked {
+            seat: named.map(|(seat, _)| seat),
+            held: Held::NoRegistry,
+        };
+    };
+    let mut found = Found::Unknown;
+    if let Some((_, device)) = &named {
+        found = registry.look_up(&Whom::Device((*device).clone())).await;
+    }
+    if let (Found::Unknown, Some(pins)) = (&found, claim.pins()) {
+        match registry.look_up(&Whom::Pinned(pins)).await {
+            Found::Known(record) => {
+                let seat = sit(&record.device);
+                // Now that its seat is taken, what it is told counts.
+                let device = Whom::Device(record.device.clone());
+                let found = registry.look_up(&device).await;
+                return Looked {
+                    seat: Some(seat),
+                    held: Held::of(found, Unknown::Refuse),
+                };
+            }
+            other => found = other,
+        }
+    }
+    let mut held = Held::of(found, unknown);
+    if let Held::Unknown(unknown @ Unknown::Register { quota, approval }) = held
+        && claim.may_register(unknown)
+        && let Some(record) = policy::registration(claim, approval, now)
+    {
+        held = registry.register(record, quota).await;
+    }
+    Looked {
+        seat: named.map(|(seat, _)| seat),
+        held,
+    }
+}
+
+impl LookUp for Directory {
+    async fn look_up(&self, whom: &Whom) -> Found {
+        Self::look_up(self, whom).await
+    }
+
+    async fn register(&self, record: Record, quota: u32) -> Held {
+        match Self::register(self, record, quota).await {
+            Ok(found) => Held::of(found, Unknown::Refuse),
+            Err(fault @ Fault::QuotaFull { .. }) => Held::Full(fault.to_string()),
+            Err(fault) => Held::Away(fault.to_string().into()),
+        }
     }
 }
 

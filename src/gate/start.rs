@@ -61,17 +61,7 @@ impl LoadedListener {
     /// `pins`: there is a registry, which may have pinned a certificate that no group vouches for.
     pub fn load(listener: &ListenerSettings, trust: &[tls::trust::Settings], pins: bool) -> Self {
         let mut loaded = Self::default();
-        let mut verifier = None;
-        let mut groups = None;
-        if listener.offer.asks_for_certificate() {
-            let counts = |group: &&tls::trust::Settings| listener.trust.contains(&group.name);
-            let counting: Vec<_> = trust.iter().filter(counts).collect();
-            groups = loaded.take_groups(&counting);
-            if let Some(groups) = &groups {
-                let mandatory = listener.offer != Offer::MixedTls;
-                verifier = Some(DeviceVerifier::new(groups.clone(), mandatory, pins));
-            }
-        }
+        let (groups, verifier) = loaded.take_verifier(listener, trust, pins).unzip();
         let Some(wanted) = &listener.tls else {
             return loaded;
         };
@@ -92,11 +82,46 @@ impl LoadedListener {
         loaded
     }
 
+    /// Reads only what judges devices' certificates at `listener`: `None`, if it asks for none.
+    ///
+    /// # Errors
+    /// Every fault of the files of its trust groups.
+    pub(crate) fn load_verifier(
+        listener: &ListenerSettings,
+        trust: &[tls::trust::Settings],
+        pins: bool,
+    ) -> Result<Option<Arc<DeviceVerifier>>, Vec<StartFault>> {
+        let mut loaded = Self::default();
+        let taken = loaded.take_verifier(listener, trust, pins);
+        if loaded.faults.is_empty() {
+            Ok(taken.map(|(_, verifier)| verifier))
+        } else {
+            Err(loaded.faults)
+        }
+    }
+
     /// Reads the files of one trust group by itself: of a group whose listener cannot be looked at.
     pub fn load_group(group: &tls::trust::Settings) -> Self {
         let mut loaded = Self::default();
         let _ = loaded.take_groups(&[group]);
         loaded
+    }
+
+    fn take_verifier(
+        &mut self,
+        listener: &ListenerSettings,
+        trust: &[tls::trust::Settings],
+        pins: bool,
+    ) -> Option<(Arc<Groups>, Arc<DeviceVerifier>)> {
+        if !listener.offer.asks_for_certificate() {
+            return None;
+        }
+        let counts = |group: &&tls::trust::Settings| listener.trust.contains(&group.name);
+        let counting: Vec<_> = trust.iter().filter(counts).collect();
+        let groups = self.take_groups(&counting)?;
+        let mandatory = listener.offer != Offer::MixedTls;
+        let verifier = DeviceVerifier::new(groups.clone(), mandatory, pins);
+        Some((groups, verifier))
     }
 
     fn take_groups(&mut self, counting: &[&tls::trust::Settings]) -> Option<Arc<Groups>> {
