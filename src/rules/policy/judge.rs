@@ -186,23 +186,8 @@ fn certificate(
     now: i64,
     end: &mut End,
 ) -> Result<(), Refusal> {
-    let is = |pin: &Pin| match pin {
-        Pin::Certificate(print) => *print == shown.print,
-        Pin::Key(key) => *key == shown.key,
-    };
-    // A pinned one does not need the word of a group; so neither does it end with the group's chain.
-    let matches = |credential: &&Credential| match &credential.proof {
-        Proof::Pinned(pin) => is(pin),
-        Proof::Vouched { group, field, pin } => {
-            let voucher = shown.voucher.as_ref();
-            let names_it = |by: &Voucher| by.device.as_ref() == Some(&record.device);
-            let counts =
-                |by: &Voucher| *by.group == **group && by.field == *field && by.not_after >= now;
-            voucher.is_some_and(|by| names_it(by) && counts(by)) && pin.as_ref().is_none_or(is)
-        }
-        Proof::Token(_) => false,
-    };
-    let found: Vec<_> = record.credentials.iter().filter(matches).collect();
+    let is_shown = |one: &&Credential| is_certificate(one, shown, record, now);
+    let found: Vec<_> = record.credentials.iter().filter(is_shown).collect();
     if found.is_empty() {
         return Err(Refusal::CertificateNotRegistered {
             device: record.device.clone(),
@@ -255,6 +240,48 @@ fn issuer(record: &Record, now: i64, end: &mut End) -> Result<(), Refusal> {
             "the registry has ended the issuer's word for it",
         )),
     }
+}
+
+/// Whether a credential of `record` is the certificate shown; not whether it counts now.
+fn is_certificate(
+    credential: &Credential,
+    shown: &CertificateEvidence,
+    record: &Record,
+    now: i64,
+) -> bool {
+    let is = |pin: &Pin| match pin {
+        Pin::Certificate(print) => *print == shown.print,
+        Pin::Key(key) => *key == shown.key,
+    };
+    match &credential.proof {
+        // A pinned one does not need the word of a group; so neither does it end with the group's chain.
+        Proof::Pinned(pin) => is(pin),
+        Proof::Vouched { group, field, pin } => {
+            let voucher = shown.voucher.as_ref();
+            let names_it = |by: &Voucher| by.device.as_ref() == Some(&record.device);
+            let counts =
+                |by: &Voucher| *by.group == **group && by.field == *field && by.not_after >= now;
+            voucher.is_some_and(|by| names_it(by) && counts(by)) && pin.as_ref().is_none_or(is)
+        }
+        Proof::Token(_) => false,
+    }
+}
+
+/// The numbers of the credentials of `record` that were shown, whether they count at `now` (seconds since 1970) or not: for
+/// whoever asks why. [`judge`] alone says who enters.
+pub fn matching(evidence: &Evidence, record: &Record, now: i64) -> Vec<u32> {
+    let is_shown = |one: &&Credential| {
+        let shown = evidence.certificate.as_ref();
+        let token = match (&evidence.token, &one.proof) {
+            (Some(TokenEvidence::Opaque(hash)), Proof::Token(known)) => {
+                token::is_equal(known, hash)
+            }
+            _ => false,
+        };
+        token || shown.is_some_and(|shown| is_certificate(one, shown, record, now))
+    };
+    let found = record.credentials.iter().filter(is_shown);
+    found.map(|one| one.number).collect()
 }
 
 /// Why no credential of the record is the certificate shown.
