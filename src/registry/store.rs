@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rules::device::DeviceId;
-use crate::rules::record::{LastSeen, Pin, Proof, Record};
+use crate::rules::record::{LastSeen, Pin, Print, Proof, Record};
 
 use super::connections::{ANSWER, end, in_time, within};
 use super::fault::Stop;
@@ -143,6 +143,15 @@ impl Registry {
         ask!(self, find_pinned(pins)).map_err(|stop| self.fault(stop))
     }
 
+    /// The record of the device that has `print` in a credential that is no token; or else of the one that was last seen with a
+    /// certificate of this fingerprint. Looks through all devices: for whoever asks once.
+    ///
+    /// # Errors
+    /// As all questions: [`Fault::Away`], [`Fault::Unusable`].
+    pub async fn find_by_print(&self, print: &Print) -> Result<Option<Record>, Fault> {
+        ask!(self, find_by_print(print)).map_err(|stop| self.fault(stop))
+    }
+
     /// When the device was last admitted.
     ///
     /// # Errors
@@ -232,6 +241,19 @@ impl Registry {
             return Ok(0);
         }
         ask!(self, count(filter)).map_err(|stop| self.fault(stop))
+    }
+
+    /// Whether `group` has room for one more device that registers itself, with this quota.
+    ///
+    /// # Errors
+    /// [`Fault::QuotaFull`], if it has not; and as all questions: [`Fault::Away`], [`Fault::Unusable`].
+    pub async fn has_room(&self, group: &str, quota: u32) -> Result<(), Fault> {
+        let registered = ask!(self, registered_in(group)).map_err(|stop| self.fault(stop))?;
+        if registered < i64::from(quota) {
+            return Ok(());
+        }
+        let group = group.to_owned();
+        Err(Fault::QuotaFull { group, quota })
     }
 
     /// The place of the last change: where a reader begins.

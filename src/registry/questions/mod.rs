@@ -8,7 +8,8 @@ mod row;
 mod write;
 
 pub(in crate::registry) use read::{
-    changes, count, find, find_pinned, last_seen, list, place, token_key, who_has,
+    changes, count, find, find_by_print, find_pinned, last_seen, list, place, registered_in,
+    token_key, who_has,
 };
 pub(in crate::registry) use write::{add, change, note_seen, register, remove, token_key_check};
 

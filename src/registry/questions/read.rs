@@ -7,7 +7,7 @@ use sqlx::{QueryBuilder, Row as _};
 use crate::registry::fault::Stop;
 use crate::registry::{Change, Changes, Fault, Filter};
 use crate::rules::device::DeviceId;
-use crate::rules::record::{LastSeen, Pin, Proof, Record};
+use crate::rules::record::{LastSeen, Pin, Print, Proof, Record};
 
 use super::super::push_label;
 use super::row::{self, Listed, column, pin_columns};
@@ -36,6 +36,22 @@ pub(in crate::registry) async fn find_pinned(
     push_asked(&mut query, pins);
     query.push("SELECT device FROM ").push(ASKED);
     query.push(" ORDER BY place LIMIT 1)");
+    first(connection, query).await
+}
+
+/// The record of the device that has `print` in a credential that is no token, pinned ones first; or else of the one that was
+/// last seen with a certificate of this fingerprint. Looks through all that no index knows.
+pub(in crate::registry) async fn find_by_print(
+    connection: &mut Connection,
+    print: &Print,
+) -> Result<Option<Record>, Stop> {
+    let mut query = row::records();
+    query
+        .push("id = coalesce((SELECT device FROM credential WHERE proof <> 'token' AND print = ")
+        .push_bind(&print[..])
+        .push(" ORDER BY proof LIMIT 1), (SELECT device FROM seen WHERE certificate = ")
+        .push_bind(&print[..])
+        .push(" ORDER BY at DESC LIMIT 1))");
     first(connection, query).await
 }
 
@@ -160,6 +176,16 @@ pub(in crate::registry) async fn count(
     push_filter(&mut query, filter);
     let count: i64 = query.build_query_scalar().fetch_one(connection).await?;
     Ok(count.unsigned_abs())
+}
+
+/// How many devices registered themselves in this trust group.
+pub(in crate::registry) async fn registered_in(
+    connection: &mut Connection,
+    group: &str,
+) -> Result<i64, Stop> {
+    let count = "SELECT count(*) FROM device WHERE registered_by = $1";
+    let query = sqlx::query_scalar(count).bind(group);
+    Ok(query.fetch_one(connection).await?)
 }
 
 fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {

@@ -88,9 +88,7 @@ pub(in crate::registry) async fn register(
 ) -> Result<(), Stop> {
     if let Some(group) = &record.registered_by {
         hold_group(connection, group).await?;
-        let count = "SELECT count(*) FROM device WHERE registered_by = $1";
-        let query = sqlx::query_scalar(count).bind(group);
-        let registered: i64 = query.fetch_one(&mut *connection).await?;
+        let registered = read::registered_in(connection, group).await?;
         if registered >= i64::from(quota) {
             let group = group.clone();
             return Err(Fault::QuotaFull { group, quota }.into());
