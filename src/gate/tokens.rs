@@ -81,6 +81,17 @@ impl TokenDesk {
         }
     }
 
+    /// Fetches the issuer's keys, if they are not known yet; once.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) async fn fetch_keys(&self) -> Result<(), String> {
+        match &self.jwt {
+            Some((_, source)) if source.keys().is_none() => source.fetch().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps the issuer's keys fresh, and calls `changed` when they have changed. Never ends.
     pub(crate) async fn keep(&self, changed: impl Fn()) {
         let Some((_, source)) = &self.jwt else {

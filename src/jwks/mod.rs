@@ -226,6 +226,15 @@ impl KeySource {
         self.asked.notify_one();
     }
 
+    /// Looks at the source once, now: for whoever asks one question, and keeps nothing.
+    ///
+    /// # Errors
+    /// A sentence, when there was no good set of keys.
+    pub async fn fetch(&self) -> Result<(), String> {
+        let got = self.look().await?;
+        self.take(got.content).map(drop)
+    }
+
     /// Keeps the keys fresh, for as long as it is polled; by one task. Dropping it half-way loses nothing.
     pub async fn keep(&self) {
         self.keep_by(|| self.look()).await;
