@@ -3,6 +3,7 @@
 mod crl;
 mod der;
 mod diagnose;
+pub mod examine;
 pub mod files;
 mod known;
 mod possession;

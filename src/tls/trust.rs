@@ -468,7 +468,7 @@ impl Group {
 const MONTH: i64 = 30 * 24 * 3600;
 
 /// The time as people write it, for sentences.
-pub(super) fn date(seconds: i64) -> String {
+pub fn date(seconds: i64) -> String {
     let format = &time::format_description::well_known::Rfc3339;
     let time = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(format).ok())

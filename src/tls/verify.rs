@@ -132,9 +132,9 @@ pub struct DeviceVerifier {
 }
 
 /// What was found out about a chain.
-struct Judged {
+pub(super) struct Judged {
     /// The device's own certificate, if it can be read.
-    certificate: Option<Arc<Certificate>>,
+    pub(super) certificate: Option<Arc<Certificate>>,
     verdict: Result<Vouched, Refused>,
     /// To be remembered, once the device proved its key; `None`: it is known already, or not good.
     unproved: Option<Unproved>,
@@ -229,8 +229,29 @@ impl DeviceVerifier {
         Ok(judged)
     }
 
+    /// What a handshake goes on with.
+    ///
+    /// # Errors
+    /// What it ends with.
+    pub(super) fn taken(&self, judged: Judged) -> Result<Shown, Refused> {
+        if self.pins {
+            judged.or_pinned()
+        } else {
+            judged.verdict.map(Shown::Vouched)
+        }
+    }
+
+    pub(super) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     /// Judges the chain that a device sent, its own certificate first; `now` in seconds since 1970.
-    fn judge(&self, leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>], now: i64) -> Judged {
+    pub(super) fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+        now: i64,
+    ) -> Judged {
         let groups = &self.groups;
         let chain = Chain { groups, leaf, sent };
         if let Err(refused) = bound(&chain) {
@@ -252,7 +273,7 @@ impl DeviceVerifier {
         }
         let certificate = Certificate::read_printed(leaf, prints.leaf);
         let certificate = certificate.ok().map(Arc::new);
-        let verified = verify(&chain, certificate.clone(), now);
+        let verified = verify(&chain, certificate.clone(), now, |_, _| ());
         let unproved = verified.as_ref().ok().map(|(vouched, span)| Unproved {
             prints,
             vouched: vouched.clone(),
@@ -293,11 +314,13 @@ impl DeviceVerifier {
 }
 
 /// Builds a path for a chain of bounded size and looks its certificates up in the lists: the verdict, and when it stands.
-/// `certificate` is what was read of the device's own; `now` in seconds since 1970.
-fn verify(
+/// `certificate` is what was read of the device's own; `now` in seconds since 1970. `found` is told the path, and whose it is,
+/// before the lists are asked.
+pub(super) fn verify(
     chain: &Chain<'_>,
     certificate: Option<Arc<Certificate>>,
     now: i64,
+    found: impl FnOnce(&VerifiedPath<'_>, &Group),
 ) -> Result<(Vouched, Span), Refused> {
     let parsed = EndEntityCert::try_from(chain.leaf).map_err(|error| chain.refused(&error, &[]))?;
     let certificate = certificate.ok_or_else(|| chain.unreadable())?;
@@ -330,6 +353,7 @@ fn verify(
         .iter()
         .position(|anchor| std::ptr::eq(anchor, path.anchor()));
     let group = candidates.owners[anchor.expect("a path ends in one of the anchors given")];
+    found(&path, group);
     let lists_until = check_revocation(chain, group, &path, now)?;
     let ends = path.intermediate_certificates().filter_map(|cert| {
         let der = cert.der();
@@ -353,7 +377,7 @@ fn verify(
 }
 
 /// Refuses a chain that would cost too much, before any of it is parsed.
-fn bound(chain: &Chain<'_>) -> Result<(), Refused> {
+pub(super) fn bound(chain: &Chain<'_>) -> Result<(), Refused> {
     let lengths = || chain.all().map(<[u8]>::len);
     let (count, bytes) = (lengths().count(), lengths().sum::<usize>());
     if count > MOST_CERTIFICATES {
@@ -465,12 +489,7 @@ impl ClientCertVerifier for DeviceVerifier {
             // A full handshake: whatever ticket was opened before is not the one that goes on.
             seen.began = None;
         });
-        let shown = if self.pins {
-            judged.or_pinned()
-        } else {
-            judged.verdict.map(Shown::Vouched)
-        };
-        match shown {
+        match self.taken(judged) {
             Ok(shown) => {
                 witness::note(|seen| seen.shown = Some(shown));
                 Ok(ClientCertVerified::assertion())
