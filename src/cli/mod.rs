@@ -11,6 +11,7 @@ pub mod ca;
 mod check;
 mod config;
 pub mod device;
+mod explain;
 mod healthcheck;
 mod run;
 mod settings;
@@ -26,6 +27,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   tidegate check                          what is wrong with ./tidegate.toml and the files it names
+  tidegate explain meter-7.pem            what the gate would make of this certificate, and why
   tidegate run --config /etc/tidegate/tidegate.toml
   tidegate run --listen 0.0.0.0:8883 --mode mutual-tls --certificate s.pem --key s.key \\
       --client-ca ca.pem --broker mqtt://127.0.0.1:1883
@@ -38,6 +40,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Config(config::Args),
+    Explain(Box<explain::Args>),
     Healthcheck(healthcheck::Args),
     /// A private CA for trials and small fleets
     #[command(subcommand)]
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Check(args) => args.run(),
         Command::Config(args) => args.run(),
+        Command::Explain(args) => args.run(),
         Command::Healthcheck(args) => args.run(),
         Command::Ca(command) => command.run(),
         Command::Device(command) => command.run(),
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_gate_shows_examples() {
-        for name in ["run", "check", "config", "healthcheck"] {
+        for name in ["run", "check", "config", "explain", "healthcheck"] {
             let mut cli = Cli::command();
             let command = cli.find_subcommand_mut(name).expect(name);
             let help = command.render_long_help().to_string();

@@ -27,6 +27,7 @@ mod connection;
 mod connections;
 mod control;
 mod devices;
+pub(crate) mod explain;
 mod handshake;
 mod listener;
 mod relay;

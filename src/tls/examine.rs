@@ -9,7 +9,7 @@ use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 use x509_parser::public_key::PublicKey;
 
 use super::der::Front;
-use super::diagnose::{Chain, Refused, short_key};
+use super::diagnose::{Chain, Refused, unfit_key};
 use super::trust::{Authority, Group, Groups};
 use super::verify::{CertificateRefusal, DeviceVerifier, MOST_CERTIFICATES, Shown, bound, verify};
 use crate::rules::identity::{Certificate, Naming};
@@ -80,7 +80,7 @@ impl DeviceVerifier {
         }
         let is_path = path.is_some();
         let (links, group) = path.unwrap_or_else(|| by_names(&chain));
-        let outcome = match (self.taken(judged), short_key(leaf)) {
+        let outcome = match (self.taken(judged), unfit_key(leaf)) {
             (Ok(_), Some(refused)) => Err(refused),
             (outcome, _) => outcome,
         };

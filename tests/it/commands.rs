@@ -557,6 +557,7 @@ fn every_help_has_examples_and_fits() {
         "run",
         "check",
         "config",
+        "explain",
         "healthcheck",
         "ca init",
         "ca server",

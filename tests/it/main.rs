@@ -19,6 +19,7 @@ mod differences;
 mod directory;
 mod docs;
 mod drain;
+mod explain;
 mod front;
 mod limits;
 mod listeners;
