@@ -119,7 +119,7 @@ fn template(criterion: &mut Criterion) {
 }
 
 fn verdict(criterion: &mut Criterion) {
-    let certificate = Certificate::read(&device_certificate()).expect("readable");
+    let certificate = Arc::new(Certificate::read(&device_certificate()).expect("readable"));
     let naming = Naming {
         field: Field::SubjectCn,
         pattern: None,

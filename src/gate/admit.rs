@@ -255,6 +255,7 @@ async fn verdict(
         ip: secured.address.ip().to_canonical(),
         certificate: secured.shown.as_ref().map(facts_of),
     };
+    gate.tokens.ready_for(&connect).await;
     let claim = gate.tokens.claim(&caller, &connect, now)?;
     let found = gate.devices.find(&claim, secured, roll, now).await;
     let now = super::now(); // a look-up may take its time

@@ -121,7 +121,7 @@ impl Teller<'_> {
                 subject: &shown.subject,
                 issuer: &shown.issuer,
                 serial: &shown.serial,
-                fingerprint: &shown.fingerprint,
+                fingerprint: shown.print,
             }),
             trust: facts.trust.as_deref(),
             mqtt_version: facts.mqtt_version,

@@ -120,7 +120,7 @@ impl Connections {
             trust: certificate
                 .and_then(|shown| shown.voucher.as_ref())
                 .map(|voucher| voucher.group.to_string()),
-            certificate_fingerprint: certificate.map(|shown| hex::encode(shown.print)),
+            certificate_fingerprint: certificate.map(|shown| shown.certificate.fingerprint()),
             open_for: sitter.since.elapsed(),
         }
     }

@@ -357,7 +357,10 @@ fn seen(evidence: &Evidence, address: SocketAddr, now: i64) -> LastSeen {
         at: now,
         address: address.to_string(),
         mode: evidence.mode,
-        certificate: evidence.certificate.as_ref().map(|shown| shown.print),
+        certificate: evidence
+            .certificate
+            .as_ref()
+            .map(|shown| shown.certificate.print),
     }
 }
 

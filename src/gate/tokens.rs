@@ -1,6 +1,10 @@
 //! The tokens that the gate takes, and what it needs to check them.
 
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::jwks::KeySource;
 use crate::mqtt::connect::Connect;
@@ -8,7 +12,10 @@ use crate::rules::device::Alphabet;
 use crate::rules::jwt;
 use crate::rules::policy::{self, Caller, Claim, Evidence, TokenEvidence, TokenPlace, Tokens};
 use crate::rules::reason::Refusal;
-use crate::rules::token::TokenKey;
+use crate::rules::token::{Token, TokenKey};
+
+/// How long a device with a token waits for its key to be known.
+const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// Checks tokens.
 #[derive(Debug, Default)]
@@ -19,6 +26,7 @@ pub(crate) struct TokenDesk {
     pub(crate) registry: bool,
     /// The key of the registry's tokens, once it is known.
     key: OnceLock<TokenKey>,
+    known: Notify,
     /// `[token.jwt]`, and the issuer's keys.
     jwt: Option<(jwt::Settings, KeySource)>,
 }
@@ -35,6 +43,7 @@ impl TokenDesk {
             alphabet,
             registry,
             key: OnceLock::new(),
+            known: Notify::new(),
             jwt,
         }
     }
@@ -42,6 +51,20 @@ impl TokenDesk {
     /// The key has become known.
     pub(crate) fn set_key(&self, key: TokenKey) {
         let _ = self.key.set(key);
+        self.known.notify_waiters();
+    }
+
+    /// Waits for the key for a moment, if a token needs it and it is not known: the very first token makes it, and its device may
+    /// be faster than our next glance.
+    pub(crate) async fn ready_for(&self, asks: &Connect) {
+        let known = self.known.notified();
+        let brought = match self.place {
+            TokenPlace::Password => asks.password.as_ref().map(|password| password.reveal()),
+            TokenPlace::Username => asks.username.as_deref().map(str::as_bytes),
+        };
+        if self.registry && self.key.get().is_none() && brought.is_some_and(Token::is_meant) {
+            let _ = timeout(A_MOMENT, known).await;
+        }
     }
 
     /// Who calls, at `now` (seconds since 1970).
@@ -75,7 +98,7 @@ impl TokenDesk {
 
     /// Whether the key that signed the JWT of `evidence` still counts; without a JWT, yes.
     pub(crate) fn still_holds(&self, evidence: &Evidence) -> bool {
-        match (&evidence.token, &self.jwt) {
+        match (evidence.token.as_deref(), &self.jwt) {
             (Some(TokenEvidence::Jwt { key, .. }), Some((_, source))) => source.still_holds(key),
             _ => true,
         }

@@ -87,7 +87,7 @@ async fn assert_refused(gate: &Gate, listener: &str, shown: &Shown, told: &Told<
         assert_eq!(answer, Answer::NoTls(alert), "{what}");
         let line = gate
             .line("refused", |line| {
-                line["certificate_fingerprint"] == certificate.fingerprint.as_str()
+                line["certificate_fingerprint"] == certificate.fingerprint().as_str()
                     && line["tls_version"] == version
                     && line["listener"] == listener
             })
@@ -133,7 +133,7 @@ async fn assert_admitted(gate: &Gate, listener: &str, shown: &Shown, name: &str,
     };
     let fingerprint = Certificate::read(&shown.chain[0])
         .expect("a certificate")
-        .fingerprint;
+        .fingerprint();
     for (versions, version) in EACH {
         let device = device_at(gate, listener, shown, versions);
         let calls = admitted(&device);
@@ -731,7 +731,7 @@ async fn assert_names_nobody(gate: &Gate, issued: &Issued, reason: &str, why: &s
         assert_eq!(answer, Answer::Refused(code), "{version}, {subject}");
         let line = gate
             .line("refused", |line| {
-                line["certificate_fingerprint"] == certificate.fingerprint.as_str()
+                line["certificate_fingerprint"] == certificate.fingerprint().as_str()
                     && line["mqtt_version"] == version.to_string()
             })
             .await;

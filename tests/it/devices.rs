@@ -124,7 +124,7 @@ fn a_device_is_issued_and_registered_in_one_go() {
     assert_eq!(credential["kind"], "vouched");
     assert_eq!(credential["trust"], "fleet");
     assert_eq!(credential["field"], "subject.cn");
-    assert_eq!(credential["certificate"], shown.fingerprint.as_str());
+    assert_eq!(credential["certificate"], shown.fingerprint().as_str());
     assert_eq!(told["serial"], shown.serial.as_str());
 
     let show = desk.done("device show meter-7");
@@ -132,7 +132,7 @@ fn a_device_is_issued_and_registered_in_one_go() {
         "site=harbour",
         "2 at once",
         "fleet",
-        &shown.fingerprint,
+        &shown.fingerprint(),
         "never",
     ] {
         assert!(show.contains(part), "{part} is not in {show}");
@@ -280,7 +280,7 @@ fn a_certificate_made_elsewhere_is_pinned_whatever_is_odd_about_it() {
     assert_eq!(told["credentials"][0]["kind"], "pinned");
     assert_eq!(
         told["credentials"][0]["certificate"],
-        v1.fingerprint.as_str()
+        v1.fingerprint().as_str()
     );
     let until = told["credentials"][0]["until"]
         .as_str()

@@ -978,7 +978,7 @@ async fn a_jwt_is_explained() {
         format!("{body}.{signature}")
     };
     let more = "[token.jwt]\nkeys = \"jwks.json\"\nissuer = \"https://issuer.example\"\naudience = \"mqtt\"\n\
-                algorithms = [\"EdDSA\"]\n";
+                algorithms = [\"EdDSA\"]\n\n[connect]\nclient_id = \"{trust}:{device}\"\nusername = \"{trust}:{device}\"\n";
     let gate = Gate::plan(Plan {
         listeners: Some(mixed_for_one()),
         more: more.into(),

@@ -1,11 +1,14 @@
 //! What can be told of a fingerprint alone: the registry's part.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::registry::Told;
 use super::{Failure, json, outcome, say, text};
 use crate::gate::explain::Explainer;
 use crate::rules::device::Mode;
+use crate::rules::identity::Certificate;
 use crate::rules::policy::{self, CertificateEvidence, Evidence, Standing, Voucher};
 use crate::rules::record::{LastSeen, Pin, Print, Proof, Record};
 use crate::tls::trust::date;
@@ -85,8 +88,7 @@ impl Report {
         let evidence = Evidence {
             mode: Mode::MutualTls,
             certificate: Some(CertificateEvidence {
-                print,
-                key: key(print, record, seen),
+                certificate: Arc::new(Certificate::absent(print, key(print, record, seen))),
                 voucher,
             }),
             token: None,

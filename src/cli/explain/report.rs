@@ -156,7 +156,7 @@ impl Facts {
             subject: certificate.subject.clone(),
             issuer: certificate.issuer.clone(),
             serial: certificate.serial.clone(),
-            fingerprint: certificate.fingerprint.clone(),
+            fingerprint: certificate.fingerprint(),
             key: key_words(der),
             key_fingerprint: hex::encode(certificate.key),
             not_before: date(certificate.not_before),

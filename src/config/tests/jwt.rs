@@ -81,7 +81,7 @@ fn keys_come_from_a_file_or_by_https() {
         "{secret:?}"
     );
     assert_eq!(told_with("keys = \"\"").len(), 1);
-    let ca = Operator::writes(&format!("{GOOD}{JWT}ca = \"ca.pem\"\n"))
+    let ca = Operator::writes(&format!("{GOOD}{APART}{JWT}ca = \"ca.pem\"\n"))
         .loads()
         .expect("good");
     assert_eq!(

@@ -44,7 +44,7 @@ pub struct CertificateLine<'a> {
     /// Its serial number, lower-case hex.
     pub serial: &'a str,
     /// SHA-256 of its DER, lower-case hex.
-    pub fingerprint: &'a str,
+    pub fingerprint: [u8; 32],
 }
 
 /// The one line about one connection; what is not known is left out (design.md §5).
@@ -201,7 +201,7 @@ fn write(line: &Line<'_>, suppressed: u64) {
         certificate_subject = line.certificate.map(|c| c.subject),
         certificate_issuer = line.certificate.map(|c| c.issuer),
         certificate_serial = line.certificate.map(|c| c.serial),
-        certificate_fingerprint = line.certificate.map(|c| c.fingerprint),
+        certificate_fingerprint = line.certificate.map(|c| hex::encode(c.fingerprint)),
         trust = line.trust,
         mqtt_version = line.mqtt_version.map(Version::word),
         client_id_asked = line.client_id_asked,

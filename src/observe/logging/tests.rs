@@ -3,6 +3,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+
+/// d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559
+const FINGERPRINT: [u8; 32] = [
+    0xd2, 0x15, 0x0e, 0x42, 0xdf, 0x8e, 0x08, 0x55, 0x29, 0x1b, 0xa5, 0x06, 0xc1, 0x81, 0x80, 0x72,
+    0xac, 0x4d, 0xda, 0xeb, 0xd2, 0xfd, 0x79, 0x0d, 0x4b, 0x76, 0xc5, 0x5a, 0x32, 0x23, 0xe5, 0x59,
+];
 use crate::mqtt::Version;
 use crate::observe::metrics::Metrics;
 use crate::rules::device::{DeviceId, Mode};
@@ -52,7 +58,7 @@ fn full_line(log: impl FnOnce(&Line<'_>)) {
         subject: "CN=meter-7",
         issuer: "CN=Fleet CA",
         serial: "0a1b",
-        fingerprint: "d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559",
+        fingerprint: FINGERPRINT,
     };
     log(&Line {
         device: Some(&device),

@@ -1,5 +1,7 @@
 //! What a certificate says about its holder.
 
+use std::sync::OnceLock;
+
 use aws_lc_rs::digest;
 use x509_parser::asn1_rs::FromDer as _;
 use x509_parser::num_bigint::{BigInt, Sign};
@@ -33,8 +35,6 @@ pub struct Certificate {
     pub issuer: String,
     /// The certificate's number, in lower-case hex, without the sign octet; `-` in front of a negative one.
     pub serial: String,
-    /// The SHA-256 of the DER, in lower-case hex.
-    pub fingerprint: String,
     /// The SHA-256 of the DER.
     pub print: Print,
     /// The SHA-256 of the whole SubjectPublicKeyInfo: the same for every certificate of one key.
@@ -44,6 +44,8 @@ pub struct Certificate {
     /// The last second of its validity, in seconds since 1970-01-01 UTC.
     pub not_after: i64,
     named: Named,
+    /// The fingerprint as text, once a device is named by it.
+    fingerprint: OnceLock<Box<str>>,
 }
 
 /// The bytes are no X.509 certificate. Holds the part that is not as it should be.
@@ -96,6 +98,21 @@ impl Certificate {
         Self::of(&Pieces::read(der)?, print)
     }
 
+    /// One that is not at hand: only its prints are known, and everything else is empty.
+    pub fn absent(print: Print, key: Print) -> Self {
+        Self {
+            subject: String::new(),
+            issuer: String::new(),
+            serial: String::new(),
+            print,
+            key,
+            not_before: i64::MIN,
+            not_after: i64::MAX,
+            named: Named::default(),
+            fingerprint: OnceLock::new(),
+        }
+    }
+
     fn of(pieces: &Pieces<'_>, print: Print) -> Result<Self, Unreadable> {
         let part = |what: &'static str| move |_: Broken| Unreadable(what);
         let serial = number(pieces.serial).map_err(part("the serial number"))?;
@@ -114,12 +131,12 @@ impl Certificate {
             subject: shown(&subject),
             issuer: shown(&Name::read(pieces.issuer)),
             serial,
-            fingerprint: hex::encode(print),
             print,
             key: sha256(pieces.key),
             not_before,
             not_after,
             named,
+            fingerprint: OnceLock::new(),
         })
     }
 
@@ -131,6 +148,11 @@ impl Certificate {
         Pieces::read(der).map(|pieces| pieces.key)
     }
 
+    /// The SHA-256 of the DER, in lower-case hex.
+    pub fn fingerprint(&self) -> String {
+        hex::encode(self.print)
+    }
+
     /// The one value of `field`.
     ///
     /// # Errors
@@ -138,7 +160,10 @@ impl Certificate {
     pub fn value(&self, field: Field) -> Result<&str, Unnamed> {
         let found = match field {
             Field::Serial => return Ok(&self.serial),
-            Field::Fingerprint => return Ok(&self.fingerprint),
+            Field::Fingerprint => {
+                let text = self.fingerprint.get_or_init(|| self.fingerprint().into());
+                return Ok(text);
+            }
             Field::SubjectCn => &self.named.cn,
             Field::SubjectOu => &self.named.ou,
             Field::SubjectSerialNumber => &self.named.serial_number,
@@ -160,11 +185,10 @@ impl Certificate {
             subject,
             issuer,
             serial,
-            fingerprint,
             named,
             ..
         } = self;
-        let shown = [subject, issuer, serial, fingerprint];
+        let shown = [subject, issuer, serial];
         let shown = shown.into_iter().map(String::len).sum::<usize>();
         size_of::<Self>() + shown + named.bytes()
     }

@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(device(Field::Serial, None).unwrap(), "ab01");
         assert_eq!(
             device(Field::Fingerprint, None).unwrap(),
-            certificate.fingerprint
+            certificate.fingerprint()
         );
     }
 

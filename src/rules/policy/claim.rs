@@ -40,7 +40,7 @@ pub enum Shown<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Credential<'a> {
     /// The device's own certificate.
-    pub certificate: &'a Certificate,
+    pub certificate: &'a Arc<Certificate>,
     /// The name of the trust group.
     pub trust: &'a Arc<str>,
     /// Which field of the certificate names the device, in this group.
@@ -55,7 +55,7 @@ pub struct Credential<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Unvouched<'a> {
     /// The device's own certificate.
-    pub certificate: &'a Certificate,
+    pub certificate: &'a Arc<Certificate>,
     /// The reason label, one of [`CERTIFICATE_REASONS`](crate::rules::reason::CERTIFICATE_REASONS).
     pub label: &'static str,
     /// What the groups found wrong with it, and the way out.
@@ -64,7 +64,7 @@ pub struct Unvouched<'a> {
 
 impl<'a> Shown<'a> {
     /// The device's own certificate.
-    pub fn certificate(&self) -> &'a Certificate {
+    pub fn certificate(&self) -> &'a Arc<Certificate> {
         match self {
             Self::Vouched(credential) => credential.certificate,
             Self::Unvouched(unvouched) => unvouched.certificate,
@@ -133,7 +133,8 @@ impl Claim {
     /// What to look for among the pins, if it showed a certificate: certificate, key.
     pub fn pins(&self) -> Option<[Pin; 2]> {
         let shown = self.evidence.certificate.as_ref()?;
-        Some([Pin::Certificate(shown.print), Pin::Key(shown.key)])
+        let Certificate { print, key, .. } = *shown.certificate;
+        Some([Pin::Certificate(print), Pin::Key(key)])
     }
 
     /// Whether a device that the registry does not know may register itself.
@@ -186,7 +187,7 @@ pub fn claim(
     match (certificate, token) {
         (None, None) => Err(no_token(caller.mode, tokens)),
         (None, Some((device, token))) => Ok(Claim {
-            evidence: evidence(None, Some(token)),
+            evidence: evidence(None, Some(Box::new(token))),
             device: Some(device),
             instead: None,
             by_token: None,
@@ -195,7 +196,7 @@ pub fn claim(
         (Some(named), token) => {
             let (by_token, token) = token.unzip();
             Ok(Claim {
-                evidence: evidence(Some(named.evidence), token),
+                evidence: evidence(Some(named.evidence), token.map(Box::new)),
                 // A certificate that names nobody is not made up for by a token: only its pin can tell.
                 device: named.device,
                 instead: named.instead,
@@ -222,8 +223,7 @@ struct Named {
 fn named(shown: &Shown<'_>, now: i64) -> Result<Named, Refusal> {
     let certificate = shown.certificate();
     let evidence = |voucher| CertificateEvidence {
-        print: certificate.print,
-        key: certificate.key,
+        certificate: certificate.clone(),
         voucher,
     };
     let credential = match shown {

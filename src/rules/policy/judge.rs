@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Standing, Unknown};
 use crate::rules::device::{DeviceId, Mode};
-use crate::rules::identity::Field;
+use crate::rules::identity::{Certificate, Field};
 use crate::rules::reason::Refusal;
 use crate::rules::record::{Credential, ISSUER, Pin, Print, Proof, Record};
 use crate::rules::token;
@@ -17,16 +17,14 @@ pub struct Evidence {
     /// Its certificate, whose key it has proved to hold.
     pub certificate: Option<CertificateEvidence>,
     /// Its token.
-    pub token: Option<TokenEvidence>,
+    pub token: Option<Box<TokenEvidence>>,
 }
 
 /// What matters of a certificate.
 #[derive(Clone, Debug)]
 pub struct CertificateEvidence {
-    /// The SHA-256 of its DER.
-    pub print: Print,
-    /// The SHA-256 of its SubjectPublicKeyInfo.
-    pub key: Print,
+    /// What it says; shared with whoever else keeps it.
+    pub certificate: Arc<Certificate>,
     /// Who vouches for it; `None`: nobody, and only a pin counts.
     pub voucher: Option<Voucher>,
 }
@@ -131,7 +129,7 @@ fn vouched(
             .ok_or_else(|| unknown(evidence, device))?;
         end.within(voucher.not_after, now, expired_certificate)?;
     }
-    match &evidence.token {
+    match evidence.token.as_deref() {
         Some(TokenEvidence::Jwt { not_after, .. }) => {
             end.within(*not_after, now, || expired_token("its exp has passed"))?;
         }
@@ -155,7 +153,7 @@ fn registered(evidence: &Evidence, record: &Record, now: i64) -> Result<Option<i
     if let Some(shown) = &evidence.certificate {
         certificate(shown, record, now, &mut end)?;
     }
-    match &evidence.token {
+    match evidence.token.as_deref() {
         Some(TokenEvidence::Opaque(hash)) => opaque(hash, record, now, &mut end)?,
         Some(TokenEvidence::Jwt { not_after, .. }) => {
             end.within(*not_after, now, || expired_token("its exp has passed"))?;
@@ -250,8 +248,8 @@ fn is_certificate(
     now: i64,
 ) -> bool {
     let is = |pin: &Pin| match pin {
-        Pin::Certificate(print) => *print == shown.print,
-        Pin::Key(key) => *key == shown.key,
+        Pin::Certificate(print) => *print == shown.certificate.print,
+        Pin::Key(key) => *key == shown.certificate.key,
     };
     match &credential.proof {
         // A pinned one does not need the word of a group; so neither does it end with the group's chain.
@@ -272,7 +270,7 @@ fn is_certificate(
 pub fn matching(evidence: &Evidence, record: &Record, now: i64) -> Vec<u32> {
     let is_shown = |one: &&Credential| {
         let shown = evidence.certificate.as_ref();
-        let token = match (&evidence.token, &one.proof) {
+        let token = match (evidence.token.as_deref(), &one.proof) {
             (Some(TokenEvidence::Opaque(hash)), Proof::Token(known)) => {
                 token::is_equal(known, hash)
             }

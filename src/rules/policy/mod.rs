@@ -238,7 +238,7 @@ fn is_vouched_for(claim: &Claim, standing: Standing<'_>) -> bool {
     let Some(shown) = &claim.evidence.certificate else {
         return false;
     };
-    let pinned = Proof::Pinned(Pin::Certificate(shown.print));
+    let pinned = Proof::Pinned(Pin::Certificate(shown.certificate.print));
     let by_pin = match standing {
         Standing::Known(record) => record.credentials.iter().any(|one| one.proof == pinned),
         _ => false,
@@ -266,7 +266,7 @@ fn rewrite(
             .filter(|_| !claim.token_in_username),
         mode: caller.mode,
         listener: caller.listener,
-        trust: Some(match (voucher, &claim.evidence.token) {
+        trust: Some(match (voucher, claim.evidence.token.as_deref()) {
             (Some(shown), _) => shown.voucher.as_ref().map_or(OWN, |by| &*by.group),
             (None, Some(TokenEvidence::Jwt { .. })) => ISSUER,
             (None, _) => OWN,
@@ -275,7 +275,7 @@ fn rewrite(
         certificate: caller
             .certificate
             .as_ref()
-            .map(Shown::certificate)
+            .map(|shown| &**shown.certificate())
             .filter(|_| vouched),
     };
     let render = |template: &Template| template.render(&facts).map_err(Refusal::Unrenderable);

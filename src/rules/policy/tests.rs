@@ -15,7 +15,7 @@ const NOW: i64 = 2_000_000_000;
 
 /// A certificate of `meter-7`, and the group that vouches for it.
 struct Fleet {
-    certificate: Certificate,
+    certificate: Arc<Certificate>,
     naming: Naming,
     group: Arc<str>,
 }
@@ -26,7 +26,7 @@ static FLEET: LazyLock<Fleet> = LazyLock::new(|| {
         ..Parts::default()
     };
     Fleet {
-        certificate: Certificate::read(&parts.der()).expect("readable"),
+        certificate: Arc::new(Certificate::read(&parts.der()).expect("readable")),
         naming: Naming {
             field: Field::SubjectCn,
             pattern: None,
@@ -507,10 +507,10 @@ fn jwt_claim(mode: Mode) -> (Caller<'static>, Connect, Claim) {
     let evidence = Evidence {
         mode,
         certificate: None,
-        token: Some(TokenEvidence::Jwt {
+        token: Some(Box::new(TokenEvidence::Jwt {
             not_after: NOW + 60,
             key: [3; 32],
-        }),
+        })),
     };
     (caller, call.connect(), Claim::of(id("meter-7"), evidence))
 }

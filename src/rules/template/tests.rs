@@ -63,7 +63,7 @@ fn every_placeholder_has_its_text() {
             "m 7,urn:7,m7.example.net",
         ),
         ("{cert.serial}", "ab01"),
-        ("{cert.fingerprint}", shown.fingerprint.as_str()),
+        ("{cert.fingerprint}", &shown.fingerprint()),
         ("{{{device}}} }}{{", "{meter-7} }{"),
         ("", ""),
     ] {
