@@ -195,6 +195,9 @@ struct Told<'l> {
     dropped: usize,
     number: &'l str,
     next_update: String,
+    /// Serials that were asked for, and of which this CA has no note: they may be of nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_note: Option<Vec<&'l str>>,
 }
 
 impl Revoke {
@@ -208,8 +211,13 @@ impl Revoke {
         }
         let list =
             revoke::revoke(&self.ca, &authority, &wanted, None).map_err(|fault| failure(&fault))?;
+        let is_without_note = |one: &Wanted| {
+            one.not_after.is_none() && !known.iter().any(|entry| entry.serial == one.serial)
+        };
         if self.json {
-            return told_json(&list);
+            let without = wanted.iter().filter(|one| is_without_note(one));
+            let without = without.map(|one| one.serial.as_str()).collect();
+            return told_json(&list, Some(without));
         }
         let mut text = String::new();
         for one in &wanted {
@@ -222,7 +230,7 @@ impl Revoke {
             let who = match noted.and_then(|entry| entry.device.as_ref().or(entry.server.as_ref()))
             {
                 Some(name) => format!(", of {name}"),
-                None if noted.is_none() && one.not_after.is_none() => {
+                None if is_without_note(one) => {
                     ", of which this CA has no note: see that it is the right one".to_owned()
                 }
                 None => String::new(),
@@ -243,7 +251,7 @@ impl Crl {
         let list = revoke::revoke(&self.ca, &authority, &[], self.days)
             .map_err(|fault| failure(&fault))?;
         if self.json {
-            return told_json(&list);
+            return told_json(&list, None);
         }
         super::say(&told(&list));
         Ok(())
@@ -261,7 +269,7 @@ fn told(list: &List) -> String {
     Written::default().file(&list.path, &what).to_string()
 }
 
-fn told_json(list: &List) -> Result<(), Failure> {
+fn told_json(list: &List, without_note: Option<Vec<&str>>) -> Result<(), Failure> {
     let told = Told {
         file: &list.path,
         revoked: &list.added,
@@ -269,6 +277,7 @@ fn told_json(list: &List) -> Result<(), Failure> {
         dropped: list.dropped,
         number: &list.number,
         next_update: form::time_text(list.next_update),
+        without_note,
     };
     let text = serde_json::to_string(&told).map_err(|error| Failure::failed(error.to_string()))?;
     super::say(&(text + "\n"));

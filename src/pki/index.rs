@@ -1,12 +1,13 @@
 //! `index.jsonl` in the CA's folder: what the CA issued, a line each, so that it can be revoked by the device's name.
 //!
-//! A line is added before the certificate is handed out: what is out is listed. A line that was torn by a power cut is of a
-//! certificate that nobody has, and is passed over. CAs of earlier versions have no such file: theirs begins with the next one.
+//! A line is added before the certificate is handed out: what is out is listed. A last line that was torn by a power cut is of
+//! a certificate that nobody has: it is passed over, and the next one takes its place. Any other line that cannot be read is a fault
+//! (threats.md T8): what it noted could not be revoked by its name. CAs of earlier versions have no such file: theirs begins with the next one.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
@@ -86,23 +87,28 @@ fn append(path: &Path, entry: &Entry) -> io::Result<()> {
         .open(path)?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
     let mut line = serde_json::to_string(entry)? + "\n";
-    if file.metadata()?.len() > 0 {
-        // A torn line stays alone.
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            line.insert(0, '\n');
-        }
+    let mut there = Vec::new();
+    file.read_to_end(&mut there)?;
+    let last = tail(&there);
+    if serde_json::from_slice::<Entry>(last).is_ok() {
+        line.insert(0, '\n');
+    } else if !last.is_empty() {
+        let whole = there.len() - last.len();
+        file.set_len(u64::try_from(whole).map_err(io::Error::other)?)?;
     }
     file.write_all(line.as_bytes())?;
     file.sync_all()
 }
 
+/// What stands behind the last line end: nothing, a torn line, or one that somebody wrote without its end.
+fn tail(bytes: &[u8]) -> &[u8] {
+    bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or(bytes)
+}
+
 /// Reads the index of the CA in `folder`; none is empty.
 ///
 /// # Errors
-/// [`Fault::Read`], when it is there and cannot be read.
+/// [`Fault::Read`], when it is there and cannot be read; [`Fault::Unusable`], when a line of it cannot, but for a torn last one.
 pub fn read(folder: &Path) -> Result<Vec<Entry>, Fault> {
     let path = folder.join(INDEX);
     let bytes = match std::fs::read(&path) {
@@ -110,9 +116,30 @@ pub fn read(folder: &Path) -> Result<Vec<Entry>, Fault> {
         Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(why) => return Err(Fault::Read { path, why }),
     };
-    let lines = bytes.split(|byte| *byte == b'\n');
-    let entries = lines.filter_map(|line| serde_json::from_slice(line).ok());
-    Ok(entries.collect())
+    let torn = tail(&bytes);
+    let whole = &bytes[..bytes.len() - torn.len()];
+    let mut entries = Vec::new();
+    for (nth, line) in whole.split(|byte| *byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match serde_json::from_slice(line) {
+            Ok(entry) => entries.push(entry),
+            Err(_) => return Err(garbled(path, nth + 1)),
+        }
+    }
+    entries.extend(serde_json::from_slice::<Entry>(torn));
+    Ok(entries)
+}
+
+fn garbled(path: PathBuf, line: usize) -> Fault {
+    Fault::Unusable {
+        path,
+        why: format!(
+            "line {line} is no note of a certificate; restore the file from a copy, or take the line out: its certificate can then \
+             be revoked by its file or serial alone"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -135,8 +162,34 @@ mod tests {
         let path = home.path().join(INDEX);
         let whole = std::fs::read(&path).expect("there");
         std::fs::write(&path, [&whole[..], b"{\"serial\":\"7"].concat()).expect("torn");
+        assert_eq!(read(home.path()).expect("read").len(), 1);
         note(home.path(), &b).expect("noted");
-        assert_eq!(read(home.path()).expect("read"), [a, b]);
+        assert_eq!(read(home.path()).expect("read"), [a.clone(), b.clone()]);
+        // An editor may leave the last line without its end.
+        let whole = std::fs::read(&path).expect("there");
+        std::fs::write(&path, whole.trim_ascii_end()).expect("written");
+        assert_eq!(read(home.path()).expect("read").len(), 2);
+        note(home.path(), &a).expect("noted");
+        assert_eq!(read(home.path()).expect("read"), [a.clone(), b, a]);
+    }
+
+    /// threats.md T8: nothing is skipped.
+    #[test]
+    fn a_garbled_line_is_a_fault_with_its_number() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join(INDEX);
+        let line = r#"{"serial":"07","device":"a","not_after":9,"fingerprint":"00"}"#;
+        for (text, number) in [
+            (format!("{line}\n{{\"serial\":\"8\n{line}\n"), 2),
+            (format!("x\n{line}\n"), 1),
+            (format!("{line}\n\nx\n"), 3),
+        ] {
+            std::fs::write(&path, text).expect("written");
+            let told = read(home.path()).expect_err("garbled").to_string();
+            let begin = format!("{} cannot be used: line {number} is no", path.display());
+            assert!(told.starts_with(&begin), "{told}");
+            assert!(told.contains("restore the file"), "{told}");
+        }
     }
 
     #[test]

@@ -592,6 +592,49 @@ fn a_file_is_imported_whole_or_not_at_all() {
     assert!(desk.refused(2, "device import -").contains("--format"));
 }
 
+/// Whether the registry took a device is not known when it got lost: the only copy of its key stays, and where it is, is told.
+#[test]
+fn a_registry_that_gets_lost_costs_no_key() {
+    let desk = Desk::new();
+    desk.done("device add meter-7 --ca pki --out devices");
+    let lock = "BEGIN IMMEDIATE";
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("made");
+    let url = format!("sqlite://{}", desk.path().join("devices.db").display());
+    let mut locker = runtime.block_on(async {
+        use sqlx::Connection as _;
+        let mut locker = sqlx::SqliteConnection::connect(&url)
+            .await
+            .expect("the file");
+        let locked = sqlx::query(lock).execute(&mut locker).await;
+        locked.expect("locked");
+        locker
+    });
+    for (line, device, out) in [
+        ("device add", "meter-8", "devices"),
+        ("device rotate-certificate", "meter-7", "devices/new"),
+    ] {
+        let err = desk.refused(1, &format!("{line} {device} --ca pki --out {out}"));
+        assert!(err.contains("the registry is away: "), "{err}");
+        assert!(err.contains(&format!("`tidegate device show {device}`")));
+        for file in ["pem", "key"].map(|end| format!("{out}/{device}.{end}")) {
+            assert!(desk.has(&file) && err.contains(&file), "{file}: {err}");
+        }
+    }
+    let unlocked = runtime.block_on(sqlx::query("ROLLBACK").execute(&mut locker));
+    unlocked.expect("unlocked");
+    // This time it was not taken; once it is removed, all is as before.
+    assert!(
+        desk.refused(1, "device add meter-8 --ca pki --out devices")
+            .contains("never overwritten")
+    );
+    std::fs::remove_file(desk.path().join("devices/meter-8.pem")).expect("there");
+    std::fs::remove_file(desk.path().join("devices/meter-8.key")).expect("there");
+    desk.done("device add meter-8 --ca pki --out devices");
+}
+
 /// The list is one that openssl takes, and holds what was named: a device, a file, a serial.
 #[test]
 fn what_our_ca_issued_is_revoked_by_name_file_or_serial() {
@@ -612,6 +655,7 @@ fn what_our_ca_issued_is_revoked_by_name_file_or_serial() {
     );
     let told = desk.json("ca revoke devices/meter-8.pem --ca pki");
     assert_eq!(told["revoked"][0], serial("devices/meter-8.pem").as_str());
+    assert_eq!(told["without_note"], Value::Array(vec![]));
     desk.done(&format!(
         "ca revoke {} --ca pki",
         serial("devices/meter-9.pem").to_uppercase()
@@ -621,6 +665,8 @@ fn what_our_ca_issued_is_revoked_by_name_file_or_serial() {
         (&again["revoked"], &again["listed"]),
         (&Value::Array(vec![]), &4.into())
     );
+    let stray = desk.json("ca revoke 8f01 --ca pki");
+    assert_eq!(stray["without_note"], serde_json::json!(["8f01"]));
 
     let crl = openssl(
         desk.path(),
@@ -647,7 +693,8 @@ fn what_our_ca_issued_is_revoked_by_name_file_or_serial() {
         );
     }
     let renewed = desk.json("ca crl --ca pki --days 7");
-    assert_eq!(renewed["listed"], 4);
+    assert_eq!(renewed["listed"], 5);
+    assert!(renewed["without_note"].is_null());
 
     let other = Authority::new("trial")
         .expect("a CA")

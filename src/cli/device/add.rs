@@ -180,8 +180,7 @@ impl Add {
             .add(std::slice::from_ref(&record), &mut |_| {})
             .await;
         if let Err(fault) = added {
-            files.remove();
-            return Err(failed(fault));
+            return Err(files.not_registered(&device, &fault));
         }
         self.told(&record, &prepared, &files, token.as_ref())
     }

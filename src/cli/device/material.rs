@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use clap::Args;
 
 use super::super::Failure;
@@ -9,7 +10,7 @@ use super::super::ca::{Written, days, failure, shell};
 use super::group;
 use crate::pki::index::{self, Entry};
 use crate::pki::{self, Certified, Fault, Issued, Order, Request, Validity, folder};
-use crate::registry::form::time_text;
+use crate::registry::{self, form::time_text};
 use crate::rules::change::{NotTaken, Part, check_name, take_certificate};
 use crate::rules::device::DeviceId;
 use crate::rules::identity::Certificate;
@@ -247,6 +248,8 @@ impl Made {
 #[derive(Default)]
 pub(super) struct Files {
     pub(super) paths: Vec<PathBuf>,
+    /// The SHA-256 of the certificate, in hex.
+    print: Option<String>,
     /// A line for each, and what to type next.
     pub(super) words: String,
 }
@@ -275,6 +278,7 @@ impl Prepared {
         index::note(ca, &Entry::device(name, certified)).map_err(pki)?;
         let ends = certified.validity().last_day();
         let serial = hex::encode(certified.serial());
+        let print = Some(hex::encode(digest(&SHA256, certified.certificate())));
         let what = format!("{name}, good until {ends}, serial {serial}");
         match made {
             Made::ForKey(certified) => {
@@ -282,6 +286,7 @@ impl Prepared {
                 let words = Written::default().file(&certificate, &what).to_string();
                 Ok(Files {
                     paths: vec![certificate],
+                    print,
                     words,
                 })
             }
@@ -300,6 +305,7 @@ impl Prepared {
                 );
                 Ok(Files {
                     paths: vec![certificate, key],
+                    print,
                     words,
                 })
             }
@@ -308,10 +314,70 @@ impl Prepared {
 }
 
 impl Files {
-    /// Takes back what was just written: the device was not registered.
-    pub(super) fn remove(&self) {
-        for path in &self.paths {
-            let _ = std::fs::remove_file(path);
+    /// Takes back what was just written, since the registry did not take it. Where the registry got lost it may have taken it all
+    /// the same, and the only copy of the key stays.
+    pub(super) fn not_registered(&self, device: &DeviceId, fault: &registry::Fault) -> Failure {
+        if self.paths.is_empty() || !matches!(fault, registry::Fault::Away(_)) {
+            for path in &self.paths {
+                let _ = std::fs::remove_file(path);
+            }
+            return Failure::failed(fault.to_string());
+        }
+        let paths: Vec<String> = self.paths.iter().map(|path| shell(path)).collect();
+        let print = self.print.as_deref().unwrap_or_default();
+        Failure::failed(format!(
+            "{fault}; so {} stay for now: ask `tidegate device show {device}` when the registry is back; if it tells of the \
+             certificate with SHA-256 {print}, use them, else delete them and begin again",
+            paths.join(" and ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A commit whose answer got lost may have been made: the key must not be.
+    #[test]
+    fn files_stay_where_the_registry_may_have_taken_the_device() {
+        use registry::Fault::{Away, DeviceExists, Refused, Unusable};
+        let home = tempfile::tempdir().expect("a folder");
+        let device: DeviceId = "meter-7".parse().expect("a device id");
+        let write = || {
+            let paths = ["meter-7.pem", "meter-7.key"].map(|name| home.path().join(name));
+            for path in &paths {
+                std::fs::write(path, "x").expect("written");
+            }
+            Files {
+                paths: paths.to_vec(),
+                print: Some("ab12".into()),
+                words: String::new(),
+            }
+        };
+        let files = write();
+        let told = files
+            .not_registered(&device, &Away("lost".into()))
+            .to_string();
+        assert!(files.paths.iter().all(|path| path.exists()));
+        for part in [
+            "lost",
+            "meter-7.pem and ",
+            "meter-7.key stay",
+            "`tidegate device show meter-7`",
+            "ab12",
+            "delete them",
+        ] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+        for fault in [
+            DeviceExists(device.clone()),
+            Refused("no".into()),
+            Unusable("no".into()),
+        ] {
+            let files = write();
+            let told = files.not_registered(&device, &fault).to_string();
+            assert_eq!(told, fault.to_string());
+            assert!(files.paths.iter().all(|path| !path.exists()), "{fault}");
         }
     }
 }

@@ -170,10 +170,7 @@ impl RotateCertificate {
         let changed = house.registry.change(&device, now, &mut change).await;
         let record = match changed {
             Ok(record) => record,
-            Err(fault) => {
-                files.remove();
-                return Err(failed(fault));
-            }
+            Err(fault) => return Err(files.not_registered(&device, &fault)),
         };
         if self.place.json {
             let made = Made::of(&prepared, &files, None);
