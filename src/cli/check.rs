@@ -8,13 +8,15 @@ use serde::Serialize;
 use super::settings::{self, Settings};
 use super::{Failure, say};
 use crate::config::{self, Examined, Origin, Source};
-use crate::gate::{LoadedListener, StartFault};
+use crate::gate::{LoadedListener, RegistrySettings, StartFault};
 use crate::jwks::{self, KeySource};
+use crate::registry::look::look;
 use crate::tls;
 
 /// Tells every fault and every warning of a configuration and of the files it names
 ///
-/// Keys, certificates, CAs and revocation lists are loaded as `run` would load them; nothing is started.
+/// Keys, certificates, CAs and revocation lists are loaded as `run` would load them, and the registry is looked at; nothing is
+/// started, made or changed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -128,6 +130,9 @@ impl Report {
         if let Some(jwt) = &examined.jwt {
             self.load_keys(jwt);
         }
+        if let Some(registry) = &examined.registry {
+            self.look_at(registry);
+        }
         if examined.config.is_none() {
             let left = |group: &&tls::trust::Settings| !looked_at.contains(group.name.as_str());
             for group in examined.trust.iter().filter(left) {
@@ -141,6 +146,16 @@ impl Report {
         if let Err(fault) = KeySource::load(jwt) {
             self.fault(format!("token.jwt.{}", fault.key), fault.sentence);
         }
+    }
+
+    /// A server that does not answer is only a warning: this may be typed where there is no way to it.
+    fn look_at(&mut self, registry: &RegistrySettings) {
+        let look = look(&registry.directory.store, &registry.token_key);
+        for (key, why) in look.faults {
+            self.fault(key.into(), why);
+        }
+        let told = look.warnings.into_iter();
+        self.warn(told.map(|(key, why)| format!("{key}: {why}")).collect());
     }
 
     fn take(&mut self, loaded: LoadedListener) {
@@ -258,6 +273,39 @@ mod tests {
             report.warnings[0].contains("no token is known"),
             "{:?}",
             report.warnings
+        );
+    }
+
+    /// Also beside faults of other parts; and nothing is made.
+    #[test]
+    fn the_registry_is_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tidegate.toml");
+        let told = |url: &str| {
+            std::fs::write(&path, format!("[registry]\nurl = {url:?}\n")).expect("written");
+            let report = Report::of(&Source {
+                path: Some(path.clone()),
+                ..Source::default()
+            });
+            let faults = report.faults.into_iter();
+            let faults: Vec<_> = faults
+                .filter(|found| found.key == "registry.url")
+                .map(|found| found.line)
+                .collect();
+            (faults, report.warnings)
+        };
+        assert_eq!(told("sqlite://devices.db").0, [""; 0]);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 1);
+        let (faults, _) = told("sqlite://nowhere/devices.db");
+        assert!(faults[0].contains("make its folder"), "{faults:?}");
+        let (faults, _) = told("sqlite://tidegate.toml");
+        assert!(faults[0].contains("it is no registry"), "{faults:?}");
+        let (faults, warnings) = told("postgres://gate@127.0.0.1:1/tidegate");
+        assert_eq!(faults, [""; 0]);
+        let begin = "registry.url: it could not be looked at: PostgreSQL at 127.0.0.1:1, ";
+        assert!(
+            warnings.iter().any(|warning| warning.starts_with(begin)),
+            "{warnings:?}"
         );
     }
 

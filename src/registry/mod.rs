@@ -13,6 +13,7 @@ mod connections;
 pub mod directory;
 mod fault;
 pub mod form;
+pub mod look;
 mod postgres;
 mod schema;
 mod sqlite;

@@ -16,6 +16,7 @@ use crate::rules::device::DeviceId;
 use super::Fault;
 use super::connections::{ANSWER, Few, Lent, in_time};
 use super::fault::Stop;
+use super::look::Kept;
 use super::schema;
 
 #[allow(clippy::duplicate_mod, reason = "one text for both stores")]
@@ -131,6 +132,19 @@ impl Postgres {
         Ok(())
     }
 
+    /// Looks at the tables and makes none. Tells what the registry keeps of the token key.
+    pub(super) async fn look(&self) -> Result<Kept, Stop> {
+        let mut lent = self.reader().await?;
+        let done = lent.connection().list_applied_migrations(schema::TABLE);
+        let done = in_time(async { Ok(done.await) }).await?;
+        if !schema::is_current(&schema::postgres(), done)? {
+            return Ok(None);
+        }
+        let kept = in_time(questions::token_key(lent.connection())).await?;
+        self.close().await;
+        Ok(kept)
+    }
+
     /// For sentences.
     pub(super) fn place(&self) -> String {
         self.place.clone()
@@ -195,17 +209,19 @@ impl Postgres {
         let Some(file) = &self.password_file else {
             return Ok(options);
         };
-        match std::fs::read_to_string(file) {
-            Ok(password) => Ok(options.password(password.trim_end_matches(['\r', '\n']))),
-            Err(error) => {
-                let file = file.display();
-                let sentence = format!(
-                    "cannot read registry.password_file {file}: {error}; let this user read it, or correct the key"
-                );
-                Err(Fault::Unusable(sentence))
-            }
-        }
+        let password = password(file)?;
+        Ok(options.password(password.trim_end_matches(['\r', '\n'])))
     }
+}
+
+/// Reads the file with the password.
+pub(super) fn password(file: &Path) -> Result<String, Fault> {
+    std::fs::read_to_string(file).map_err(|error| {
+        let file = file.display();
+        Fault::Unusable(format!(
+            "cannot read registry.password_file {file}: {error}; let this user read it, or correct the key"
+        ))
+    })
 }
 
 enum Heard {

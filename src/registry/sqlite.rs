@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Access;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrate as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
@@ -22,6 +23,7 @@ use crate::rules::device::DeviceId;
 use super::Fault;
 use super::connections::{ANSWER, Few, Lent};
 use super::fault::Stop;
+use super::look::Kept;
 use super::schema;
 
 #[allow(clippy::duplicate_mod, reason = "one text for both stores")]
@@ -128,17 +130,77 @@ fn make(path: &Path) -> Result<(), Fault> {
         .truncate(false)
         .mode(0o600)
         .open(path);
-    opened.map(drop).map_err(|error| {
-        let way_out = match error.kind() {
-            io::ErrorKind::NotFound => "make its folder",
-            io::ErrorKind::PermissionDenied => "let this user write the file and its folder",
-            _ => "see to it",
-        };
-        let path = path.display();
-        Fault::Unusable(format!(
-            "cannot open the registry {path}: {error}; {way_out}, or change registry.url"
-        ))
-    })
+    opened.map(drop).map_err(|error| cannot_open(path, &error))
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> Fault {
+    let way_out = match error.kind() {
+        io::ErrorKind::NotFound => "make its folder",
+        io::ErrorKind::PermissionDenied => "let this user write the file and its folder",
+        _ => "see to it",
+    };
+    let path = path.display();
+    Fault::Unusable(format!(
+        "cannot open the registry {path}: {error}; {way_out}, or change registry.url"
+    ))
+}
+
+/// Looks at the file and makes nothing, neither it nor what SQLite puts beside it. Tells what the registry keeps of the token key;
+/// a file that is not there yet keeps nothing.
+pub(super) async fn look(path: &Path) -> Result<Kept, Stop> {
+    if !could_write(path).map_err(|error| cannot_open(path, &error))? {
+        return Ok(None);
+    }
+    // Without a write-ahead log nobody has it open, and SQLite need make none. With one it is read, and left as it is.
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let at_rest = !std::fs::exists(&log).map_err(|error| cannot_open(path, &error))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .read_only(true)
+        .immutable(at_rest)
+        .busy_timeout(BUSY)
+        .disable_statement_logging();
+    let mut connection = Connection::connect_with(&options).await?;
+    let kept = kept(&mut connection).await;
+    let _ = connection.close().await; // nothing was written
+    kept
+}
+
+/// Whether the file is there.
+///
+/// # Errors
+/// This user may not write it or what SQLite puts beside it, or could not make it. It is not opened: closing it would take away the
+/// locks of whoever has it open in this process.
+fn could_write(path: &Path) -> io::Result<bool> {
+    let folder = path.parent().filter(|name| !name.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)?;
+    match std::fs::metadata(path) {
+        Ok(data) if data.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => {
+            rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn kept(connection: &mut Connection) -> Result<Kept, Stop> {
+    let done = connection.list_applied_migrations(schema::TABLE).await;
+    if schema::is_current(&schema::sqlite(), done)? {
+        return questions::token_key(connection).await;
+    }
+    let others = "SELECT EXISTS (SELECT 1 FROM sqlite_schema) AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = $1)";
+    let others = sqlx::query_scalar(others).bind(schema::TABLE);
+    if others.fetch_one(connection).await? {
+        let sentence =
+            "it holds the tables of something else; name a file of its own by registry.url";
+        return Err(Fault::Unusable(sentence.into()).into());
+    }
+    Ok(None)
 }
 
 /// Sets the journal to write-ahead, which stays with the file. While others open a new file at the same time, SQLite refuses

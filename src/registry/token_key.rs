@@ -23,10 +23,7 @@ pub async fn token_key(file: &Path, registry: &Registry) -> Result<TokenKey, Str
     let (key, made) = match read(file)? {
         Some(key) => (key, false),
         None if registry.has_token_key().await.map_err(|f| f.to_string())? => {
-            return Err(format!(
-                "{} is not there, and the registry's tokens are hashed with another key: {COPY}",
-                file.display()
-            ));
+            return Err(missing(file));
         }
         None => make(file)?,
     };
@@ -38,10 +35,7 @@ pub async fn token_key(file: &Path, registry: &Registry) -> Result<TokenKey, Str
                 // Somebody was faster, elsewhere: this key never hashed a token, and is in the way of the right one.
                 let _ = fs::remove_file(file);
             }
-            Err(format!(
-                "{} is not the key that the registry's tokens are hashed with: {COPY}",
-                file.display()
-            ))
+            Err(another(file))
         }
         Err(fault) => Err(fault.to_string()),
     }
@@ -61,6 +55,30 @@ pub async fn is_of(key: &TokenKey, store: &StoreSettings) -> Result<bool, Fault>
     };
     registry.close().await;
     Ok(same)
+}
+
+/// What is wrong when the file holds the key with the check value `own`, or none, and the registry keeps `kept`.
+pub(super) fn differs(
+    file: &Path,
+    own: Option<[u8; 16]>,
+    kept: [u8; 16],
+) -> Option<(&'static str, String)> {
+    let why = match own {
+        None => missing(file),
+        Some(own) if own != kept => another(file),
+        Some(_) => return None,
+    };
+    Some(("token.key_file", why))
+}
+
+fn missing(file: &Path) -> String {
+    let file = file.display();
+    format!("{file} is not there, and the registry's tokens are hashed with another key: {COPY}")
+}
+
+fn another(file: &Path) -> String {
+    let file = file.display();
+    format!("{file} is not the key that the registry's tokens are hashed with: {COPY}")
 }
 
 const COPY: &str =

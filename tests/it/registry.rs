@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tempfile::TempDir;
+use tidegate::registry::look::{Look, look};
+use tidegate::registry::token_key::token_key;
 use tidegate::registry::{Change, Fault, Filter, Registry, StoreSettings};
 use tidegate::rules::device::{Alphabet, DeviceId, Mode};
 use tidegate::rules::identity::Field;
@@ -1000,4 +1002,48 @@ async fn time(what: &str, times: u32, mut work: impl AsyncFnMut(u32)) {
     }
     let mean = began.elapsed() / times;
     println!("  {what:26} {mean:>10.3?} each, {longest:.3?} at most");
+}
+
+/// `tidegate check` looks at PostgreSQL as at a file: it makes nothing, and tells another version and another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_postgres_makes_nothing() {
+    let cluster = Cluster::start().await;
+    let store = Store::postgres(&cluster, "looked_at").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("token.key");
+    assert_eq!(look(&store.settings, &key), Look::default());
+    let mut connection = cluster.connect("looked_at").await.expect("it answers");
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    let tables: i64 = sqlx::query_scalar(tables)
+        .fetch_one(&mut connection)
+        .await
+        .expect("a count");
+    assert_eq!(tables, 0);
+
+    let registry = store.open().await;
+    token_key(&key, &registry).await.expect("made");
+    assert_eq!(look(&store.settings, &key), Look::default());
+    std::fs::write(&key, "7".repeat(64)).expect("written");
+    let told = look(&store.settings, &key);
+    let (at, why) = &told.faults[0];
+    assert!(
+        *at == "token.key_file" && why.contains("is not the key"),
+        "{told:?}"
+    );
+
+    store
+        .execute("UPDATE tidegate_schema SET version = 99")
+        .await;
+    let told = look(&store.settings, &key);
+    let (at, why) = &told.faults[0];
+    assert!(
+        *at == "registry.url" && why.contains("of a newer tidegate"),
+        "{told:?}"
+    );
+    let nobodys = StoreSettings::Postgres {
+        url: cluster.url("nobodys"),
+        password_file: None,
+    };
+    let told = look(&nobodys, &key);
+    assert!(told.faults[0].1.contains("createdb"), "{told:?}");
 }
