@@ -164,6 +164,7 @@ impl Config {
         if let Some(file) = &self.admin_token_file {
             set(out, "token_file", &path(file));
         }
+        set(out, "allow_plaintext", &self.admin_plaintext.to_string());
 
         section(out, "[log]");
         set(

@@ -50,6 +50,8 @@ pub struct Config {
     password_file: Option<PathBuf>,
     /// `admin.token_file`, likewise.
     admin_token_file: Option<PathBuf>,
+    /// `admin.allow_plaintext`, likewise.
+    admin_plaintext: bool,
 }
 
 /// All that can be said of a source, faulty or not.
@@ -315,6 +317,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
             allow_plaintext: broker.allow_plaintext,
             password_file: connect.password_file,
             admin_token_file: admin_draft.token_file.clone(),
+            admin_plaintext: admin_draft.allow_plaintext(),
         })
     })();
     Draft {

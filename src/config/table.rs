@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::fault::quoted;
 use super::quantities::Bounds;
-use super::reader::Section;
+use super::reader::{Got, Section};
 use super::secret;
 use crate::observe::logging::{self, Format};
 use crate::{admin, gate};
@@ -74,6 +74,8 @@ pub(super) struct Admin<'n> {
     /// `None`: off.
     pub(super) bind: Option<SocketAddr>,
     pub(super) token_file: Option<PathBuf>,
+    /// `None`: faulty.
+    plaintext: Option<bool>,
     /// For checks against the listeners.
     pub(super) section: Section<'n>,
 }
@@ -89,16 +91,26 @@ pub(super) fn admin(mut section: Section<'_>) -> Admin<'_> {
         .parsed("bind", "127.0.0.1:9883", read)
         .or(Some(default));
     let token_file = section.path("token_file", "admin.token").good();
+    let plaintext = match section.boolean("allow_plaintext") {
+        Got::Faulty => None,
+        got => Some(got.or(false)),
+    };
     section.finish();
     Admin {
         bind,
         token_file,
+        plaintext,
         section,
     }
 }
 
 impl Admin<'_> {
-    /// Reads the token, and warns of who could.
+    /// `admin.allow_plaintext`
+    pub(super) fn allow_plaintext(&self) -> bool {
+        self.plaintext.unwrap_or(false)
+    }
+
+    /// Reads the token, and tells who could read or overhear it.
     pub(super) fn settings(&self) -> Option<admin::Settings> {
         let section = &self.section;
         let Some(bind) = self.bind else {
@@ -115,13 +127,31 @@ impl Admin<'_> {
                 &format!("{bind} can be reached from other hosts, and /metrics, /livez and /readyz are open to whoever asks; keep devices away from it"),
             );
             if file.is_some() {
-                section.warn(
-                    "token_file",
-                    &format!("{bind} can be reached from other hosts, and the token would cross the network in plaintext; bind to 127.0.0.1, or see to it that nobody else can listen there"),
-                );
+                self.judge_plaintext(bind);
             }
         }
         Some(admin::Settings { bind, token })
+    }
+}
+
+impl Admin<'_> {
+    /// Whoever overhears the token can add, change and remove every device (threats.md N2).
+    fn judge_plaintext(&self, bind: SocketAddr) {
+        let what = format!(
+            "{bind} can be reached from other hosts, and the token would cross the network in the clear"
+        );
+        match self.plaintext {
+            None => {}
+            Some(true) => self.section.warn(
+                "token_file",
+                &format!("{what}; nobody else may listen on that network"),
+            ),
+            Some(false) => self.section.fault(
+                "token_file",
+                what,
+                "bind to 127.0.0.1 and let a tunnel or a proxy with TLS lead there, or write admin.allow_plaintext = true if nobody else can listen on that network",
+            ),
+        }
     }
 }
 

@@ -221,6 +221,7 @@ async fn a_device_is_added_shown_changed_and_removed() {
                     .is_some_and(|at| at.starts_with("127.0.0.1:"))
             );
             assert_eq!(line["device"], "meter-7");
+            assert_eq!(line["level"], "warn", "a quiet log has it, too (N2)");
             let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
             (word("what"), word("outcome"), word("reason"))
         })

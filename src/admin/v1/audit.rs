@@ -40,7 +40,8 @@ pub(super) fn tell(asked: &Asked, caller: SocketAddr, done: &Result<Reply, Probl
             (outcome, Some(problem.reason), problem.detail.as_str())
         }
     };
-    tracing::info!(
+    // As a warning: who quietens the log must not lose it.
+    tracing::warn!(
         event = "admin_change",
         reason,
         what,

@@ -431,9 +431,24 @@ fn an_admin_token_is_long_and_nobody_elses() {
         assert_eq!(config.warnings, [""; 0]);
         assert!(config.admin.is_some_and(|admin| admin.token.is_some()));
     }
-    let warned = |mode, bind| told(&good, mode, bind).expect("good").warnings.join("\n");
+    let warned = |mode, bind: &str| told(&good, mode, bind).expect("good").warnings.join("\n");
     assert!(warned(0o604, "127.0.0.1:0").contains("chmod 600"));
-    assert!(warned(0o600, "0.0.0.0:0").contains("would cross the network in plaintext"));
+    for bind in ["0.0.0.0:0", "[::]:0", "192.0.2.7:0"] {
+        let fault = told(&good, 0o600, bind).expect_err("overheard");
+        assert!(fault.starts_with("admin.token_file: "), "{fault}");
+        assert!(fault.contains("in the clear; bind to 127.0.0.1"), "{fault}");
+        assert!(
+            fault.contains("write admin.allow_plaintext = true"),
+            "{fault}"
+        );
+        let refused = format!("{bind}\"\nallow_plaintext = \"yes");
+        let fault = told(&good, 0o600, &refused).expect_err("no boolean");
+        assert!(fault.starts_with("admin.allow_plaintext: ") && !fault.contains("in the clear"));
+        let allowed = format!("{bind}\"\nallow_plaintext = true #\"");
+        let warnings = warned(0o600, &allowed);
+        assert!(warnings.contains("admin.token_file: ") && warnings.contains("in the clear"));
+    }
+    assert_eq!(warned(0o600, "[::1]:0"), "");
     assert!(warned(0o600, "off").contains("admin.token_file: has no effect"));
     std::fs::remove_file(&file).expect("removed");
     let admin = "token_file = \"admin.token\"";

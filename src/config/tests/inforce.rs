@@ -74,6 +74,7 @@ connect_bytes = 1000
 drain_timeout = "0s"
 [admin]
 bind = "[::1]:0"
+allow_plaintext = true
 [log]
 format = "json"
 level = "debug"
