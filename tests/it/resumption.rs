@@ -9,7 +9,7 @@ use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Issued, Order, Validity};
 
 use crate::support::device::{Answer, Device, connect};
-use crate::support::estate::{Estate, record};
+use crate::support::estate::{Estate, id, record};
 use crate::support::gate::{Gate, Plan, group, lay_out, listener, tidegate};
 use crate::support::openssl::s_client;
 use crate::support::until;
@@ -327,7 +327,7 @@ async fn openssl_resumes_at_any_replica() {
     }
 }
 
-/// T5, I2: a session resumed is judged by the registry like a new one: disabled, removed, or only allowed a stronger mode.
+/// T5, I2: a session resumed is judged by the registry like a new one: disabled, or removed.
 #[tokio::test]
 async fn the_registry_judges_resumed_sessions_like_new_ones() {
     let site = Site::new();
@@ -371,6 +371,27 @@ async fn the_registry_judges_resumed_sessions_like_new_ones() {
         })
         .await;
         let (_, line) = calls_at(&device, gate).await;
+        assert_eq!(line["resumed"], true, "{line}");
+    }
+
+    for (versions, version) in EACH {
+        let name = format!("pump-{version}");
+        estate.add(record(&name, None)).await;
+        let issued = site.issue(Order::device_named(&name));
+        let device = site.device(&issued, versions);
+        let gate = &estate.gate;
+        for resumed in [false, true] {
+            let (answer, line) = calls_at(&device, gate).await;
+            assert_eq!((answer, &line["resumed"]), (LET_IN, &resumed.into()));
+        }
+        let removed = estate.registry.remove(&id(&name)).await;
+        removed.expect("removed");
+        let line = until("the removal to count", async || {
+            let (answer, line) = calls_at(&device, gate).await;
+            (answer == Answer::Refused(5)).then_some(line)
+        })
+        .await;
+        assert_eq!(line["reason"], "device_unknown", "{line}");
         assert_eq!(line["resumed"], true, "{line}");
     }
 }
