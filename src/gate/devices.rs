@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::sleep;
 
 use crate::observe::metrics::Metrics;
-use crate::registry::directory::{Directory, Found, Whom};
+use crate::registry::directory::{Directory, Found, Lane, Whom};
 use crate::registry::{Change, Fault};
 use crate::rules::device::DeviceId;
 use crate::rules::policy::{self, Claim, Evidence, Standing, Unknown};
@@ -49,7 +49,7 @@ pub(crate) struct Looked<S = Seat> {
 
 /// Who knows devices: the [`Directory`] for the path, the registry itself for whoever only wants to know.
 pub(crate) trait LookUp {
-    async fn look_up(&self, whom: &Whom) -> Found;
+    async fn look_up(&self, lane: Lane, whom: &Whom) -> Found;
     /// Registers a device that nobody has registered, if its group has fewer than `quota` such devices.
     async fn register(&self, record: Record, quota: u32) -> Held;
 }
@@ -243,7 +243,8 @@ impl Devices {
         if sitting.is_empty() {
             return;
         }
-        let found = directory.look_up(&Whom::Device(device.clone())).await;
+        let whom = Whom::Device(device.clone());
+        let found = directory.look_up_first(&whom).await;
         if let Found::Away(_) = found {
             directory.tell_again(&Change::Device(device));
             return;
@@ -280,7 +281,8 @@ impl Devices {
         let held = match &self.directory {
             None => Held::NoRegistry,
             Some(directory) => {
-                Held::of(directory.look_up(&Whom::Device(device)).await, self.unknown)
+                let found = directory.look_up_first(&Whom::Device(device)).await;
+                Held::of(found, self.unknown)
             }
         };
         if policy::judge(&control.evidence(), None, held.standing(), control.now()).is_err() {
@@ -306,17 +308,23 @@ pub(crate) async fn look_up<S>(
             held: Held::NoRegistry,
         };
     };
+    let lane = if claim.is_vouched() {
+        Lane::Vouched
+    } else {
+        Lane::Stranger
+    };
     let mut found = Found::Unknown;
     if let Some((_, device)) = &named {
-        found = registry.look_up(&Whom::Device((*device).clone())).await;
+        let whom = Whom::Device((*device).clone());
+        found = registry.look_up(lane, &whom).await;
     }
     if let (Found::Unknown, Some(pins)) = (&found, claim.pins()) {
-        match registry.look_up(&Whom::Pinned(pins)).await {
+        match registry.look_up(lane, &Whom::Pinned(pins)).await {
             Found::Known(record) => {
                 let seat = sit(&record.device);
-                // Now that its seat is taken, what it is told counts.
+                // Now that its seat is taken, what it is told counts. A stranger it is no more: it has the key of a pin.
                 let device = Whom::Device(record.device.clone());
-                let found = registry.look_up(&device).await;
+                let found = registry.look_up(Lane::Vouched, &device).await;
                 return Looked {
                     seat: Some(seat),
                     held: Held::of(found, Unknown::Refuse),
@@ -339,8 +347,8 @@ pub(crate) async fn look_up<S>(
 }
 
 impl LookUp for Directory {
-    async fn look_up(&self, whom: &Whom) -> Found {
-        Self::look_up(self, whom).await
+    async fn look_up(&self, lane: Lane, whom: &Whom) -> Found {
+        self.look_up_for(lane, whom).await
     }
 
     async fn register(&self, record: Record, quota: u32) -> Held {

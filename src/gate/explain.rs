@@ -16,7 +16,7 @@ use super::tokens::TokenDesk;
 use super::{ListenerSettings, Settings};
 use crate::jwks::KeySource;
 use crate::mqtt::connect::{self, Connect};
-use crate::registry::directory::{Found, Whom};
+use crate::registry::directory::{Found, Lane, Whom};
 use crate::registry::token_key;
 use crate::registry::{Fault, Registry, StoreSettings};
 use crate::rules::device::{DeviceId, Mode};
@@ -374,7 +374,7 @@ struct Asked<'a> {
 }
 
 impl LookUp for Asked<'_> {
-    async fn look_up(&self, whom: &Whom) -> Found {
+    async fn look_up(&self, _: Lane, whom: &Whom) -> Found {
         let registry = match self.store {
             Store::Open(registry) => registry,
             Store::Away(why) => return Found::Away(why.clone()),

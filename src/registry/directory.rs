@@ -20,6 +20,7 @@ use crate::rules::device::DeviceId;
 use crate::rules::record::{LastSeen, Pin, Proof, Record};
 
 use super::{Change, Fault, Registry, Settings};
+use lanes::Lanes;
 use memory::Memory;
 use news::News;
 use standing::Standing;
@@ -29,6 +30,7 @@ mod answers;
 mod desk;
 mod feed;
 mod fill;
+mod lanes;
 mod memory;
 mod news;
 mod seen;
@@ -44,7 +46,7 @@ mod tests;
 /// How long a look-up, or a registering, may take; then it is told to come back.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// So many look-ups may wait to be read by the thread.
+/// So many look-ups of each [`Lane`] may wait to be read by the thread.
 const QUEUE: usize = 4096;
 
 /// So many devices may wait to be registered.
@@ -57,7 +59,7 @@ const SEEN: usize = 4096;
 #[derive(Debug)]
 pub struct Directory {
     shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
+    requests: Lanes<mpsc::Sender<Request>>,
     registering: mpsc::Sender<Registering>,
     seen: mpsc::Sender<(DeviceId, LastSeen)>,
     /// Closed when the thread has ended.
@@ -83,6 +85,19 @@ pub enum Whom {
     Pinned([Pin; 2]),
 }
 
+/// For whom a device is looked up. Each has a lane of its own, with a bounded queue and a bounded number of questions to the
+/// store at once, and waits for none of the others: what anybody can make up holds up neither a revocation nor a
+/// device that somebody vouches for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lane {
+    /// The gate itself, to judge open connections again.
+    Ours,
+    /// One for whom a trust group or a JWT issuer vouches.
+    Vouched,
+    /// Anybody: with a certificate of its own making, or a name beside a token that nobody has checked yet.
+    Stranger,
+}
+
 /// What a look-up found.
 #[derive(Clone, Debug)]
 pub enum Found {
@@ -105,7 +120,7 @@ pub struct Counts {
     pub misses: u64,
     /// Look-ups that were told to come back.
     pub away: u64,
-    /// Questions to the store for a device; those of many look-ups count once.
+    /// Questions to the store for a device; those of many look-ups of one [`Lane`] count once.
     pub queries: u64,
     /// Devices noted as seen that were lost on the way to the store.
     pub seen_lost: u64,
@@ -142,7 +157,7 @@ impl Directory {
 
     /// A directory, and what its thread is to read.
     fn new(cache_bytes: u64, grace: Duration, alive: watch::Receiver<()>) -> (Self, Mailbox) {
-        let (requests, asked) = mpsc::channel(QUEUE);
+        let (requests, asked) = Lanes::channels();
         let (registering, to_register) = mpsc::channel(REGISTERING);
         let (seen, noted) = mpsc::channel(SEEN);
         let shared = Shared {
@@ -167,14 +182,24 @@ impl Directory {
         (directory, mailbox)
     }
 
-    /// Looks a device up. From memory at once; else one question to the store for all who ask the same, within 2 s.
-    /// Dropping it half-way costs nothing.
+    /// Looks up a device that is vouched for: [`look_up_for`](Self::look_up_for) it.
+    pub async fn look_up(&self, whom: &Whom) -> Found {
+        self.look_up_for(Lane::Vouched, whom).await
+    }
+
+    /// Looks up a device that changed, or is in doubt, to judge its connections again: no caller is in its way.
+    pub async fn look_up_first(&self, whom: &Whom) -> Found {
+        self.look_up_for(Lane::Ours, whom).await
+    }
+
+    /// Looks a device up. From memory at once; else one question to the store for all in the caller's lane who ask the same,
+    /// within 2 s. Dropping it half-way costs nothing.
     ///
     /// One that begins after a change was told by [`next_changes`](Self::next_changes) gives what is after that change.
-    pub async fn look_up(&self, whom: &Whom) -> Found {
+    pub async fn look_up_for(&self, lane: Lane, whom: &Whom) -> Found {
         let found = match self.recall(whom) {
             Some(found) => found,
-            None => self.ask(whom).await,
+            None => self.ask(lane, whom).await,
         };
         if let Found::Away(_) = &found {
             self.shared.tally.away.fetch_add(1, Relaxed);
@@ -209,15 +234,16 @@ impl Directory {
         })
     }
 
-    async fn ask(&self, whom: &Whom) -> Found {
+    async fn ask(&self, lane: Lane, whom: &Whom) -> Found {
         self.shared.tally.misses.fetch_add(1, Relaxed);
         let (reply, answer) = oneshot::channel();
         let request = Request {
+            lane,
             whom: whom.clone(),
             deadline: Instant::now() + DEADLINE,
             reply,
         };
-        match self.requests.try_send(request) {
+        match self.requests.of(lane).try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 return Found::Away(format!("{QUEUE} look-ups wait for the registry").into());

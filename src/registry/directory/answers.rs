@@ -17,8 +17,11 @@ use super::store::Store;
 use super::thread::{Registering, Request};
 use super::{DEADLINE, Shared, Whom, no_answer};
 
-/// So many look-ups are with the store at once.
-const LOOK_UPS: usize = 16;
+/// So many look-ups are with the store at once, for the gate itself and for those who are vouched for.
+pub(super) const LOOK_UPS: usize = 16;
+
+/// And so many for strangers: they leave to all others at least half of the few connections to a store over the network.
+pub(super) const OF_STRANGERS: usize = 2;
 
 /// So many registrations are with the store at once: a fleet that comes for the first time leaves it to others, too.
 const REGISTRATIONS: usize = 4;
@@ -26,13 +29,13 @@ const REGISTRATIONS: usize = 4;
 /// What the store said to a question, or why it said nothing.
 type Answer = (Question, Result<Option<Record>, Arc<str>>);
 
-/// Answers look-ups until no more can come. `doubt` is told when the store failed: it is time to see whether it is there.
+/// Answers the look-ups of one lane, so many at once, until no more can come. `doubt` is told when the store failed: it is time to see whether it is there.
 pub(super) async fn look_ups<S: Store>(
     store: &S,
     shared: &Shared,
     desk: &RefCell<Desk<'_>>,
     doubt: &Notify,
-    requests: &mut mpsc::Receiver<Request>,
+    (requests, at_once): (&mut mpsc::Receiver<Request>, usize),
 ) {
     let ask = |question| {
         shared.tally.queries.fetch_add(1, Relaxed);
@@ -45,7 +48,7 @@ pub(super) async fn look_ups<S: Store>(
                 let again = settle(desk, doubt, answer);
                 asking.extend(again.map(ask));
             }
-            request = requests.recv(), if asking.len() < LOOK_UPS => {
+            request = requests.recv(), if asking.len() < at_once => {
                 let Some(request) = request else { return };
                 let question = desk.borrow_mut().take(request);
                 asking.extend(question.map(ask));

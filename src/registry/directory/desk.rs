@@ -16,8 +16,9 @@ use crate::registry::Change;
 use crate::rules::device::DeviceId;
 use crate::rules::record::Record;
 
+use super::lanes::Lanes;
 use super::thread::Request;
-use super::{DEADLINE, Found, Shared, Whom};
+use super::{DEADLINE, Found, Lane, Shared, Whom};
 
 /// So many may wait for one answer; a storm of one name keeps no more.
 const MOST_WAITING: usize = 1024;
@@ -27,7 +28,8 @@ const MOST_KEPT: usize = 64;
 
 pub(super) struct Desk<'a> {
     shared: &'a Shared,
-    flights: HashMap<Whom, Flight>,
+    /// Of each lane its own: nobody waits for a question that was asked, or is waited for, by those who have less to say.
+    flights: Lanes<HashMap<Whom, Flight>>,
     next_number: u64,
     /// What changed since the page under way was asked for; `None`: there is none.
     page: Option<Changed>,
@@ -36,6 +38,7 @@ pub(super) struct Desk<'a> {
 /// A question to the store, to be asked until its deadline.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
+    lane: Lane,
     pub(super) whom: Whom,
     pub(super) deadline: Instant,
     number: u64,
@@ -71,7 +74,7 @@ impl<'a> Desk<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
-            flights: HashMap::new(),
+            flights: Lanes::default(),
             next_number: 0,
             page: None,
         }
@@ -80,6 +83,7 @@ impl<'a> Desk<'a> {
     /// Takes a look-up in; gives the question to ask for it, if it cannot be answered now and nobody asks it yet.
     pub(super) fn take(&mut self, request: Request) -> Option<Question> {
         let Request {
+            lane,
             whom,
             deadline,
             reply,
@@ -93,11 +97,12 @@ impl<'a> Desk<'a> {
             tell(reply, found);
             return None;
         }
-        if let Some(flight) = self.flights.get_mut(&whom) {
+        if let Some(flight) = self.flights.of_mut(lane).get_mut(&whom) {
             flight.join(reply);
             return None;
         }
         let question = Question {
+            lane,
             whom,
             deadline: now + DEADLINE,
             number: self.next_number,
@@ -108,7 +113,8 @@ impl<'a> Desk<'a> {
             waiting: vec![reply],
             changed: Changed::nothing(),
         };
-        self.flights.insert(question.whom.clone(), flight);
+        let flights = self.flights.of_mut(lane);
+        flights.insert(question.whom.clone(), flight);
         Some(question)
     }
 
@@ -131,7 +137,8 @@ impl<'a> Desk<'a> {
         outcome: Result<Option<Record>, Arc<str>>,
     ) -> Option<Question> {
         let whom = &question.whom;
-        let flight = self.flights.get_mut(whom)?;
+        let flights = self.flights.of_mut(question.lane);
+        let flight = flights.get_mut(whom)?;
         if flight.number != question.number {
             return None; // given up, and asked anew by somebody else
         }
@@ -145,7 +152,7 @@ impl<'a> Desk<'a> {
             flight.changed = Changed::nothing();
             return Some(question);
         }
-        let flight = self.flights.remove(whom)?;
+        let flight = flights.remove(whom)?;
         let found = self.remember(question.whom, outcome);
         for reply in flight.waiting {
             tell(reply, found.clone());
@@ -198,7 +205,7 @@ impl<'a> Desk<'a> {
                 Change::Device(device) => self.shared.memory.forget(device),
                 Change::Everything => self.shared.memory.forget_all(),
             }
-            for (whom, flight) in &mut self.flights {
+            for (whom, flight) in self.flights.all_mut().into_iter().flatten() {
                 flight.note(whom, change);
             }
             if let Some(changed) = &mut self.page {
@@ -209,7 +216,8 @@ impl<'a> Desk<'a> {
 
     /// Tells all who wait that the store is away. Answers that still come are not listened to.
     pub(super) fn give_up(&mut self, why: &Arc<str>) {
-        for (_, flight) in self.flights.drain() {
+        let flights = self.flights.all_mut().into_iter();
+        for (_, flight) in flights.flat_map(HashMap::drain) {
             for reply in flight.waiting {
                 tell(reply, Found::Away(why.clone()));
             }

@@ -17,6 +17,7 @@ mod fill;
 mod look_ups;
 mod others;
 mod races;
+mod strangers;
 mod threads;
 
 /// `registry.grace`

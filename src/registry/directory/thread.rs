@@ -13,13 +13,14 @@ use crate::registry::{Fault, StoreSettings};
 use crate::rules::device::DeviceId;
 use crate::rules::record::{LastSeen, Record};
 
-use super::answers::{look_ups, registrations, why};
+use super::answers::{LOOK_UPS, OF_STRANGERS, look_ups, registrations, why};
 use super::desk::Desk;
 use super::feed::{Feed, listen, pause};
 use super::fill::fill;
+use super::lanes::Lanes;
 use super::standing::FRESH;
 use super::store::Store;
-use super::{Found, Shared, Whom, no_answer, seen};
+use super::{Found, Lane, Shared, Whom, no_answer, seen};
 
 /// How long the start waits to hear whether the registry can be used.
 const START: Duration = Duration::from_secs(3);
@@ -30,6 +31,7 @@ const OPENING: Duration = Duration::from_mins(1);
 /// One look-up that memory could not answer.
 #[derive(Debug)]
 pub(super) struct Request {
+    pub(super) lane: Lane,
     pub(super) whom: Whom,
     /// Nobody waits for the answer after this.
     pub(super) deadline: Instant,
@@ -46,7 +48,7 @@ pub(super) struct Registering {
 
 /// What the workers send.
 pub(super) struct Mailbox {
-    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) requests: Lanes<mpsc::Receiver<Request>>,
     pub(super) registering: mpsc::Receiver<Registering>,
     pub(super) seen: mpsc::Receiver<(DeviceId, LastSeen)>,
 }
@@ -112,12 +114,19 @@ pub(super) async fn run<S: Store>(
         due: &due,
         every,
     };
+    let Lanes {
+        ours,
+        vouched,
+        strangers,
+    } = &mut mailbox.requests;
     let asking = async {
         tokio::join!(
             feed.follow(),
             listen(&store, &due),
             fill(&store, shared, &desk),
-            look_ups(&store, shared, &desk, &due, &mut mailbox.requests),
+            look_ups(&store, shared, &desk, &due, (ours, LOOK_UPS)),
+            look_ups(&store, shared, &desk, &due, (vouched, LOOK_UPS)),
+            look_ups(&store, shared, &desk, &due, (strangers, OF_STRANGERS)),
             registrations(&store, &desk, &due, &mut mailbox.registering),
         )
     };

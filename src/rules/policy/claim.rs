@@ -137,6 +137,14 @@ impl Claim {
         Some([Pin::Certificate(print), Pin::Key(key)])
     }
 
+    /// Whether somebody says who it is: a trust group, or the issuer of its JWT. Else anybody can have made it up.
+    pub fn is_vouched(&self) -> bool {
+        match &self.evidence.certificate {
+            Some(shown) => shown.voucher.is_some(),
+            None => matches!(self.evidence.token.as_deref(), Some(TokenEvidence::Jwt { .. })),
+        }
+    }
+
     /// Whether a device that the registry does not know may register itself.
     pub fn may_register(&self, unknown: Unknown) -> bool {
         let voucher = self.evidence.certificate.as_ref();

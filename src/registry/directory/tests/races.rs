@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::super::desk::{Desk, Question};
 use super::super::fake::{device, pinned, record};
 use super::super::thread::Request;
-use super::super::{DEADLINE, Directory, Found};
+use super::super::{DEADLINE, Directory, Found, Lane};
 use super::{GRACE, MEMORY, Short, by_pin, named, pin, short, version};
 use crate::registry::Change;
 use crate::rules::record::Record;
@@ -129,6 +129,7 @@ impl Scene<'_> {
         let (reply, answer) = oneshot::channel();
         self.waiting.push((number, pinned, self.told, answer));
         let question = self.desk.take(Request {
+            lane: Lane::Vouched,
             whom,
             deadline: Instant::now() + DEADLINE,
             reply,
