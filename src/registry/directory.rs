@@ -258,7 +258,8 @@ impl Directory {
     }
 
     /// Registers a device that is vouched for (`registry.unknown = "register"`), if its group has room; then looks it up.
-    /// One that is registered already, by another gate at the same moment say, is looked up likewise.
+    /// One that is registered already, by another gate at the same moment say, is looked up likewise. That a group has no
+    /// room is remembered for 10 s.
     ///
     /// Dropped half-way, it may be registered or not.
     ///

@@ -1,13 +1,15 @@
 //! Look-ups and registrations, a bounded number at once.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::registry::{Change, Fault};
 use crate::rules::record::Record;
@@ -25,6 +27,13 @@ pub(super) const OF_STRANGERS: usize = 2;
 
 /// So many registrations are with the store at once: a fleet that comes for the first time leaves it to others, too.
 const REGISTRATIONS: usize = 4;
+
+/// So long it is remembered that a group has no room: a fleet beyond its quota, which comes again and again, is not to cost
+/// a change of the store each time.
+const FULL: Duration = Duration::from_secs(10);
+
+/// The groups that have no room, with their quota, until when. As many as there are trust groups, at most.
+type Full = RefCell<HashMap<String, (u32, Instant)>>;
 
 /// What the store said to a question, or why it said nothing.
 type Answer = (Question, Result<Option<Record>, Arc<str>>);
@@ -91,6 +100,7 @@ pub(super) async fn registrations<S: Store>(
     doubt: &Notify,
     registering: &mut mpsc::Receiver<Registering>,
 ) {
+    let full = Full::default();
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -98,7 +108,7 @@ pub(super) async fn registrations<S: Store>(
             next = registering.recv(), if under_way.len() < REGISTRATIONS => {
                 let Some(next) = next else { return };
                 if !next.reply.is_closed() {
-                    under_way.push(register(store, desk, doubt, next));
+                    under_way.push(register(store, desk, doubt, &full, next));
                 }
             }
         }
@@ -109,6 +119,7 @@ async fn register<S: Store>(
     store: &S,
     desk: &RefCell<Desk<'_>>,
     doubt: &Notify,
+    full: &Full,
     registering: Registering,
 ) {
     let Registering {
@@ -116,19 +127,39 @@ async fn register<S: Store>(
         quota,
         reply,
     } = registering;
+    if let Some(fault) = no_room(full, &record, quota) {
+        let _ = reply.send(Err(fault)); // whoever asked may be gone
+        return;
+    }
     let outcome = match timeout(DEADLINE, store.register(&record, quota)).await {
         // Another gate was quicker: what it made of the device counts.
         Ok(Ok(()) | Err(Fault::DeviceExists(_))) => Ok(()),
         Ok(Err(fault)) => Err(fault),
         Err(_) => Err(Fault::Away(no_answer())),
     };
-    if let Err(Fault::Away(_)) = outcome {
-        doubt.notify_one();
+    match &outcome {
+        Err(Fault::Away(_)) => doubt.notify_one(),
+        Err(Fault::QuotaFull { group, quota }) => {
+            let until = Instant::now() + FULL;
+            full.borrow_mut().insert(group.clone(), (*quota, until));
+        }
+        _ => {}
     }
     // Ours before the feed tells of it: the device is looked up next, and may be remembered as unknown. Also after a
     // failure, which need not mean that nothing was done.
     desk.borrow_mut().forget(&[Change::Device(record.device)]);
     let _ = reply.send(outcome); // whoever asked may be gone
+}
+
+/// What the store said of the group a while ago, if it would say so again. Another quota is another question.
+fn no_room(full: &Full, record: &Record, quota: u32) -> Option<Fault> {
+    let group = record.registered_by.as_ref()?;
+    let (of, until) = *full.borrow().get(group)?;
+    let is_full = of == quota && Instant::now() < until;
+    is_full.then(|| Fault::QuotaFull {
+        group: group.clone(),
+        quota,
+    })
 }
 
 /// The sentence without the part that others put before it.

@@ -31,6 +31,7 @@ struct Parts {
     under_way: AtomicUsize,
     most_under_way: AtomicUsize,
     readings: AtomicUsize,
+    registrations: AtomicUsize,
 }
 
 struct Closed(Semaphore);
@@ -146,6 +147,11 @@ impl Fake {
         self.0.readings.load(SeqCst)
     }
 
+    /// Devices that asked to be registered so far.
+    pub(super) fn registrations(&self) -> usize {
+        self.0.registrations.load(SeqCst)
+    }
+
     /// Answers, fails or is silent as the script says.
     pub(super) async fn reach(&self) -> Result<(), Fault> {
         let trouble = self.script().away;
@@ -225,6 +231,7 @@ impl Store for Fake {
     }
 
     async fn register(&self, record: &Record, quota: u32) -> Result<(), Fault> {
+        self.0.registrations.fetch_add(1, SeqCst);
         self.reach().await?;
         let device = record.device.clone();
         let count = self.script().records.len();

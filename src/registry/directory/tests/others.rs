@@ -48,6 +48,36 @@ async fn a_full_group_takes_nobody() {
     .await;
 }
 
+/// A fleet beyond its quota costs the store one try each ten seconds, not one for each device.
+#[tokio::test(start_paused = true)]
+async fn that_a_group_is_full_is_remembered_for_ten_seconds() {
+    let fake = Fake::with([record("a", 1)]);
+    let of_fleet = |name: u32| {
+        let mut record = record(name, 1);
+        record.registered_by = Some("fleet".to_owned());
+        record
+    };
+    with_open(&fake, async |directory| {
+        let is_full = async |name, quota| {
+            let outcome = directory.register(of_fleet(name), quota).await;
+            matches!(outcome, Err(Fault::QuotaFull { .. }))
+        };
+        for n in 0..100 {
+            assert!(is_full(n, 1).await);
+        }
+        assert_eq!(fake.registrations(), 1);
+        assert!(!is_full(200, 2).await, "another quota");
+        fake.remove(&device(200));
+        fake.remove(&device("a"));
+        sleep(Duration::from_secs(9)).await;
+        assert!(is_full(300, 1).await);
+        sleep(Duration::from_secs(2)).await;
+        assert!(!is_full(300, 1).await, "there is room");
+        assert_eq!(fake.registrations(), 3);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fleet_that_registers_at_once_waits_in_a_bounded_line() {
     let fake = Fake::default();
