@@ -333,7 +333,10 @@ impl Admitted {
         let deadline = tokio::time::Instant::now() + limit;
         let (connack, from_broker) = match self.ask(&mut broker, deadline, limit).await {
             Ok(answer) => answer,
-            Err(refusal) => return Err(self.refused(refusal).await),
+            Err(refusal) => {
+                drop(broker); // no session there for a device that is told that it has none
+                return Err(self.refused(refusal).await);
+            }
         };
         let metrics = gate.metrics.listener(self.listener);
         metrics.connect_to_connack(self.asked.elapsed());

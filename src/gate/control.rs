@@ -341,9 +341,12 @@ impl Open {
 }
 
 impl Seat {
-    /// Sets when what the device showed ends; `None`: never.
+    /// Sets when what the device showed ends; `None`: never. What a change has set meanwhile stays.
     pub(crate) fn set_until(&self, until: Option<Instant>) {
-        self.roll.lock().set_until(self.place, until);
+        let mut open = self.roll.lock();
+        if open.seats[self.place].until.is_none() {
+            open.set_until(self.place, until);
+        }
     }
 }
 
@@ -459,7 +462,7 @@ pub(super) mod tests {
         };
         assert_eq!(names(roll.expire(after(9))), ["c"]);
         assert!(roll.expire(after(9)).is_empty(), "told once");
-        b.set_until(None);
+        roll.set_until(&b.control, None);
         assert_eq!(names(roll.expire(after(30))), ["a"]);
     }
 }

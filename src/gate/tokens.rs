@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::jwks::KeySource;
-use crate::mqtt::connect::Connect;
+use crate::mqtt::connect::{Connect, Password};
 use crate::rules::device::Alphabet;
 use crate::rules::jwt;
 use crate::rules::policy::{self, Caller, Claim, Evidence, TokenEvidence, TokenPlace, Tokens};
@@ -59,7 +59,7 @@ impl TokenDesk {
     pub(crate) async fn ready_for(&self, asks: &Connect) {
         let known = self.known.notified();
         let brought = match self.place {
-            TokenPlace::Password => asks.password.as_ref().map(|password| password.reveal()),
+            TokenPlace::Password => asks.password.as_ref().map(Password::reveal),
             TokenPlace::Username => asks.username.as_deref().map(str::as_bytes),
         };
         if self.registry && self.key.get().is_none() && brought.is_some_and(Token::is_meant) {

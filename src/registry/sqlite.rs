@@ -6,8 +6,9 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::Access;
@@ -46,6 +47,8 @@ pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
 #[derive(Debug)]
 pub(super) struct Sqlite {
     path: PathBuf,
+    /// The file that was opened.
+    opened: OnceLock<Option<(u64, u64)>>,
     readers: Few<Db>,
     writer: Few<Db>,
     /// What this process changed, for [`Sqlite::changed`].
@@ -58,6 +61,7 @@ impl Sqlite {
         make(path)?;
         Ok(Self {
             path: path.to_owned(),
+            opened: OnceLock::new(),
             readers: Few::new(READERS),
             writer: Few::new(1),
             told: Notify::new(),
@@ -80,12 +84,28 @@ impl Sqlite {
 
     /// A connection for a question.
     pub(super) async fn reader(&self) -> Result<Lent<'_, Db>, Stop> {
+        self.same_file()?;
         self.readers.lend(|| self.connect()).await
     }
 
     /// The connection for a change.
     pub(super) async fn writer(&self) -> Result<Lent<'_, Db>, Stop> {
+        self.same_file()?;
         self.writer.lend(|| self.connect()).await
+    }
+
+    /// Sees that the file is the one that was opened: of one that was taken away, or exchanged, nobody else sees what is read or
+    /// written here.
+    fn same_file(&self) -> Result<(), Stop> {
+        let now = which(&self.path);
+        if *self.opened.get_or_init(|| now) == now && now.is_some() {
+            return Ok(());
+        }
+        let sentence = format!(
+            "{} was taken away, or another file put in its place, while it was open; put it back, or restart the gate",
+            self.place()
+        );
+        Err(Fault::Away(sentence).into())
     }
 
     /// Closes the file, so that its write-ahead log goes with the last who has it open.
@@ -119,18 +139,29 @@ impl Sqlite {
     }
 }
 
-/// Opens the file as SQLite will, to tell the system's own reason; makes it, if it is not there. What SQLite puts beside it gets
-/// the same mode.
+/// Makes the file, if it is not there; tells the system's own reason if it cannot be used. What SQLite puts beside it gets the same
+/// mode.
+///
+/// A file that is there is not opened: closing it would take away the locks of whoever has it open in this process (fcntl(2)), and
+/// then others believe that nobody has, and take its log away.
 fn make(path: &Path) -> Result<(), Fault> {
-    let mut open = OpenOptions::new();
-    let opened = open
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
-    opened.map(drop).map_err(|error| cannot_open(path, &error))
+    let made = could_write(path).and_then(|is_there| {
+        if is_there {
+            return Ok(());
+        }
+        let mut open = OpenOptions::new();
+        match open.write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map(drop),
+        }
+    });
+    made.map_err(|error| cannot_open(path, &error))
+}
+
+/// Which file is at `path`: device and number; `None`: none.
+fn which(path: &Path) -> Option<(u64, u64)> {
+    let data = std::fs::metadata(path).ok()?;
+    Some((data.dev(), data.ino()))
 }
 
 fn cannot_open(path: &Path, error: &io::Error) -> Fault {

@@ -24,7 +24,7 @@ pub struct Registry {
 
 #[derive(Debug)]
 enum Store {
-    Sqlite(Sqlite),
+    Sqlite(Box<Sqlite>),
     Postgres(Box<Postgres>),
 }
 
@@ -85,7 +85,7 @@ impl Registry {
     /// [`Fault::Away`], [`Fault::Unusable`].
     pub async fn open(settings: &StoreSettings) -> Result<Self, Fault> {
         let store = match settings {
-            StoreSettings::Sqlite { path } => Store::Sqlite(Sqlite::new(path)?),
+            StoreSettings::Sqlite { path } => Store::Sqlite(Box::new(Sqlite::new(path)?)),
             StoreSettings::Postgres { url, password_file } => {
                 Store::Postgres(Box::new(Postgres::new(url, password_file.as_deref())?))
             }

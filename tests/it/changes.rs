@@ -11,6 +11,7 @@ use tidegate::rules::token::Token;
 
 use crate::support::device::{Answer, BOTH, connect};
 use crate::support::estate::{Estate, admitted, ends, id, last_words, now, record, with_token};
+use crate::support::gate::tidegate;
 use crate::support::until;
 
 /// threats.md R1, T9: a new list counts for open connections, and for nobody else's.
@@ -319,4 +320,57 @@ async fn who_is_registered_may_enter_at_once() {
         estate.registry.last_seen(&id("late")).await.ok().flatten()
     })
     .await;
+}
+
+/// threats.md R1: whoever else opens and closes the file takes nothing from the gate: its locks stay, and so does its log.
+#[tokio::test]
+async fn a_look_at_the_file_from_outside_leaves_the_gate_its_sight() {
+    let estate = Estate::new().await;
+    estate.add(record("meter-7", None)).await;
+    let mut link = estate.linked("meter-7", Version::V5).await;
+    let file = estate.gate.file("tidegate.db");
+    estate.registry.close().await;
+    let look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select count(*) from device').fetchall(); c.close()";
+    let looked = std::process::Command::new("python3")
+        .args(["-c", look])
+        .arg(&file)
+        .status();
+    assert!(looked.expect("python3").success());
+
+    let config = estate.gate.file("tidegate.toml");
+    let words = ["device", "disable", "meter-7", "--config"];
+    let words = [&words[..], &[config.to_str().expect("text")]].concat();
+    let (code, _, err) = tidegate(&words, estate.gate.folder.path());
+    assert_eq!((code, err.as_str()), (0, ""));
+    ends(
+        &estate,
+        &mut link,
+        Version::V5,
+        "device_disabled",
+        0x98,
+        Instant::now(),
+    )
+    .await;
+}
+
+/// threats.md V6: a registry that was taken away is away; nobody is refused for good because of it.
+#[tokio::test]
+async fn a_file_that_is_taken_away_is_a_registry_that_is_away() {
+    let estate = Estate::new().await;
+    estate.add(record("known", None)).await;
+    let mut link = estate.linked("known", Version::V5).await;
+    for end in ["", "-wal", "-shm"] {
+        std::fs::remove_file(estate.gate.file(&format!("tidegate.db{end}"))).expect("it is there");
+    }
+    estate
+        .gate
+        .metric_becomes("tidegate_registry_up", &[], 0.0)
+        .await;
+    let known = estate.gate.device("known");
+    let again = known.connects_as("known", Version::V5).await;
+    assert_eq!(again, Answer::Admitted, "from memory");
+    let nobody = estate.gate.device("nobody");
+    let nobody = nobody.connects_as("nobody", Version::V5).await;
+    assert_eq!(nobody, Answer::Refused(0x88), "come back");
+    link.say(&[0xc0, 0]).await.expect("the open one stays");
 }

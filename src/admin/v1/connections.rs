@@ -94,8 +94,10 @@ pub(super) async fn end_of_device(shared: &Shared, asked: &Asked) -> Result<Repl
 }
 
 /// Reads a number of the path.
-pub(super) fn number<T: std::str::FromStr>(text: Option<&String>) -> Result<T, Problem> {
-    let number = text.and_then(|text| text.parse().ok());
+///
+/// Only as it is written in answers: one thing has one path.
+pub(super) fn number<T: std::str::FromStr + ToString>(text: Option<&String>) -> Result<T, Problem> {
+    let number = text.and_then(|text| text.parse().ok().filter(|it: &T| it.to_string() == *text));
     number.ok_or_else(|| Problem::bad_request("the last part of the path is no number".into()))
 }
 

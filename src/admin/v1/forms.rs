@@ -280,8 +280,11 @@ impl Patch {
             };
         }
         let fresh = Record::new(record.device.clone(), 0);
-        if let Some(enabled) = self.enabled.or(fresh.enabled) {
-            record.enabled = enabled;
+        match self.enabled {
+            Given::LeftOut => {}
+            // Where null means "not said", it must not let a disabled device in.
+            Given::Null => return Err("enabled: write true or false".into()),
+            Given::Value(enabled) => record.enabled = enabled,
         }
         if let Some(word) = self.min_mode.or(fresh.min_mode.word().into()) {
             record.min_mode = form::mode(&word)?;
@@ -416,8 +419,14 @@ mod tests {
         assert_eq!((record.connections, record.enabled), (None, false));
         assert_eq!(record.min_mode.word(), "plain");
 
+        let patch: Patch = read(br#"{"enabled":null}"#).expect("readable");
+        assert!(
+            patch.apply(&mut record).is_err() && !record.enabled,
+            "null lets nobody in"
+        );
+
         let patch: Patch =
-            read(br#"{"description":null,"min_mode":null,"enabled":null}"#).expect("good");
+            read(br#"{"description":null,"min_mode":null,"enabled":true}"#).expect("good");
         patch.apply(&mut record).expect("good");
         assert_eq!((record.description.as_str(), record.enabled), ("", true));
         assert_eq!(record.min_mode.word(), "mutual-tls");

@@ -188,6 +188,7 @@ impl<'a> Desk<'a> {
             Ok(Some(record)) => {
                 let record = lean(record);
                 memory.remember(&record);
+                memory.remember_pinned(&whom, &record);
                 Found::Known(record)
             }
             Ok(None) => {

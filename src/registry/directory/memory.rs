@@ -21,6 +21,9 @@ use super::{Whom, has_pin, pins_of};
 /// So many names, or pairs of pins, that nobody has are remembered at most.
 const MOST_UNKNOWN: usize = 4096;
 
+/// So many certificates are remembered whose key alone is pinned, at most.
+const MOST_BY_KEY: usize = 16_384;
+
 /// How long it is remembered that nobody has a name, if nothing tells otherwise before.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
@@ -32,6 +35,8 @@ pub(super) struct Memory {
     known: Cache<DeviceId, Known, Bytes>,
     /// Whose a pin is. Says little by itself: the record has to agree.
     pins: Cache<Pin, DeviceId, Bytes>,
+    /// Whose a certificate is by its key, since nobody has the certificate itself.
+    by_key: Cache<Pin, ByKey>,
     unknown: Cache<Whom, Unknown>,
     /// Counts how often everything was forgotten: what was remembered in an era before is not believed. Cheaper than to
     /// empty a large table while workers wait for it.
@@ -43,6 +48,12 @@ pub(super) struct Memory {
 #[derive(Clone, Debug)]
 struct Known {
     record: Arc<Record>,
+    era: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ByKey {
+    device: DeviceId,
     era: u64,
 }
 
@@ -60,6 +71,7 @@ impl Memory {
         Self {
             known: Cache::with_weighter(expected, bytes - for_pins, Bytes),
             pins: Cache::with_weighter(expected, for_pins, Bytes),
+            by_key: Cache::new(MOST_BY_KEY),
             unknown: Cache::new(MOST_UNKNOWN),
             era: AtomicU64::new(0),
             pin_era: AtomicU64::new(0),
@@ -70,10 +82,32 @@ impl Memory {
     pub(super) fn known(&self, whom: &Whom) -> Option<Arc<Record>> {
         match whom {
             Whom::Device(device) => self.by_name(device),
-            Whom::Pinned(pins) => pins.iter().find_map(|pin| {
-                let record = self.by_name(&self.pins.get(pin)?)?;
-                has_pin(&record, pin).then_some(record)
-            }),
+            Whom::Pinned([certificate, key]) => {
+                let of = |pin: &Pin, device: &DeviceId| {
+                    let record = self.by_name(device)?;
+                    has_pin(&record, pin).then_some(record)
+                };
+                let by_certificate = self.pins.get(certificate);
+                let by_certificate = by_certificate.and_then(|device| of(certificate, &device));
+                by_certificate.or_else(|| {
+                    // That nobody has the certificate is the store's to say, as long as nothing has changed since.
+                    let told = self.by_key.get(certificate)?;
+                    (told.era == self.era_of(whom)).then(|| of(key, &told.device))?
+                })
+            }
+        }
+    }
+
+    /// Remembers whom the store gave for these pins: by the key, if that is what the device has.
+    pub(super) fn remember_pinned(&self, whom: &Whom, record: &Record) {
+        if let Whom::Pinned([certificate, _]) = whom
+            && !has_pin(record, certificate)
+        {
+            let by_key = ByKey {
+                device: record.device.clone(),
+                era: self.era_of(whom),
+            };
+            self.by_key.insert(*certificate, by_key);
         }
     }
 

@@ -141,7 +141,10 @@ impl Claim {
     pub fn is_vouched(&self) -> bool {
         match &self.evidence.certificate {
             Some(shown) => shown.voucher.is_some(),
-            None => matches!(self.evidence.token.as_deref(), Some(TokenEvidence::Jwt { .. })),
+            None => matches!(
+                self.evidence.token.as_deref(),
+                Some(TokenEvidence::Jwt { .. })
+            ),
         }
     }
 
@@ -337,6 +340,12 @@ fn asking(asks: &Connect, tokens: &Tokens<'_>) -> Result<DeviceId, Refusal> {
     let name = beside
         .filter(|name| !name.is_empty())
         .unwrap_or(&asks.client_id);
+    if is_token(name.as_bytes()) {
+        // Told as a device's name it would stand in the log (threats.md K2).
+        return Err(Refusal::TokenBad {
+            why: "the device sent a token where its id should be".into(),
+        });
+    }
     let plain = Alphabet::default();
     let alphabet = tokens.alphabet.unwrap_or(&plain);
     alphabet.device(name).map_err(|fault| Refusal::TokenBad {
