@@ -134,6 +134,8 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             // What a large import leaves of the write-ahead log.
             .pragma("journal_size_limit", "16777216")
+            // KiB of pages for each connection, where 2 MiB are usual: devices are remembered elsewhere, and there are several.
+            .pragma("cache_size", "-512")
             .disable_statement_logging();
         Ok(Connection::connect_with(&options).await?)
     }
