@@ -19,8 +19,8 @@ use super::start::{LoadedListener, tell_ends};
 use super::{Gate, Settings, StartFault};
 
 /// How often the files are looked at. One that changed is read when it has not changed again since the last look, so that
-/// nobody reads half of it: within four seconds.
-const LOOK: Duration = Duration::from_secs(2);
+/// nobody reads half of it: within a second.
+const LOOK: Duration = Duration::from_millis(400);
 
 /// A read that failed is tried again after so long, also when nothing has changed: what was in the way may have been ours.
 const AGAIN: Duration = Duration::from_secs(30);

@@ -168,7 +168,7 @@ impl Running {
         judging.await;
     }
 
-    /// Looks every two seconds whether a file that the listeners and trust groups name has changed, and reads them anew; for
+    /// Looks every 0.4 s whether a file that the listeners and trust groups name has changed, and reads them anew; for
     /// as long as it is polled.
     pub async fn watch_files(&self) {
         self.live.watch(&self.gate).await;
