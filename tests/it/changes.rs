@@ -374,3 +374,28 @@ async fn a_file_that_is_taken_away_is_a_registry_that_is_away() {
     assert_eq!(nobody, Answer::Refused(0x88), "come back");
     link.say(&[0xc0, 0]).await.expect("the open one stays");
 }
+
+/// threats.md I7, R2: a group does not come in beside the registry that would keep its devices apart, but counts after a restart.
+#[tokio::test]
+async fn no_group_comes_in_without_the_registry_that_it_leans_on() {
+    let estate = Estate::without_registry().await;
+    let vendor = Authority::new("Vendor CA").expect("a CA");
+    std::fs::write(estate.gate.file("vendor.pem"), vendor.certificate_pem()).expect("written");
+    let config = estate.gate.file("tidegate.toml");
+    let text = std::fs::read_to_string(&config).expect("its file");
+    let more = "[[trust]]\nname = \"vendor\"\nca = [\"vendor.pem\"]\n[registry]\nurl = \"sqlite://new.db\"\n";
+    std::fs::write(&config, format!("{text}\n{more}")).expect("written");
+    estate.gate.signal("HUP");
+    let told = estate.gate.line("reload_failed", |_| true).await;
+    assert!(
+        told["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("[registry]")),
+        "{told}"
+    );
+    let minted = vendor.device(&id("meter-7")).expect("issued");
+    let device = estate.gate.device_with(&minted, BOTH);
+    let answer = device.connects_as("meter-7", Version::V5).await;
+    assert_ne!(answer, Answer::Admitted);
+    let _own = estate.linked("meter-7", Version::V5).await;
+}
