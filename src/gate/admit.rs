@@ -196,6 +196,8 @@ impl Asking {
             tell_client_id,
             until,
         } = verdict.admission;
+        // By the connection's own time: the look-up may have taken a while.
+        let now = verdict.seat.control.now();
         verdict
             .seat
             .set_until(until.and_then(|until| super::deadline(until, now)));

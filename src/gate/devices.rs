@@ -221,8 +221,9 @@ impl Devices {
                     match change {
                         Change::Device(device) => waiting.push_front(device),
                         Change::Everything => {
+                            // Whoever waits already is among them, or has left.
                             let devices: BTreeSet<_> = self.sitting().collect();
-                            waiting.extend(devices);
+                            waiting = devices.into_iter().collect();
                         }
                     }
                 }

@@ -382,15 +382,25 @@ fn rough(time: Duration) -> String {
     }
 }
 
+/// What a pin is the right answer to.
+const PINNABLE: [&str; 3] = [
+    "certificate_unknown_issuer",
+    "certificate_wrong_purpose",
+    "certificate_unsupported",
+];
+
 impl Refusal {
-    /// The same, with the way in that a registry offers for a certificate that no trust group vouches for.
+    /// The same, with the way in that a registry offers for a certificate of a kind that no trust group takes; not for one that
+    /// was revoked, or has ended.
     #[must_use]
     pub fn where_pins_count(self, they_do: bool) -> Self {
         match self {
-            Self::Certificate { label, why } if they_do => Self::Certificate {
-                label,
-                why: format!("{why}; or pin it: tidegate device add ID --pin FILE"),
-            },
+            Self::Certificate { label, why } if they_do && PINNABLE.contains(&label) => {
+                Self::Certificate {
+                    label,
+                    why: format!("{why}; or pin it: tidegate device add ID --pin FILE"),
+                }
+            }
             other => other,
         }
     }
