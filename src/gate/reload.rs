@@ -103,6 +103,7 @@ impl Live {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Files::default();
         let mut failed: Option<(Files, Instant)> = None;
+        let mut told = Vec::new();
         loop {
             ticks.tick().await;
             let mut read = self.reading.lock().await;
@@ -122,6 +123,7 @@ impl Live {
                 Ok(()) => {
                     *read = seen;
                     failed = None;
+                    told.clear();
                     tracing::info!(
                         event = "reloaded",
                         "files changed, and what they hold now is in force"
@@ -129,11 +131,15 @@ impl Live {
                 }
                 Err(faults) => {
                     failed = Some((seen, Instant::now()));
-                    for fault in faults {
-                        tracing::error!(
-                            event = "reload_failed",
-                            "{fault}; what was in force stays"
-                        );
+                    // Tried again and again, but told once: the metric says that it is still so.
+                    if faults != told {
+                        for fault in &faults {
+                            tracing::error!(
+                                event = "reload_failed",
+                                "{fault}; what was in force stays"
+                            );
+                        }
+                        told = faults;
                     }
                 }
             }
@@ -304,7 +310,7 @@ fn trust_files(settings: &Settings) -> impl Iterator<Item = &PathBuf> {
         .flatten()
 }
 
-/// The sections that differ and are not read again while the gate runs.
+/// The sections that differ, but for secrets, which do not print, and are not read again while the gate runs.
 fn later(old: &Settings, new: &Settings) -> Vec<String> {
     let sections = |settings: &Settings| {
         [
