@@ -1,5 +1,6 @@
 //! Finding a broker that takes the connection, in time.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::rules::device::DeviceId;
 
 use super::Settings;
 use super::address::Address;
@@ -46,6 +49,15 @@ enum Target {
     },
     /// A socket file.
     Unix(PathBuf),
+}
+
+/// For whom a broker is dialled.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Who was admitted.
+    pub device: &'a DeviceId,
+    /// What the broker is sent before anything else, as soon as it took the connection: a PROXY header; mostly nothing.
+    pub preface: &'a [u8],
 }
 
 /// A broker took the connection.
@@ -94,6 +106,7 @@ impl Brokers {
     /// [`NoBroker`] once all were tried or the time is over.
     pub async fn dial(
         &self,
+        call: Call<'_>,
         mut tried: impl FnMut(usize, &'static str, Duration),
     ) -> Result<Dialled, NoBroker> {
         let deadline = Instant::now() + self.dial_timeout;
@@ -106,7 +119,7 @@ impl Brokers {
             // A broker that swallows the attempt must leave time for those after it.
             let share = left / u32::try_from(order.len() - nth).unwrap_or(u32::MAX);
             let broker = &self.brokers[place];
-            match timeout(share, broker.connect()).await {
+            match timeout(share, broker.connect(call.preface)).await {
                 Ok(Ok(socket)) => {
                     tried(place, "ok", began.elapsed());
                     return Ok(Dialled { socket, place });
@@ -185,11 +198,17 @@ impl Broker {
         Ok(())
     }
 
-    /// Connects; of a name with several addresses, to the first that takes the connection.
+    /// Connects, and sends `preface`; of a name with several addresses, to the first that takes the connection.
     ///
     /// # Errors
     /// The last address's error. It has no deadline of its own.
-    pub async fn connect(&self) -> io::Result<Socket> {
+    pub async fn connect(&self, preface: &[u8]) -> io::Result<Socket> {
+        let socket = self.reach().await?;
+        send(&socket, preface).await?;
+        Ok(socket)
+    }
+
+    async fn reach(&self) -> io::Result<Socket> {
         match &self.target {
             Target::Fixed(address) => tcp(*address).await,
             Target::Unix(path) => unix(path).await,
@@ -212,6 +231,14 @@ impl Broker {
             }
         }
     }
+}
+
+async fn send(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = poll_fn(|cx| socket.poll_write(cx, bytes)).await?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
 }
 
 /// Where TCP would wait for a place in the broker's queue, a socket file says `EAGAIN` at once (connect(2)), and

@@ -46,7 +46,7 @@ async fn watch_one<L: Future<Output = io::Result<()>>>(
                 "its name is still being looked up, and no address is known",
             )),
         };
-        let why_not = match timeout(every, broker.connect()).await {
+        let why_not = match timeout(every, broker.connect(&[])).await {
             Ok(Ok(_)) => None,
             Ok(Err(fault)) if fault.kind() == io::ErrorKind::NotFound => {
                 Some(looked_up.err().unwrap_or(fault).to_string())

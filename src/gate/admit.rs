@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
 
-use crate::broker::dial::NoBroker;
+use crate::broker::dial::{Call, NoBroker};
 use crate::broker::socket::Socket;
 use crate::mqtt::Version;
 use crate::mqtt::connack::{self, Connack};
@@ -308,9 +308,13 @@ impl Admitted {
     /// [`Unlinked`].
     pub(crate) async fn dial(mut self, gate: &Gate, facts: &mut Facts) -> Result<Linked, Unlinked> {
         let began = Instant::now();
+        let call = Call {
+            device: &self.seat.control.sitter.device,
+            preface: &[],
+        };
         let dialled = gate
             .brokers
-            .dial(|place, result, took| gate.metrics.broker(place).dial(result, took))
+            .dial(call, |place, result, took| gate.metrics.broker(place).dial(result, took))
             .await;
         let dialled = match dialled {
             Ok(dialled) => dialled,
