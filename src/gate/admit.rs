@@ -314,7 +314,9 @@ impl Admitted {
         };
         let dialled = gate
             .brokers
-            .dial(call, |place, result, took| gate.metrics.broker(place).dial(result, took))
+            .dial(call, |place, result, took| {
+                gate.metrics.broker(place).dial(result, took);
+            })
             .await;
         let dialled = match dialled {
             Ok(dialled) => dialled,

@@ -1,12 +1,14 @@
 //! The handshake: `Accepted` → `Secured`.
 
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::server::Acceptor;
 use rustls::server::danger::ClientCertVerifier as _;
-use tokio::io::AsyncReadExt as _;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -20,12 +22,13 @@ use crate::tls::verify::Shown;
 use crate::tls::witness::Seen;
 
 use super::connection::Facts;
+use super::door::{Caller, Door, Pieces, Turn};
 use super::listener::{Listener, Secure};
 use super::wire::{DeviceLink, LINGER_BYTES, linger, write_all};
 use super::{Gate, now};
 
 /// How long a device that failed its handshake has to take in the alert.
-const ALERT: std::time::Duration = std::time::Duration::from_secs(1);
+const ALERT: Duration = Duration::from_secs(1);
 
 /// A socket that was accepted, with all permits it needs.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     pub(crate) address: SocketAddr,
     pub(crate) listener: Arc<Listener>,
+    /// Of the worker that it stays with.
+    pub(crate) door: Arc<Door>,
 }
 
 /// A link in one of the three modes; whoever showed a certificate has proved to own it.
@@ -146,6 +151,29 @@ impl Accepted {
         }
     }
 
+    /// Waits at the door, unless the device goes away meanwhile: no signature is spent on it then (threats.md V1).
+    async fn wait_for_turn(
+        &self,
+        tls: &ServerTls,
+        hello: &[u8],
+        gate: &Gate,
+    ) -> Result<Turn, Refusal> {
+        let caller = || {
+            if tls.would_resume(hello) {
+                Caller::Returning
+            } else {
+                Caller::New
+            }
+        };
+        tokio::select! {
+            biased;
+            () = gone(&self.socket) => Err(Refusal::DeviceGone { during: "while it waited for its turn to handshake" }),
+            turn = self.door.begin(caller) => turn.ok_or(Refusal::HandshakesFull {
+                limit: patience(gate.limits.handshake_timeout),
+            }),
+        }
+    }
+
     async fn secure(
         mut self,
         by: Arc<Secure>,
@@ -160,7 +188,7 @@ impl Accepted {
         }
         // Silent sockets hold no turn: it is asked for when there is something to compute.
         facts.waits_for_turn = true;
-        let turn = gate.handshakes.acquire().await;
+        let turn = self.wait_for_turn(tls, &hello, gate).await?;
         facts.waits_for_turn = false;
         let counted = gate.metrics.listener(self.listener.place).handshaking();
 
@@ -177,7 +205,11 @@ impl Accepted {
             stream: Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?),
             seen: Seen::default(),
         });
-        let outcome = stream.handshake(hello, seen).await;
+        let pieces = Pieces {
+            door: &self.door,
+            dear: tls.verifier().is_some(),
+        };
+        let outcome = stream.handshake(hello, seen, &pieces).await;
         // Whoever failed and takes its time to hear it keeps nobody from computing.
         drop((turn, counted));
         let attempt = attempt.take().expect("it was just put there");
@@ -241,6 +273,30 @@ fn shown(tls: &ServerTls, stream: &TlsStream, seen: Seen) -> Result<Option<Shown
         return Err(Refusal::GateFault);
     }
     Ok(shown)
+}
+
+/// How long a device may wait to begin its handshake, of the time that it has for all of it: who begins later has too little
+/// left to end it.
+pub(super) fn patience(handshake_timeout: Duration) -> Duration {
+    handshake_timeout / 2
+}
+
+/// Waits until the device closes its side, or for ever. Costs a system call only when something happened.
+async fn gone(socket: &TcpStream) {
+    loop {
+        if socket.readable().await.is_err() {
+            return;
+        }
+        let peeked = socket.try_io(Interest::READABLE, || {
+            SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
+        });
+        match peeked {
+            Err(fault) if fault.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+            // More has come, behind its ClientHello: an end behind that shows when it is read.
+            Ok(_) => return std::future::pending().await,
+        }
+    }
 }
 
 /// The TLS versions before 1.2, by the minor number that stands for them.

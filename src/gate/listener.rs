@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
+use tokio::task::yield_now;
 
 use crate::broker::dial::is_out_of_descriptors;
 use crate::broker::socket::{DEVICE, prepare};
@@ -17,10 +18,14 @@ use crate::tls::trust::Groups;
 use super::Gate;
 use super::connection::walk;
 use super::control::Roll;
+use super::door::Door;
 use super::handshake::Accepted;
 
 /// How many connections may wait in the kernel for accept, for each socket; the kernel caps it (`somaxconn`).
-const BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 1024;
+
+/// How many are accepted in one round of the door, while somebody waits there.
+const IN_A_ROW: u8 = 8;
 
 /// How long accept pauses when it fails for want of file descriptors, or for another cause that is not one device's.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -126,6 +131,7 @@ pub(crate) async fn accept(
     listener: Arc<Listener>,
     gate: Arc<Gate>,
     roll: Arc<Roll>,
+    door: Arc<Door>,
     mut draining: watch::Receiver<bool>,
 ) {
     let socket = match tokio::net::TcpListener::from_std(socket) {
@@ -136,7 +142,19 @@ pub(crate) async fn accept(
         }
     };
     let mut last_ones = BACKLOG;
+    let mut in_a_row = 0;
     loop {
+        // What waits in the kernel waits at no cost.
+        tokio::select! {
+            biased;
+            () = door.has_room() => {}
+            () = told(&mut draining) => {}
+        }
+        in_a_row += 1;
+        if in_a_row >= IN_A_ROW && door.is_busy() {
+            in_a_row = 0;
+            yield_now().await;
+        }
         let accepted = tokio::select! {
             biased; // those who came before the drain
             accepted = socket.accept() => accepted,
@@ -163,6 +181,7 @@ pub(crate) async fn accept(
                     socket,
                     address,
                     listener: listener.clone(),
+                    door: door.clone(),
                 };
                 tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
             }

@@ -27,6 +27,7 @@ mod connection;
 mod connections;
 mod control;
 mod devices;
+mod door;
 pub(crate) mod explain;
 mod handshake;
 mod listener;
@@ -139,7 +140,7 @@ pub(crate) struct Gate {
     /// Places for open connections.
     pub(crate) connections: Arc<Semaphore>,
     /// Turns to handshake.
-    pub(crate) handshakes: Semaphore,
+    pub(crate) handshakes: Arc<Semaphore>,
     names: Vec<Arc<str>>,
     draining: watch::Sender<bool>,
     lost: AtomicBool,

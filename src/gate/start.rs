@@ -258,7 +258,7 @@ impl Loaded {
         let gate = Arc::new(Gate {
             doubt,
             connections: Arc::new(Semaphore::new(settings.limits.connections as usize)),
-            handshakes: Semaphore::new(handshakes),
+            handshakes: Arc::new(Semaphore::new(handshakes)),
             names: settings
                 .listeners
                 .iter()

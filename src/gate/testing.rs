@@ -52,7 +52,7 @@ pub(super) fn gate() -> Arc<Gate> {
         logger: Logger::counted(metrics.clone()),
         metrics,
         connections: Arc::new(Semaphore::new(ROOM)),
-        handshakes: Semaphore::new(ROOM),
+        handshakes: Arc::new(Semaphore::new(ROOM)),
         names: vec!["devices".into()],
         draining: watch::Sender::new(false),
         lost: AtomicBool::new(false),

@@ -15,6 +15,8 @@ use crate::rules::reason::Cause;
 use super::Gate;
 use super::control::{Order, Roll, give};
 use super::devices;
+use super::door::Door;
+use super::handshake::patience;
 use super::listener::{Listener, accept};
 
 /// Ends of connections are at least so far apart in a drain, while the window allows: a few devices need not wait for
@@ -61,6 +63,8 @@ async fn work(
     mut cut: watch::Receiver<bool>,
 ) {
     let mut draining = gate.draining.subscribe();
+    let patience = patience(gate.limits.handshake_timeout);
+    let door = Arc::new(Door::new(gate.handshakes.clone(), patience));
     let mut accepting = JoinSet::new();
     for (socket, listener) in sockets {
         accepting.spawn(accept(
@@ -68,9 +72,11 @@ async fn work(
             listener,
             gate.clone(),
             roll.clone(),
+            door.clone(),
             draining.clone(),
         ));
     }
+    let opening = tokio::spawn(async move { door.open().await });
     let expiring = tokio::spawn(expire(roll.clone()));
     // Only a drain ends a worker: should accepting fail, its open connections go on.
     let _ = draining.wait_for(|draining| *draining).await;
@@ -83,6 +89,7 @@ async fn work(
         cut_off(&gate, &roll).await;
     }
     expiring.abort();
+    opening.abort();
 }
 
 /// Ends connections when what their devices showed has reached its end (threats.md T5).

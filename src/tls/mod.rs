@@ -5,6 +5,7 @@ mod der;
 mod diagnose;
 pub mod examine;
 pub mod files;
+mod hello;
 mod known;
 mod possession;
 pub mod server;

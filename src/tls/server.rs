@@ -15,6 +15,7 @@ use webpki::EndEntityCert;
 
 use super::der::{self, Front};
 use super::files;
+use super::hello;
 use super::suites;
 use super::tickets::{self, Scope, Tickets};
 use super::trust::date;
@@ -86,6 +87,8 @@ pub struct ServerTls {
     own_order: [Arc<ServerConfig>; 2],
     shown: Arc<Certificates>,
     verifier: Option<Arc<DeviceVerifier>>,
+    /// `None`: there are none.
+    tickets: Option<Arc<Tickets>>,
 }
 
 /// Something in `[listener.tls]` that cannot be used.
@@ -157,10 +160,13 @@ impl ServerTls {
         plain.cert_compression_cache = Arc::new(CompressionCache::Disabled);
         plain.max_fragment_size = max_record;
         plain.ignore_client_order = true;
+        let mut tickets = None;
         if let Some(secret) = secret {
             let scope = scope(listener, settings, verifier.as_deref());
             // One for the four: they differ in nothing that a listener demands.
-            plain.ticketer = Arc::new(Tickets::new(&secret, scope, clock));
+            let sealed = Arc::new(Tickets::new(&secret, scope, clock));
+            plain.ticketer = sealed.clone();
+            tickets = Some(sealed);
             plain.send_tls13_tickets = 1;
             plain.max_tls13_tickets = 1; // a device that asks for none gets none (RFC 9149)
         }
@@ -181,7 +187,16 @@ impl ServerTls {
             without_alpn: Arc::new(plain),
             shown,
             verifier,
+            tickets,
         })
+    }
+
+    /// Whether the device shows a ticket that can be opened: it will most likely resume its TLS session. A guess, and a cheap
+    /// one: nothing may hang on it but who comes first.
+    pub fn would_resume(&self, hello: &[u8]) -> bool {
+        let tickets = self.tickets.as_ref();
+        tickets
+            .is_some_and(|tickets| hello::ticket(hello).is_some_and(|shown| tickets.opens(shown)))
     }
 
     /// Who judges devices' certificates; `None`: none is asked for.

@@ -62,6 +62,21 @@ pub enum Got {
     End,
 }
 
+/// Says when the next piece of a handshake is computed.
+pub trait Pace {
+    /// Waits until what the device has sent may be computed; `resumes`: an earlier TLS session goes on, so it holds no
+    /// signature. Dropping it drops the connection.
+    fn next(&self, resumes: bool) -> impl Future<Output = ()> + Send;
+}
+
+/// Nobody else wants the core.
+#[derive(Clone, Copy, Debug)]
+pub struct AtOnce;
+
+impl Pace for AtOnce {
+    async fn next(&self, _: bool) {}
+}
+
 /// One TLS connection, server side.
 pub struct TlsStream {
     socket: TcpStream,
@@ -110,11 +125,17 @@ impl TlsStream {
     /// Does the handshake; `came` is what has been read from the socket so far. Gives what the device sent right
     /// behind its handshake, decrypted: the front of its CONNECT, mostly.
     ///
-    /// What is learnt on the way goes into `seen`, also when it fails. Dropping it half-way drops the connection.
+    /// `came` is computed at once, what comes later at the word of `pace`. What is learnt on the way goes into `seen`, also
+    /// when it fails. Dropping it half-way drops the connection.
     ///
     /// # Errors
     /// [`Lost`]; the alert that rustls wrote has been sent as far as the socket took it.
-    pub async fn handshake(&mut self, mut came: Vec<u8>, seen: &mut Seen) -> Result<Vec<u8>, Lost> {
+    pub async fn handshake(
+        &mut self,
+        mut came: Vec<u8>,
+        seen: &mut Seen,
+        pace: &impl Pace,
+    ) -> Result<Vec<u8>, Lost> {
         // Until it is over, every way out leaves bytes behind that rustls remembers places in: nothing may be asked of
         // it then but what has been written already.
         self.failed = true;
@@ -140,6 +161,7 @@ impl TlsStream {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             self.read_more(&mut came).await?;
+            pace.next(self.resumed()).await;
         }
     }
 

@@ -7,6 +7,8 @@
 use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuite, SupportedCipherSuite};
 
+use super::hello::first_record;
+
 /// Puts the suites of `provider` into the order in which the gate takes them: the cheapest handshake first.
 pub(super) fn cheapest_first(provider: &mut CryptoProvider) {
     provider.cipher_suites.sort_by_key(rank); // stable: TLS 1.3 stays in front of 1.2
@@ -52,16 +54,6 @@ pub fn prefers_chacha(hello: &[u8]) -> bool {
         offered.find(|suite| !is_grease(suite)),
         Some([0x13, 0x03] | [0xcc, 0xa8 | 0xa9])
     )
-}
-
-/// The first record with its header, if the whole of its message is in it.
-fn first_record(hello: &[u8]) -> Option<&[u8]> {
-    let [_, _, _, high, low, _, m0, m1, m2, ..] = *hello else {
-        return None;
-    };
-    let length = usize::from(u16::from_be_bytes([high, low]));
-    let message = u32::from_be_bytes([0, m0, m1, m2]) as usize;
-    (message + 4 <= length).then(|| hello.get(..5 + length))?
 }
 
 #[cfg(test)]

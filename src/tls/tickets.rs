@@ -165,6 +165,12 @@ impl Tickets {
         (now.saturating_sub(began) <= LONGEST).then_some((session, began))
     }
 
+    /// Whether it can be opened now.
+    pub(super) fn opens(&self, ticket: &[u8]) -> bool {
+        self.now()
+            .is_some_and(|now| self.open(ticket, now).is_some())
+    }
+
     /// The keys of an epoch; made by whoever is the first to ask in it.
     fn keys(&self, epoch: u32) -> Arc<Keys> {
         let known = self.keys.load_full();

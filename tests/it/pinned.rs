@@ -11,7 +11,7 @@ use tidegate::pki::{Authority, KeyKind, Order};
 use tidegate::rules::device::Alphabet;
 use tidegate::rules::identity::{Certificate, Field, Naming};
 use tidegate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
-use tidegate::tls::stream::{Lost, TlsStream};
+use tidegate::tls::stream::{AtOnce, Lost, TlsStream};
 use tidegate::tls::trust::{self, CrlStale, Groups};
 use tidegate::tls::verify::{DeviceVerifier, Shown as Judged};
 use tidegate::tls::witness::Seen;
@@ -84,7 +84,7 @@ impl Door {
         let (socket, _) = listener.accept().await.expect("a device");
         let mut stream = TlsStream::new(socket, self.tls.with_alpn.clone()).expect("a config");
         let mut seen = Seen::default();
-        let outcome = stream.handshake(Vec::new(), &mut seen).await;
+        let outcome = stream.handshake(Vec::new(), &mut seen, &AtOnce).await;
         (outcome, seen)
     }
 

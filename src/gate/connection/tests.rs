@@ -1,6 +1,7 @@
 //! A fault of ours inside one connection (threats.md V9), and what is kept of a long one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::gate::door::Door;
 use crate::gate::listener::{Listener, Secure, accept, bind};
 use crate::gate::testing::{ROOM, gate};
 use crate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
@@ -74,7 +76,17 @@ async fn a_panic_ends_one_connection_and_is_counted() {
     let socket = bind("127.0.0.1:0".parse().expect("an address"), 1).expect("a port");
     let socket = socket.into_iter().next().expect("one worker");
     let address = socket.local_addr().expect("bound");
-    let accepting = tokio::spawn(accept(socket, trapped(), gate.clone(), roll, draining));
+    let door = Arc::new(Door::new(gate.handshakes.clone(), Duration::from_secs(5)));
+    let opened = door.clone();
+    let opening = tokio::spawn(async move { opened.open().await });
+    let accepting = tokio::spawn(accept(
+        socket,
+        trapped(),
+        gate.clone(),
+        roll,
+        door,
+        draining,
+    ));
     let call = async |name| {
         let mut device = TcpStream::connect(address).await.expect("it listens");
         device.write_all(&hello(name)).await.expect("sent");
@@ -102,6 +114,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
     assert!(back.is_ok());
     assert_eq!(gate.handshakes.available_permits(), ROOM);
     accepting.abort();
+    opening.abort();
 }
 
 /// threats.md V3: a connection that stays for weeks keeps of a long client id what its log line shows.

@@ -348,3 +348,31 @@ fn a_secret_that_can_be_guessed_is_a_fault() {
         assert!(secret.is_empty() || !faults[0].sentence.contains(secret));
     }
 }
+
+/// threats.md V1: who is going to resume is known by its ClientHello, for who comes first in a storm; others are not taken for it.
+#[test]
+fn a_device_that_will_resume_is_known_by_its_hello() {
+    let (files, ca) = (Files::new(), root("Factory CA"));
+    let trust = || group(&[&ca], &[], &[]);
+    let own = files.devices(trust());
+    let other = files.listener("others", Some(trust()), true);
+    for version in EACH {
+        files.clock.set(NOW);
+        let device = device_of(&ca, version);
+        let hello = || {
+            let name = ServerName::try_from(NAME).unwrap();
+            let mut call = rustls::ClientConnection::new(Arc::new(device.clone()), name).unwrap();
+            let mut hello = Vec::new();
+            call.write_tls(&mut hello).unwrap();
+            hello
+        };
+        assert!(!own.would_resume(&hello()), "{version:?}");
+        assert!(!files.resumes(&own, &device), "{version:?}");
+        assert!(own.would_resume(&hello()), "{version:?}");
+        files.call(&own, &device); // in TLS 1.3 it shows each ticket once
+        assert!(!other.would_resume(&hello()), "{version:?}");
+        files.call(&own, &device);
+        files.clock.set(NOW + 3 * EPOCH);
+        assert!(!own.would_resume(&hello()), "{version:?}");
+    }
+}

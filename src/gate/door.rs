@@ -1,0 +1,350 @@
+//! Who computes next, when more devices call than the core can serve.
+//!
+//! A full handshake costs the core hundreds of microseconds in two pieces: our signature, and later the look at the
+//! device's. In a storm, who begins them all ends none in time. So each piece is asked for at the door of the worker, and
+//! let in a few at a time, between two looks at the sockets (a *round*):
+//!
+//! - Relays, and all that is no signature, wait for one round at most: open connections keep their latency.
+//! - What was begun is ended first. Who resumes a TLS session comes before who does not, since it costs a fraction; but not
+//!   always, or those who resume could keep everybody else out.
+//! - Of those who have not begun, the newest comes first: the older one has waited, the likelier it has given up. Who
+//!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
+//! - While many wait, the listener accepts no more: what the kernel cannot keep either it drops, and TCP calls again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::yield_now;
+
+use crate::tls::stream::Pace;
+
+/// How many pieces are computed in one round. More let open connections wait longer; fewer look at the sockets more often
+/// than is worth it.
+const PIECES: u8 = 2;
+
+/// While so many wait to begin at a worker, it accepts no more. It bounds memory, some 10 KiB each, and how old the choice is.
+const WAITING: usize = 1024;
+
+/// Of so many beginnings one is of a device that does not resume, if any waits.
+const SHARE: u8 = 8;
+
+/// A turn to handshake, from its beginning to its end: a place among `limits.handshakes`.
+pub(crate) type Turn = OwnedSemaphorePermit;
+
+/// How dear a handshake is going to be, as far as the ClientHello tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Caller {
+    /// It shows a ticket of ours.
+    Returning,
+    /// It needs a full handshake.
+    New,
+}
+
+/// The door of one worker.
+#[derive(Debug)]
+pub(crate) struct Door {
+    turns: Arc<Semaphore>,
+    /// How long one may wait to begin.
+    patience: Duration,
+    queues: Mutex<Queues>,
+    /// Somebody came, or a piece was taken.
+    came: Notify,
+    /// Fewer wait to begin than [`WAITING`].
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    /// Pieces left in this round.
+    pieces: u8,
+    /// What was begun, oldest first.
+    begun: BTreeMap<u64, oneshot::Sender<()>>,
+    returning: Line,
+    new: Line,
+    /// Beginnings of who resumes, since one who does not.
+    in_a_row: u8,
+    next: u64,
+}
+
+/// Those who wait to begin, by the order in which they came.
+type Line = BTreeMap<u64, Waiting>;
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    turn: oneshot::Sender<Turn>,
+}
+
+/// What is left when the queues were gone through.
+enum Left {
+    /// Nobody waits.
+    Nobody,
+    /// Some wait for the next round.
+    Some,
+    /// Some wait to begin, and there is no turn.
+    NoTurn,
+}
+
+impl Queues {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn waiting(&self) -> usize {
+        self.returning.len() + self.new.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.begun.is_empty() && self.waiting() == 0
+    }
+
+    fn line(&mut self, caller: Caller) -> &mut Line {
+        match caller {
+            Caller::Returning => &mut self.returning,
+            Caller::New => &mut self.new,
+        }
+    }
+
+    /// The one that begins next.
+    fn pop(&mut self) -> Option<Waiting> {
+        let new_one_is_due = self.in_a_row + 1 >= SHARE && !self.new.is_empty();
+        let returning = if new_one_is_due {
+            None
+        } else {
+            self.returning.pop_last()
+        };
+        match returning {
+            Some((_, waiting)) => {
+                self.in_a_row = self.in_a_row.saturating_add(1);
+                Some(waiting)
+            }
+            None => {
+                self.in_a_row = 0;
+                self.new.pop_last().map(|(_, waiting)| waiting)
+            }
+        }
+    }
+
+    /// Sends away who came before `before`.
+    fn forget(&mut self, before: Instant) {
+        for line in [&mut self.returning, &mut self.new] {
+            while let Some(oldest) = line.first_entry()
+                && oldest.get().since < before
+            {
+                oldest.remove(); // the dropped sender tells it
+            }
+        }
+    }
+}
+
+impl Door {
+    /// A door to `turns`, at which nobody waits longer than `patience` to begin.
+    pub(crate) fn new(turns: Arc<Semaphore>, patience: Duration) -> Self {
+        let queues = Queues {
+            pieces: PIECES,
+            ..Queues::default()
+        };
+        Self {
+            turns,
+            patience,
+            queues: Mutex::new(queues),
+            came: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets in who waits, round by round, for as long as it is polled.
+    pub(crate) async fn open(&self) {
+        let mut spare = None;
+        loop {
+            // Behind all that is ready now, and behind a look at the sockets.
+            yield_now().await;
+            match self.round(&mut spare) {
+                Left::Some => {}
+                Left::Nobody => {
+                    spare = None;
+                    self.came.notified().await;
+                }
+                Left::NoTurn => tokio::select! {
+                    turn = self.turns.clone().acquire_owned() => spare = turn.ok(),
+                    () = self.came.notified() => {}
+                    () = tokio::time::sleep(self.patience / 8) => {} // somebody's patience may be over
+                },
+            }
+        }
+    }
+
+    /// One round; `spare`: a turn that was waited for.
+    fn round(&self, spare: &mut Option<Turn>) -> Left {
+        let mut queues = self.lock();
+        if queues.is_empty() {
+            queues.pieces = PIECES;
+            return Left::Nobody;
+        }
+        if let Some(before) = Instant::now().checked_sub(self.patience) {
+            queues.forget(before);
+        }
+        let was_full = queues.waiting() >= WAITING;
+        let mut pieces = PIECES;
+        let mut left = Left::Some;
+        while pieces > 0 {
+            if let Some((_, piece)) = queues.begun.pop_first() {
+                pieces -= u8::from(piece.send(()).is_ok());
+                continue;
+            }
+            if queues.waiting() == 0 {
+                break;
+            }
+            let turn = spare.take().or_else(|| self.turn());
+            let Some(turn) = turn else {
+                left = Left::NoTurn;
+                break;
+            };
+            let next = queues.pop().expect("somebody waits");
+            match next.turn.send(turn) {
+                Ok(()) => pieces -= 1,
+                Err(turn) => *spare = Some(turn), // it has just gone
+            }
+        }
+        queues.pieces = 0;
+        if was_full && queues.waiting() < WAITING {
+            self.room.notify_waiters();
+        }
+        left
+    }
+
+    fn turn(&self) -> Option<Turn> {
+        self.turns.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits until a handshake may begin; `caller` is asked only if it has to wait. `None`: its patience is over. Dropping it
+    /// leaves the queue.
+    pub(crate) async fn begin(&self, caller: impl FnOnce() -> Caller) -> Option<Turn> {
+        let (mut waits, answer) = {
+            let mut queues = self.lock();
+            if queues.pieces > 0
+                && queues.is_empty()
+                && let Some(turn) = self.turn()
+            {
+                self.take(&mut queues);
+                return Some(turn);
+            }
+            let caller = caller();
+            let (turn, answer) = oneshot::channel();
+            let number = queues.number();
+            let since = Instant::now();
+            queues.line(caller).insert(number, Waiting { since, turn });
+            (self.place(number, Place::Line(caller)), answer)
+        };
+        self.came.notify_one();
+        let turn = answer.await.ok();
+        waits.over = true;
+        turn
+    }
+
+    /// Waits until the next piece of a handshake that has begun may be computed. Dropping it leaves the queue.
+    async fn go_on(&self) {
+        let (mut waits, answer) = {
+            let mut queues = self.lock();
+            if queues.pieces > 0 && queues.is_empty() {
+                self.take(&mut queues);
+                return;
+            }
+            let (piece, answer) = oneshot::channel();
+            let number = queues.number();
+            queues.begun.insert(number, piece);
+            (self.place(number, Place::Begun), answer)
+        };
+        self.came.notify_one();
+        let _ = answer.await;
+        waits.over = true;
+    }
+
+    /// Takes a piece of this round; the next round must come.
+    fn take(&self, queues: &mut Queues) {
+        queues.pieces -= 1;
+        if queues.pieces + 1 == PIECES {
+            self.came.notify_one();
+        }
+    }
+
+    fn place(&self, number: u64, place: Place) -> Waits<'_> {
+        Waits {
+            door: self,
+            number,
+            place,
+            over: false,
+        }
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
+    /// Waits until fewer wait to begin than [`WAITING`].
+    pub(crate) async fn has_room(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.lock().waiting() < WAITING {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+/// The pieces of a handshake that has begun.
+pub(crate) struct Pieces<'a> {
+    pub(crate) door: &'a Door,
+    /// The device is asked for a certificate: what it sends next holds signatures, unless it resumes.
+    pub(crate) dear: bool,
+}
+
+impl Pace for Pieces<'_> {
+    async fn next(&self, resumes: bool) {
+        if self.dear && !resumes {
+            self.door.go_on().await;
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Begun,
+    Line(Caller),
+}
+
+/// Somebody in a queue; gone from it when dropped.
+struct Waits<'a> {
+    door: &'a Door,
+    number: u64,
+    place: Place,
+    over: bool,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let mut queues = self.door.lock();
+        match self.place {
+            Place::Begun => drop(queues.begun.remove(&self.number)),
+            Place::Line(caller) => drop(queues.line(caller).remove(&self.number)),
+        }
+        if queues.waiting() + 1 == WAITING {
+            self.door.room.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn door(turns: usize) -> Door {
+    Door::new(Arc::new(Semaphore::new(turns)), PATIENCE)
+}
+
+/// Takes what is left of this round.
+fn take_all(door: &Door) {
+    door.lock().pieces = 0;
+}
+
+fn now<F: Future>(waits: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    waits.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[tokio::test]
+async fn where_nobody_waits_a_handshake_begins_at_once() {
+    let door = door(10);
+    let asked = || panic!("who does not wait need not tell who it is");
+    assert!(matches!(now(pin!(door.begin(asked))), Poll::Ready(Some(_))));
+    assert!(!door.is_busy());
+}
+
+#[tokio::test]
+async fn in_one_round_only_so_many_pieces_are_computed() {
+    let door = door(100);
+    let mut at_once = 0;
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let mut begin = Box::pin(door.begin(|| Caller::New));
+        match now(begin.as_mut()) {
+            Poll::Ready(_) => at_once += 1,
+            Poll::Pending => waiting.push(begin),
+        }
+    }
+    assert_eq!(at_once, PIECES);
+    let mut begun = 0;
+    while !waiting.is_empty() {
+        door.round(&mut None);
+        let before = waiting.len();
+        waiting.retain_mut(|begin| now(begin.as_mut()).is_pending());
+        assert!(before - waiting.len() <= usize::from(PIECES));
+        begun += before - waiting.len();
+    }
+    assert_eq!(begun, 10 - usize::from(PIECES));
+}
+
+/// threats.md V1: capacity goes to devices that can still use it.
+#[tokio::test]
+async fn who_came_last_begins_first() {
+    let door = door(100);
+    take_all(&door);
+    let mut waiting: Vec<_> = (0..10)
+        .map(|_| Box::pin(door.begin(|| Caller::New)))
+        .collect();
+    for begin in &mut waiting {
+        assert!(now(begin.as_mut()).is_pending());
+    }
+    door.round(&mut None);
+    let begins: Vec<_> = waiting
+        .iter_mut()
+        .map(|one| now(one.as_mut()).is_ready())
+        .collect();
+    let last = 10 - usize::from(PIECES);
+    assert_eq!(begins.iter().position(|begins| *begins), Some(last));
+    assert!(begins[last..].iter().all(|begins| *begins));
+}
+
+#[tokio::test]
+async fn what_was_begun_is_ended_before_anything_begins() {
+    let door = door(100);
+    take_all(&door);
+    let mut new = Box::pin(door.begin(|| Caller::New));
+    assert!(now(new.as_mut()).is_pending());
+    let mut begun: Vec<_> = (0..PIECES).map(|_| Box::pin(door.go_on())).collect();
+    for piece in &mut begun {
+        assert!(now(piece.as_mut()).is_pending());
+    }
+    door.round(&mut None);
+    assert!(begun.iter_mut().all(|piece| now(piece.as_mut()).is_ready()));
+    assert!(now(new.as_mut()).is_pending());
+    door.round(&mut None);
+    assert!(now(new.as_mut()).is_ready());
+}
+
+/// threats.md V1: returning devices first, and yet nobody keeps the others out.
+#[tokio::test]
+async fn who_resumes_begins_first_but_not_always() {
+    let door = door(1000);
+    take_all(&door);
+    let wait = |caller| {
+        let mut begin = Box::pin(door.begin(move || caller));
+        assert!(now(begin.as_mut()).is_pending());
+        begin
+    };
+    let mut new: Vec<_> = (0..50).map(|_| wait(Caller::New)).collect();
+    let mut returning: Vec<_> = (0..50).map(|_| wait(Caller::Returning)).collect();
+    let rounds = 40 / PIECES;
+    for _ in 0..rounds {
+        door.round(&mut None);
+    }
+    new.retain_mut(|begin| now(begin.as_mut()).is_pending());
+    returning.retain_mut(|begin| now(begin.as_mut()).is_pending());
+    assert_eq!((50 - new.len(), 50 - returning.len()), (5, 35));
+}
+
+/// threats.md V1: the queue is bounded in time.
+#[tokio::test]
+async fn who_has_waited_too_long_is_sent_away() {
+    let door = Door::new(Arc::new(Semaphore::new(0)), Duration::ZERO);
+    let mut begin = Box::pin(door.begin(|| Caller::New));
+    assert!(now(begin.as_mut()).is_pending());
+    door.round(&mut None);
+    assert!(matches!(now(begin.as_mut()), Poll::Ready(None)));
+    assert!(!door.is_busy());
+}
+
+#[tokio::test]
+async fn who_leaves_is_in_no_queue_and_takes_no_turn() {
+    let door = door(1);
+    take_all(&door);
+    let mut left = Box::pin(door.begin(|| Caller::New));
+    let mut piece = Box::pin(door.go_on());
+    assert!(now(left.as_mut()).is_pending() && now(piece.as_mut()).is_pending());
+    drop((left, piece));
+    assert!(!door.is_busy());
+    // One that was let in, and left before it knew.
+    let mut let_in = Box::pin(door.begin(|| Caller::New));
+    assert!(now(let_in.as_mut()).is_pending());
+    door.round(&mut None);
+    drop(let_in);
+    assert_eq!(door.turns.available_permits(), 1);
+}
+
+/// threats.md V1: bounded in count: what cannot wait here waits in the kernel.
+#[tokio::test]
+async fn a_full_queue_accepts_no_more_until_one_is_gone() {
+    let door = door(0);
+    let mut waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let mut begin = Box::pin(door.begin(|| Caller::New));
+            assert!(now(begin.as_mut()).is_pending());
+            begin
+        })
+        .collect();
+    let mut room = pin!(door.has_room());
+    assert!(now(room.as_mut()).is_pending());
+    waiting.pop();
+    assert!(now(room).is_ready());
+}
+
+#[tokio::test]
+async fn an_open_door_lets_in_all_who_come() {
+    let door = Arc::new(door(3));
+    let opened = door.clone();
+    let opening = tokio::spawn(async move { opened.open().await });
+    let mut devices = tokio::task::JoinSet::new();
+    for n in 0..500 {
+        let door = door.clone();
+        devices.spawn(async move {
+            let caller = if n % 2 == 0 {
+                Caller::New
+            } else {
+                Caller::Returning
+            };
+            let turn = door.begin(|| caller).await.expect("nobody waits for long");
+            tokio::task::yield_now().await;
+            door.go_on().await;
+            drop(turn);
+        });
+    }
+    while let Some(device) = devices.join_next().await {
+        device.expect("no panic");
+    }
+    assert_eq!(door.turns.available_permits(), 3);
+    opening.abort();
+}
