@@ -158,12 +158,13 @@ impl Accepted {
         hello: &[u8],
         gate: &Gate,
     ) -> Result<Turn, Refusal> {
-        let caller = || {
-            if tls.would_resume(hello) {
-                Caller::Returning
-            } else {
-                Caller::New
-            }
+        if let Some(turn) = self.door.try_begin() {
+            return Ok(turn);
+        }
+        let caller = if tls.would_resume(hello) {
+            Caller::Returning
+        } else {
+            Caller::New
         };
         tokio::select! {
             biased;
