@@ -135,7 +135,7 @@ impl Work {
                         let (work, seat, to) = (work.clone(), seat.clone(), to.clone());
                         async move { work.one(&seat, n, due, &to).await }
                     };
-                    pace::attempts(&seat, schedule, one).await;
+                    pace::attempts(&seat, &schedule, one).await;
                 });
             }
         }

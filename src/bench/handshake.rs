@@ -12,11 +12,12 @@ use super::arrivals::Schedule;
 use super::devices::{self, Device};
 use super::held::Held;
 use super::link::{Agreed, Link};
+use super::phases::Course;
 use super::report::Scenario;
-use super::settings::{Load, Settings, Until};
+use super::settings::{Load, Phase, Settings, Until};
 use super::stage::{self, Found, Gathered, Pulse, Seat};
 use super::trouble::Trouble;
-use super::{Fault, limits, pace, process, setup, sources, tls};
+use super::{Fault, cue, limits, pace, process, setup, sources, tally, tls};
 
 /// What a run of handshakes is to do, beside what every run has.
 #[derive(Clone, Debug)]
@@ -25,12 +26,18 @@ pub struct Plan {
     pub load: Load,
     /// When no more are begun.
     pub until: Until,
+    /// In open loop and by time, what follows then.
+    pub then: Vec<Phase>,
     /// Go on to CONNECT and CONNACK.
     pub connect: bool,
     /// A device gives up an attempt after so long; `None`: only the timeout of the run ends it.
     pub give_up: Option<Duration>,
-    /// How often a device that failed comes back at once; 0: never.
+    /// How often a device that failed comes back; 0: never.
     pub retries: u32,
+    /// How long it waits before it does.
+    pub retry_after: Duration,
+    /// A device that got in leaves, and comes again so long after it came; `None`: it does not.
+    pub return_after: Option<Duration>,
     /// Connections stay open until the end of the run; they are those of devices that have `connect`ed.
     pub hold: bool,
 }
@@ -68,7 +75,7 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
     }
     report.setup.extend([
         ("load", setup::load(plan.load)),
-        ("lasts", setup::until(plan.until)),
+        ("lasts", setup::course(plan.until, &plan.then)),
         (
             "goes on to",
             if plan.connect {
@@ -80,13 +87,19 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
         ),
     ]);
 
+    if settings.begin_on_line {
+        let _ = cue::wait().blocking_recv();
+    }
+    let phases = phases(plan);
     let work = Arc::new(Work {
         caller,
         plan: plan.clone(),
         schedule: match plan.load {
-            Load::Open(rate) => Some(Schedule::new(rate, plan.until)),
+            Load::Open(rate) if phases.is_empty() => Some(Schedule::new(rate, plan.until)),
+            Load::Open(_) => Some(Schedule::of(&phases)),
             Load::Closed(_) => None,
         },
+        course: Course::new(&phases),
         next: AtomicU64::new(0),
         arrived: AtomicU64::new(0),
     });
@@ -109,7 +122,19 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
         gathered.judge_lateness();
     }
     report.setup.extend(setup::common(settings));
+    report.phases = work.course.told(&gathered.tally.tries);
     Ok(gathered.fill(report))
+}
+
+/// The phases of the run; none in closed loop, and of a run that ends by count.
+fn phases(plan: &Plan) -> Vec<Phase> {
+    match (plan.load, plan.until) {
+        (Load::Open(rate), Until::Time(time)) => {
+            let first = Phase { rate, time };
+            std::iter::once(first).chain(plan.then.clone()).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn storm(plan: &Plan, work: &Work, gathered: &Gathered) -> String {
@@ -122,9 +147,17 @@ fn storm(plan: &Plan, work: &Work, gathered: &Gathered) -> String {
         u32::MAX => "come back until the end".to_owned(),
         times => format!("come back up to {times} times"),
     };
+    let later = match plan.retry_after {
+        Duration::ZERO => String::new(),
+        time => format!(", {} later", humantime::format_duration(time)),
+    };
+    let returns = plan.return_after.map_or_else(String::new, |time| {
+        let time = humantime::format_duration(time);
+        format!(", and who got in comes again {time} after it came")
+    });
     let arrived = work.arrived.load(Ordering::Relaxed);
     format!(
-        "{patience}, {again}; {arrived} arrived, {} got in",
+        "{patience}, {again}{later}{returns}; {arrived} arrived, {} got in",
         gathered.tally.timed("got_in")
     )
 }
@@ -358,6 +391,7 @@ struct Work {
     caller: Arc<Caller>,
     plan: Plan,
     schedule: Option<Schedule>,
+    course: Course,
     /// The number of the next attempt, in closed loop.
     next: AtomicU64,
     /// Devices that came, however often they tried.
@@ -376,13 +410,14 @@ impl Work {
             async move { work.visit(&seat, n, due, &held).await }
         };
         let all = async {
-            match self.schedule {
+            match &self.schedule {
                 Some(schedule) => pace::attempts(&seat, schedule, visit).await,
                 None => self.closed(&seat, &held).await,
             }
         };
         if let Until::Time(time) = self.plan.until {
-            seat.book().rate_until(seat.begin() + time);
+            let then: Duration = self.plan.then.iter().map(|phase| phase.time).sum();
+            seat.book().rate_until(seat.begin() + time + then);
         }
         tokio::select! {
             () = all => {}
@@ -431,35 +466,75 @@ impl Work {
     /// One device comes, at `due`, and comes back as often as the plan says.
     async fn visit(&self, seat: &Rc<Seat>, n: u64, due: Instant, held: &Held) {
         self.arrived.fetch_add(1, Ordering::Relaxed);
-        let storm = self.plan.give_up.is_some() || self.plan.retries > 0;
-        let mut from = due;
-        for tried in 0.. {
-            if tried == 0 {
-                seat.book().begin(due);
-            } else {
-                seat.book().begin_many(1);
-            }
-            match self.caller.attempt(n, self.plan.give_up).await {
-                Ok(done) => {
-                    let link = done.note(seat, from);
-                    if storm {
-                        seat.book().time("got_in", due.elapsed());
-                    }
-                    if self.plan.hold {
-                        held.take(seat, link);
-                    } else {
-                        link.bye(self.plan.connect);
-                    }
-                    return;
+        let end = self.course.end(due - seat.begin());
+        let end = end.map(|end| seat.begin() + end);
+        let (mut came, mut from, mut failed) = (due, due, 0);
+        seat.book().begin(due);
+        loop {
+            let again = match self.attempt(seat, n, from).await {
+                Some(done) => {
+                    self.got_in(seat, done.note(seat, from), came, held);
+                    failed = 0;
+                    let Some(time) = self.plan.return_after else {
+                        return;
+                    };
+                    came = (from + time).max(Instant::now());
+                    came
                 }
-                Err(trouble) => seat.book().fail_after(trouble, from.elapsed()),
-            }
-            if tried >= self.plan.retries || self.is_over(seat) {
-                return;
-            }
+                None if failed >= self.plan.retries => return,
+                None => {
+                    failed += 1;
+                    Instant::now() + self.plan.retry_after
+                }
+            };
             // What fails at once must not keep the others of this thread from their turn.
             tokio::task::yield_now().await;
+            let over = end.map_or_else(|| self.is_over(seat), |end| again >= end);
+            if over {
+                return;
+            }
+            tokio::time::sleep_until(again.into()).await;
             from = Instant::now();
+            seat.book().begin_many(1);
+        }
+    }
+
+    /// One try, which was due at `from`; `None`: it came to nothing, and that is counted.
+    async fn attempt(&self, seat: &Seat, n: u64, from: Instant) -> Option<Done> {
+        let at = from - seat.begin();
+        let phased = !self.course.is_empty();
+        if phased {
+            seat.book().tries().begin(&self.course, at);
+        }
+        // Patience begins when the try was due: one that the harness begins late has less of it left.
+        let patience = self.plan.give_up;
+        let patience = patience.map(|time| time.saturating_sub(from.elapsed()));
+        match self.caller.attempt(n, patience).await {
+            Ok(done) => {
+                if phased {
+                    let time = tally::micros(from.elapsed());
+                    seat.book().tries().succeed(&self.course, at, time);
+                }
+                Some(done)
+            }
+            Err(trouble) => {
+                if phased {
+                    seat.book().tries().fail(&self.course, at, trouble.word);
+                }
+                seat.book().fail_after(trouble, from.elapsed());
+                None
+            }
+        }
+    }
+
+    fn got_in(&self, seat: &Rc<Seat>, link: Link, came: Instant, held: &Held) {
+        if self.plan.give_up.is_some() || self.plan.retries > 0 {
+            seat.book().time("got_in", came.elapsed());
+        }
+        if self.plan.hold {
+            held.take(seat, link);
+        } else {
+            link.bye(self.plan.connect);
         }
     }
 }

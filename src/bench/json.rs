@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::report::{ClientCost, Latency, Report, Scenario, Second, ServerCost};
+use super::report::{
+    Arrivals, ClientCost, Latency, PhaseReport, Report, Scenario, Second, ServerCost,
+};
 use super::{times, words};
 
 /// The report as one JSON object. Where nothing was timed or asked for, and of too few times, figures are
@@ -35,6 +37,8 @@ pub fn json(report: &Report) -> Value {
         "latency_us": latencies,
         "payload_bytes": report.payload_bytes,
         "timeline": report.timeline.iter().map(second).collect::<Vec<_>>(),
+        "phases": report.phases.iter().map(phase).collect::<Vec<_>>(),
+        "arrivals": report.arrivals.iter().map(arrivals).collect::<Vec<_>>(),
         "server": report.server.as_ref().map(|spent| server(report, spent)),
         "client": client(&report.client),
     })
@@ -74,6 +78,29 @@ fn second(of: &Second) -> Value {
         "p50_us": of.p50_micros,
         "p99_us": of.p99_micros,
         "max_us": of.max_micros,
+    })
+}
+
+fn phase(of: &PhaseReport) -> Value {
+    let [_, p50, _, p99, _, max] = times::spread(&of.micros).unwrap_or_default();
+    json!({
+        "begin": rounded(of.begin.as_secs_f64()),
+        "seconds": rounded(of.time.as_secs_f64()),
+        "rate": [rounded(of.rate.from), rounded(of.rate.to)],
+        "begun": of.begun,
+        "succeeded": of.succeeded,
+        "errors": of.errors,
+        "p50_us": p50,
+        "p99_us": p99,
+        "max_us": max,
+    })
+}
+
+fn arrivals(of: &Arrivals) -> Value {
+    json!({
+        "at": rounded(of.at.as_secs_f64()),
+        "begun": of.begun,
+        "succeeded": of.succeeded,
     })
 }
 
@@ -139,6 +166,7 @@ mod tests {
                 { "second": 0, "begun": 510, "succeeded": 500, "failed": 10, "p50_us": 1400, "p99_us": 1890, "max_us": 1900 },
                 { "second": 1, "begun": 490, "succeeded": 490, "failed": 0, "p50_us": 1410, "p99_us": 1900, "max_us": 1900 },
             ],
+            "phases": [], "arrivals": [],
             "server": {
                 "pids": [4711], "cpu_us": 121_770.0, "cpu_us_each": 123.0, "cpu_ns_per_byte": null,
                 "cpu_us_at_rest": null, "seconds_at_rest": null,

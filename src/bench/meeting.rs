@@ -36,6 +36,11 @@ impl Meeting {
         self.looks().last().map_or_else(Instant::now, |look| look.0)
     }
 
+    /// Waits until all threads are here; one of them is told `true`.
+    pub(super) async fn gather(&self) -> bool {
+        self.barrier.wait().await.is_leader()
+    }
+
     /// What was seen each time.
     pub(super) fn looks(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Snapshot)>> {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)

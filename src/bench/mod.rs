@@ -22,12 +22,14 @@ pub mod table;
 pub mod times;
 
 mod chart;
+mod cue;
 mod held;
 mod interrupt;
 mod limits;
 mod link;
 mod meeting;
 mod pace;
+mod phases;
 mod plots;
 mod process;
 mod setup;

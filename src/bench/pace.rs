@@ -16,7 +16,7 @@ use super::timer::Timer;
 /// When there is no descriptor left for a timer.
 pub(super) async fn keep(
     seat: &Seat,
-    schedule: Schedule,
+    schedule: &Schedule,
     mut begin: impl FnMut(u64, Instant),
 ) -> io::Result<()> {
     let mut timer = Timer::new()?;
@@ -36,7 +36,7 @@ pub(super) async fn keep(
 /// Does each `attempt` of the schedule that is this thread's, as a task of its own; comes back when all have ended.
 pub(super) async fn attempts<F>(
     seat: &Seat,
-    schedule: Schedule,
+    schedule: &Schedule,
     mut attempt: impl FnMut(u64, Instant) -> F,
 ) where
     F: Future<Output = ()> + 'static,

@@ -18,7 +18,7 @@ use super::settings::{Rate, Settings, Until};
 use super::speaker::Speaker;
 use super::stage::{self, Found, Seat};
 use super::trouble::Trouble;
-use super::{Fault, limits, pace, setup};
+use super::{Fault, cue, limits, pace, setup};
 
 /// What a run of messages is to do, beside what every run has.
 #[derive(Clone, Debug)]
@@ -70,6 +70,7 @@ pub fn run(settings: &Settings, plan: &Plan, listener: &mut dyn Listener) -> Res
         caller,
         plan: plan.clone(),
         meeting: Meeting::new(threads, &settings.pids),
+        waits: settings.begin_on_line,
     });
     let shared = work.clone();
     let mut gathered = stage::run(threads, &mut |pulse| listener.second(pulse), move |seat| {
@@ -124,6 +125,8 @@ struct Work {
     caller: Caller,
     plan: Plan,
     meeting: Meeting,
+    /// It begins on a line of standard input.
+    waits: bool,
 }
 
 impl Work {
@@ -132,6 +135,12 @@ impl Work {
             links = self.open(&seat) => links,
             () = seat.stopped() => Vec::new(),
         };
+        if self.waits && self.meeting.gather().await {
+            tokio::select! {
+                _ = cue::wait() => {}
+                () = seat.stopped() => {}
+            }
+        }
         let begin = self.meeting.meet().await;
         seat.begin_anew(begin);
         let end = begin + self.plan.duration;
@@ -216,7 +225,7 @@ impl Work {
         }
         let schedule = Schedule::new(rate, Until::Time(self.plan.duration));
         let mut next = all.iter().cycle();
-        let paced = pace::keep(seat, schedule, |_, at| {
+        let paced = pace::keep(seat, &schedule, |_, at| {
             if let Some(due) = next.next() {
                 due.add(at);
             }

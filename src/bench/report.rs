@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::settings::Rate;
+
 /// Everything that one run found.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -39,6 +41,10 @@ pub struct Report {
     pub payload_bytes: u64,
     /// One row a second.
     pub timeline: Vec<Second>,
+    /// In open loop, the phases of handshakes: what became of the tries that were due in each; else empty.
+    pub phases: Vec<PhaseReport>,
+    /// The same by quarters of a second; else empty.
+    pub arrivals: Vec<Arrivals>,
     /// What the server's processes spent, where `--pid` named them.
     pub server: Option<ServerCost>,
     /// What the harness itself spent.
@@ -82,6 +88,36 @@ pub struct Second {
     pub p99_micros: Option<u64>,
     /// The longest, likewise.
     pub max_micros: Option<u64>,
+}
+
+/// A phase of a run in open loop, and what became of the tries that were due in it, whenever they ended.
+#[derive(Clone, Debug)]
+pub struct PhaseReport {
+    /// When it began, since the beginning of the run.
+    pub begin: Duration,
+    /// How long it lasted.
+    pub time: Duration,
+    /// How many devices came.
+    pub rate: Rate,
+    /// Tries, those of devices that came back too.
+    pub begun: u64,
+    /// Tries that succeeded.
+    pub succeeded: u64,
+    /// Tries that failed, by kind.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// How long those took that succeeded, in microseconds.
+    pub micros: Histogram<u64>,
+}
+
+/// What became of the tries that were due in one quarter of a second, whenever they ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrivals {
+    /// When it began, since the beginning of the run.
+    pub at: Duration,
+    /// Tries.
+    pub begun: u64,
+    /// Tries that succeeded.
+    pub succeeded: u64,
 }
 
 /// What the server's processes spent.

@@ -26,6 +26,8 @@ pub struct Settings {
     pub pids: Vec<u32>,
     /// How long any attempt may take before it counts as failed.
     pub timeout: Duration,
+    /// When all is prepared, wait for a line on standard input.
+    pub begin_on_line: bool,
 }
 
 /// Where the load goes.
@@ -157,6 +159,15 @@ pub struct Rate {
     pub from: f64,
     /// At the end; above 0. The same as `from` unless it is a ramp.
     pub to: f64,
+}
+
+/// A part of a run in open loop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Phase {
+    /// How many attempts are begun; here it may be 0 to the end: a pause.
+    pub rate: Rate,
+    /// How long it lasts.
+    pub time: Duration,
 }
 
 /// When no more attempts are begun.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::report::{ClientCost, Report, Scenario};
 use super::settings::{
-    Certificates, Cipher, KeyExchange, Load, Settings, Signature, TlsVersion, USUAL_DEVICES, Until,
+    Certificates, Cipher, KeyExchange, Load, Phase, Settings, Signature, TlsVersion, USUAL_DEVICES,
+    Until,
 };
 use crate::pki::KeyKind;
 
@@ -26,6 +27,8 @@ pub(super) fn report(scenario: Scenario, settings: &Settings) -> Report {
         latencies: Vec::new(),
         payload_bytes: 0,
         timeline: Vec::new(),
+        phases: Vec::new(),
+        arrivals: Vec::new(),
         server: None,
         client: ClientCost::default(),
     }
@@ -137,6 +140,20 @@ pub(super) fn until(until: Until) -> String {
         Until::Time(time) => humantime::format_duration(time).to_string(),
         Until::Count(count) => format!("{count} attempts"),
     }
+}
+
+/// The phases of a run, in words, for the setup.
+pub(super) fn course(first: Until, then: &[Phase]) -> String {
+    let followed = then.iter().map(|phase| {
+        let time = humantime::format_duration(phase.time);
+        let (from, to) = (phase.rate.from, phase.rate.to);
+        if (from - to).abs() < f64::EPSILON {
+            format!(", then {from} per second for {time}")
+        } else {
+            format!(", then {from} to {to} per second for {time}")
+        }
+    });
+    until(first) + &followed.collect::<String>()
 }
 
 /// The machine that makes the load, and the harness itself.

@@ -403,6 +403,7 @@ impl Gathered {
         report.negotiated = self.tally.negotiated();
         report.payload_bytes = self.tally.payload;
         report.timeline = self.timeline;
+        report.arrivals = self.tally.tries.arrivals();
         report.client = self.client;
         let examples = self.tally.examples.clone();
         report.latencies = self.tally.latencies();

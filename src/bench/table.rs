@@ -20,6 +20,7 @@ pub fn table(report: &Report) -> String {
     let parts = [
         head(report),
         latencies(report),
+        phases(report),
         errors(report),
         negotiated(report),
         server(report),
@@ -50,6 +51,32 @@ fn latencies(report: &Report) -> String {
     }
     let heading = columns("latency", "count", times::NAMES);
     timed.fold(heading, |text, row| text + &row)
+}
+
+/// What became of tries by when they were due, where that was not one rate all along.
+fn phases(report: &Report) -> String {
+    if report.phases.len() < 2 {
+        return String::new();
+    }
+    let rows = report.phases.iter().map(|phase| {
+        let [_, p50, _, p99, ..] = times::spread(&phase.micros).map_or_else(
+            || [const { String::new() }; 6],
+            |spread| spread.map(words::figure),
+        );
+        let share = match phase.begun {
+            0 => "–".to_owned(),
+            begun => words::share(phase.succeeded, begun),
+        };
+        let (begin, end) = (phase.begin, phase.begin + phase.time);
+        let when = format!("{}–{} s", begin.as_secs_f64(), end.as_secs_f64());
+        let (begun, got_in) = (count(phase.begun), count(phase.succeeded));
+        format!("{when:14.14}{begun:>11}{got_in:>13}{share:>9}{p50:>10}{p99:>10}\n")
+    });
+    let heading = format!(
+        "{:14}{:>11}{:>13}{:>9}{:>10}{:>10}\n",
+        "phase", "tries", "succeeded", "", "p50", "p99"
+    );
+    heading + &rows.collect::<String>()
 }
 
 /// One row; `None` where nothing was timed.

@@ -9,6 +9,7 @@ use rustls::{CipherSuite, NamedGroup, ProtocolVersion};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::link::Agreed;
+use super::phases::Tries;
 use super::report::Latency;
 use super::trouble::Trouble;
 
@@ -23,7 +24,8 @@ pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("1 and an hour are bounds")
 }
 
-fn micros(time: Duration) -> u64 {
+/// In microseconds, from 1 to [`LONGEST`].
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros())
         .unwrap_or(LONGEST)
         .clamp(1, LONGEST)
@@ -46,6 +48,8 @@ pub(super) struct Tally {
     pub(super) late: Histogram<u64>,
     /// Payload moved, in bytes.
     pub(super) payload: u64,
+    /// What became of tries, by when they were due; empty in closed loop.
+    pub(super) tries: Tries,
 }
 
 impl Default for Tally {
@@ -61,6 +65,7 @@ impl Default for Tally {
             latencies: Vec::new(),
             late: histogram(),
             payload: 0,
+            tries: Tries::default(),
         }
     }
 }
@@ -84,6 +89,7 @@ impl Tally {
             add(self.latency(latency.name), &latency.micros);
         }
         add(&mut self.late, &other.late);
+        self.tries.merge(other.tries);
     }
 
     /// Times by name, in the order of the first time; those of who waited in vain last.
@@ -284,6 +290,11 @@ impl Book {
         self.tally.succeeded -= 1;
         self.tally.in_time = self.tally.in_time.min(self.tally.succeeded);
         self.fail(trouble);
+    }
+
+    /// What became of tries by schedule.
+    pub(super) fn tries(&mut self) -> &mut Tries {
+        &mut self.tally.tries
     }
 
     /// Payload was moved, in bytes.

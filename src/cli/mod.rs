@@ -50,7 +50,7 @@ enum Command {
     Device(device::Command),
     /// Loads an endpoint that speaks MQTT over TLS, and tells what it took
     #[command(subcommand)]
-    Bench(bench::Command),
+    Bench(Box<bench::Command>),
 }
 
 /// Why a command did not do what it was asked: an exit code and a sentence, or several, one a line.

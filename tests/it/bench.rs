@@ -462,6 +462,104 @@ async fn a_ramp_begins_slowly_and_has_all_of_its_attempts() {
     assert_eq!(told, Some("open loop, 0 to 100 per second"));
 }
 
+/// Phases follow each other in one run, and each try counts in the one in which it was due.
+#[tokio::test]
+async fn a_run_in_phases_tells_what_became_of_each() {
+    let server = Server::start(None);
+    let line = format!(
+        "handshake {} --ca ca.pem --rate 40 --duration 1s --then 0:1s --then 20:1s --give-up 1s --json",
+        server.address
+    );
+    let run = bench(server.folder.path(), &line).await;
+    assert_eq!((run.count("attempts"), run.count("succeeded")), (60, 60));
+    let rows = |name: &str| run.report[name].as_array().expect(name).clone();
+    let count = |row: &Value, name: &str| row[name].as_u64().expect("a count");
+    let phases: Vec<_> = (rows("phases").iter())
+        .map(|row| {
+            let begin = row["begin"].as_f64().expect("seconds");
+            (begin, count(row, "begun"), count(row, "succeeded"))
+        })
+        .collect();
+    assert_eq!(phases, [(0.0, 40, 40), (1.0, 0, 0), (2.0, 20, 20)]);
+    let arrivals = rows("arrivals");
+    assert_eq!(arrivals.len(), 12, "quarters of a second: {arrivals:?}");
+    let begun = arrivals.iter().map(|row| count(row, "begun"));
+    let even = [10, 10, 10, 10, 0, 0, 0, 0, 5, 5, 5, 5];
+    assert_eq!(begun.collect::<Vec<_>>(), even);
+    let lasts = run.report["setup"]["lasts"].as_str();
+    let told = "1s, then 0 per second for 1s, then 20 per second for 1s";
+    assert_eq!(lasts, Some(told));
+}
+
+/// They wait before they come back, for as long as the phase and the pause behind it last; and those that got in come
+/// again, too.
+#[tokio::test]
+async fn a_fleet_keeps_coming_back_until_its_phase_is_over() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let to = silent.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a folder");
+    let fleet = "--rate 20 --duration 500ms --then 0:1500ms --give-up 200ms --json";
+    let line = format!("handshake {to} --insecure {fleet} --retry --retry-after 300ms");
+    let run = bench(folder.path(), &line).await;
+    // Ten devices in half a second, each of which comes every half second for two; the last of them has one try less at
+    // most, for what it waits beyond its time.
+    let attempts = run.count("attempts");
+    assert!((30..=40).contains(&attempts), "{}", run.report);
+    assert_eq!(run.errors(), [("gave_up".to_owned(), attempts)]);
+
+    let server = Server::start(None);
+    let line = format!(
+        "handshake {} --ca ca.pem {fleet} --return-after 500ms",
+        server.address
+    );
+    let run = bench(server.folder.path(), &line).await;
+    let attempts = run.count("attempts");
+    assert!((30..=40).contains(&attempts), "{}", run.report);
+    assert_eq!(run.count("succeeded"), attempts, "{}", run.report);
+}
+
+/// Several harnesses begin together: each says when it is ready, and waits.
+#[tokio::test]
+async fn a_run_that_is_ready_waits_for_a_line() {
+    let (_sink, addresses) = sink().await;
+    let gate = gate(Some(addresses)).await;
+    let rest = format!(
+        "{} --ca ca.pem --device-ca pki --begin-on-line --json",
+        gate.address()
+    );
+    for (what, ready) in [
+        ("handshake", 0.0),
+        ("relay --connections 3 --qos 1 --duration 100ms", 3.0),
+    ] {
+        let count = if ready > 0.0 { "" } else { "--connect --count 5" };
+        let (command, flags) = what.split_once(' ').unwrap_or((what, count));
+        let mut harness = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["bench", command])
+            .args(rest.split_whitespace())
+            .args(flags.split_whitespace())
+            .current_dir(gate.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the harness starts");
+        let mut told = BufReader::new(harness.stderr.take().expect("piped")).lines();
+        let line = soon("it to be ready", told.next_line()).await;
+        assert_eq!(line.expect("readable").as_deref(), Some("ready"), "{what}");
+        let open = gate.metric("tidegate_connections_open", &[]).await;
+        assert_eq!(open, ready, "{what}");
+        let mut cue = harness.stdin.take().expect("piped");
+        cue.write_all(b"\n").await.expect("it reads");
+        let run = ended(harness).await;
+        assert_eq!((run.code, run.count("failed")), (0, 0), "{what}");
+        gate.metric_becomes("tidegate_connections_open", &[], 0.0)
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn calls_come_from_the_sources_in_turn() {
     let target = tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -546,6 +644,11 @@ async fn nobody_there_is_a_failure_and_a_wrong_wish_is_usage() {
         "handshake 127.0.0.1:1 --insecure --source 192.0.2.7",
         "relay 127.0.0.1:1 --insecure --pid 4194305",
         "handshake 127.0.0.1:1 --insecure --retry --count 5",
+        "handshake 127.0.0.1:1 --insecure --retry-after 1s",
+        "handshake 127.0.0.1:1 --insecure --then 5:1s",
+        "handshake 127.0.0.1:1 --insecure --rate 5 --then 5",
+        "handshake 127.0.0.1:1 --insecure --rate 5 --count 5 --then 5:1s",
+        "handshake 127.0.0.1:1 --insecure --rate 5 --count 5 --return-after 1s",
         "connections 127.0.0.1:1 --insecure --connections 4000000000",
         "handshake 127.0.0.1:1 --plain",
         "handshake 127.0.0.1:1 --plain --connect --insecure",

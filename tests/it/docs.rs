@@ -9,7 +9,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tidegate::bench::json::json;
 use tidegate::bench::kinds::KINDS;
-use tidegate::bench::report::{ClientCost, Latency, Report, Scenario, Second, ServerCost};
+use tidegate::bench::report::{
+    Arrivals, ClientCost, Latency, PhaseReport, Report, Scenario, Second, ServerCost,
+};
+use tidegate::bench::settings::Rate;
 use tidegate::bench::times::TIMES;
 use tidegate::config::{self, Source};
 use tidegate::mqtt::connect::Fault;
@@ -589,10 +592,24 @@ fn a_run() -> Report {
         negotiated: [("WHAT".to_owned(), 1)].into(),
         latencies: vec![Latency {
             name: "NAME",
-            micros,
+            micros: micros.clone(),
         }],
         payload_bytes: 0,
         timeline: vec![Second::default()],
+        phases: vec![PhaseReport {
+            begin: Duration::ZERO,
+            time: Duration::ZERO,
+            rate: Rate { from: 0.0, to: 0.0 },
+            begun: 1,
+            succeeded: 0,
+            errors: [("KIND", 1)].into(),
+            micros,
+        }],
+        arrivals: vec![Arrivals {
+            at: Duration::ZERO,
+            begun: 1,
+            succeeded: 0,
+        }],
         server: Some(ServerCost::default()),
         client: ClientCost::default(),
     }

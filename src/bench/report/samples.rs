@@ -137,6 +137,8 @@ pub(crate) fn nothing(scenario: Scenario) -> Report {
         latencies: Vec::new(),
         payload_bytes: 0,
         timeline: Vec::new(),
+        phases: Vec::new(),
+        arrivals: Vec::new(),
         server: None,
         client: ClientCost::default(),
     }

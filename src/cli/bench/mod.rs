@@ -16,7 +16,7 @@ use super::Failure;
 use super::ca::shell;
 use crate::bench::handshake::{self, Listener, Plan};
 use crate::bench::live::{Live, Now};
-use crate::bench::settings::{Load, MOST_DEVICES, Rate, Settings, Target, Until};
+use crate::bench::settings::{Load, MOST_DEVICES, Phase, Rate, Settings, Target, Until};
 use crate::bench::sources::{self, Sources};
 use crate::bench::{Fault, Found, Pulse, connections, html, json, relay, sink, table};
 use devices::{DeviceArgs, TlsArgs};
@@ -212,9 +212,24 @@ pub(super) struct Handshake {
     /// Devices abandon an attempt after so long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     give_up: Option<Duration>,
-    /// Devices that failed come back at once, so many times: --retry=3; without a number, until the end of the run
+    /// Devices that failed come back, so many times: --retry=3; without a number, until the end of the run
     #[arg(long, value_name = "TIMES", num_args = 0..=1, require_equals = true, default_missing_value = "4294967295")]
     retry: Option<u32>,
+    /// With --retry: a device that failed waits so long before it comes back; left out: it comes at once
+    #[arg(long, value_name = "DURATION", requires = "retry", value_parser = humantime::parse_duration)]
+    retry_after: Option<Duration>,
+    /// With --rate and --duration: a device that got in leaves, and comes again so long after it came
+    #[arg(long, value_name = "DURATION", requires = "rate", conflicts_with_all = ["hold", "count"], value_parser = humantime::parse_duration)]
+    return_after: Option<Duration>,
+    /// With --rate: what follows --duration, as 400:5s or 0..400:5s; repeatable. Of rate 0 it is a pause, in which those
+    /// who came before may come back; else they stop when it begins
+    #[arg(
+        long,
+        value_name = "RATE:DURATION",
+        requires = "rate",
+        conflicts_with = "count"
+    )]
+    then: Vec<PhaseWord>,
     /// With --connect: keep connections open until the end of the run, with a PINGREQ each 60 s; one that is lost has failed
     #[arg(long, requires = "connect")]
     hold: bool,
@@ -246,6 +261,10 @@ struct Common {
     /// Run a broker that costs next to nothing beside the load, for what is measured to point at
     #[arg(long, value_name = "IP:PORT")]
     sink: Option<SocketAddr>,
+    /// When all is prepared, say `ready` on standard error, and begin when standard input has a line or ends: several
+    /// harnesses begin together
+    #[arg(long)]
+    begin_on_line: bool,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -288,6 +307,27 @@ impl FromStr for RateWord {
     }
 }
 
+/// `500:10s` or `0..500:10s`
+#[derive(Clone, Copy, Debug)]
+struct PhaseWord(Phase);
+
+impl FromStr for PhaseWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let why =
+            "it is a rate and how long it lasts, as 500:10s, 0..500:10s or, for a pause, 0:10s";
+        let (rate, time) = text.split_once(':').ok_or(why)?;
+        let time = humantime::parse_duration(time).map_err(|_| why)?;
+        let pause = Rate { from: 0.0, to: 0.0 };
+        let rate = match rate.trim() {
+            "0" => pause,
+            rate => rate.parse::<RateWord>().map_err(|_| why)?.0,
+        };
+        Ok(Self(Phase { rate, time }))
+    }
+}
+
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok().filter(|r| (0.0..=1.0).contains(r));
     ratio.ok_or_else(|| "a ratio is from 0 (none) to 1 (all)".to_owned())
@@ -324,17 +364,22 @@ impl Handshake {
                 "--retry without a number ends with --duration, and --count has none; say how often: --retry=3",
             ));
         }
+        let then: Vec<_> = self.then.iter().map(|PhaseWord(phase)| *phase).collect();
+        let followed: Duration = then.iter().map(|phase| phase.time).sum();
         let total = match until {
-            Until::Time(time) => Some(time),
+            Until::Time(time) => Some(time + followed),
             Until::Count(_) => None,
         };
         let settings = self.common.settings(self.resume)?;
         let plan = Plan {
             load: self.load.load(),
             until,
+            then,
             connect: self.connect,
             give_up: self.give_up,
             retries: self.retry.unwrap_or(0),
+            retry_after: self.retry_after.unwrap_or_default(),
+            return_after: self.return_after,
             hold: self.hold,
         };
         let found = handshake::run(&settings, &plan, &mut Teller::new(total)).map_err(failure)?;
@@ -442,6 +487,7 @@ impl Common {
             sources,
             pids: self.pid.clone(),
             timeout: self.timeout,
+            begin_on_line: self.begin_on_line,
         })
     }
 
