@@ -16,9 +16,9 @@ class Load:
         self.tidegate, self.processes, self.keys, self.folder = tidegate, processes, keys, folder
         self.notes = []  # why its figures may be its own, in sentences
 
-    def sink(self, port):
-        """Starts the broker that admits whoever comes, acknowledges, and forgets."""
-        command = [self.tidegate, "bench", "sink", f"127.0.0.1:{port}"]
+    def sink(self, port, before=()):
+        """Starts the broker that admits whoever comes, acknowledges, and forgets; `before` it stands a command."""
+        command = [*before, self.tidegate, "bench", "sink", f"127.0.0.1:{port}"]
         cores = self.processes.cores.load
         running = self.processes.start("the sink broker", command, cores, self.folder / "sink.log")
         running.wait_for_port(port)
@@ -38,17 +38,20 @@ class Load:
 
     def bench(self, what, server, port, setting, flags):
         """Runs it to its end against a server and gives its report, if it is one that counts. `setting` None: no TLS."""
-        command = [
-            *(self.tidegate, "bench", what, f"127.0.0.1:{port}"),
-            *(self.tls(setting) if setting else ["--plain"]),
-            *("--threads", 1, "--pid", server.pid, "--json"),
-            *flags,
-        ]
+        command = [*self.command(what, server, port, setting, flags), "--json"]
         cores = self.processes.cores.load
         out = self.processes.run(f"tidegate bench {what}", command, cores, self.folder / "load.log", 600)
         report = checked(json.loads(out), setting)
         self.notes += report["client"]["bottlenecks"]
         return report
+
+    def command(self, what, server, port, setting, flags):
+        return [
+            *(self.tidegate, "bench", what, f"127.0.0.1:{port}"),
+            *(self.tls(setting) if setting else ["--plain"]),
+            *("--threads", 1, "--pid", server.pid),
+            *flags,
+        ]
 
     def tls(self, setting):
         """Flags: how TLS is spoken."""

@@ -4,6 +4,9 @@ import os
 
 from .servers import Server, connections
 
+# Connections that stand while bench/storm measures.
+ESTABLISHED = 200
+
 
 class HAProxy(Server):
     word, title, package, names, version_flag = "haproxy", "HAProxy", "haproxy", ("haproxy",), "-v"
@@ -19,19 +22,42 @@ class HAProxy(Server):
             f"""
 global
     nbthread 1
-    maxconn {connections(place)}
-    tune.ssl.cachesize {20000 if setting.tickets else 0}
+    {self.limits(place, setting)}
 defaults
     mode tcp
     timeout connect 5s
     timeout client 1h
     timeout server 1h
 listen devices
-    bind 127.0.0.1:{place.port} ssl crt {keys.both} {verify} {tickets} {version} curves X25519:P-256
+    bind 127.0.0.1:{place.port} ssl crt {keys.both} {verify} {tickets} {version} curves X25519:P-256 {self.queue}
     server broker 127.0.0.1:{place.broker}
 """,
         )
         return [self.program, "-db", "-q", "-f", path]
+
+    queue = ""
+
+    def limits(self, place, setting):
+        return f"maxconn {connections(place)}\n    tune.ssl.cachesize {20000 if setting.tickets else 0}"
+
+
+class HAProxyDefault(HAProxy):
+    """As it is when nobody set a limit."""
+
+    word, title = "haproxy-default", "HAProxy, defaults"
+
+    def limits(self, place, setting):
+        return ""
+
+
+class HAProxyTuned(HAProxy):
+    """As somebody sets it who knows the storm to come: few at once beside those that are established, a short queue."""
+
+    word, title = "haproxy-tuned", "HAProxy, by hand"
+    queue = "backlog 128"
+
+    def limits(self, place, setting):
+        return f"maxconn {ESTABLISHED + 64}"
 
 
 class Nginx(Server):

@@ -60,12 +60,12 @@ class Results:
             print(bars.summary(verdicts))
 
 
-def unused(folder):
-    """DATE.md in a folder, or DATE-2.md and so on: no result is written over."""
-    path, count = folder / f"{today()}.md", 1
+def unused(folder, what=""):
+    """DATE.md in a folder, or DATE-2.md and so on: no result is written over. `what` stands behind the date."""
+    path, count = folder / f"{today()}{what}.md", 1
     while path.exists():
         count += 1
-        path = folder / f"{today()}-{count}.md"
+        path = folder / f"{today()}{what}-{count}.md"
     return path
 
 
