@@ -120,6 +120,7 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
                 running.watch_issuer(),
                 running.watch_doubts(),
                 running.watch_files(),
+                running.watch_log(),
             )
         };
         let mut hear = async || {
@@ -148,6 +149,7 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
             _ = beside => {}
             () = ended => {}
         }
+        running.tell_suppressed(); // the last ones
         let outcome = running.join();
         tell_drained(outcome);
         Ok(outcome)

@@ -149,6 +149,16 @@ impl Config {
             "connections_per_device",
             &limits.connections_per_device.to_string(),
         );
+        set(
+            out,
+            "connections_per_address",
+            &limits.connections_per_address.to_string(),
+        );
+        set(
+            out,
+            "accepts_per_address",
+            &limits.accepts_per_address.to_string(),
+        );
 
         section(out, "[admin]");
         set(

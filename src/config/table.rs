@@ -37,6 +37,12 @@ const PER_DEVICE: Bounds<u32> = Bounds {
     most: 1_000_000,
     default: 0,
 };
+/// A second divides into a billion nanoseconds; so many devices behind one address are nobody's.
+const PER_ADDRESS: Bounds<u32> = Bounds {
+    least: 0,
+    most: 1_000_000,
+    default: 0,
+};
 /// 256 MiB is the largest packet of MQTT (3.1.1 §2.2.3, 5.0 §1.5.5).
 const CONNECT_BYTES: Bounds<u32> = Bounds {
     least: 64,
@@ -54,9 +60,12 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
     let connections = number("connections", CONNECTIONS);
     let handshakes = number("handshakes", HANDSHAKES);
     let connections_per_device = number("connections_per_device", PER_DEVICE);
+    let connections_per_address = number("connections_per_address", PER_ADDRESS);
+    let accepts_per_address = number("accepts_per_address", PER_ADDRESS);
     let connect_bytes = section
         .size("connect_bytes", CONNECT_BYTES)
         .or(CONNECT_BYTES.default);
+    warn_of_descriptors(&section, connections);
     section.finish();
     gate::Limits {
         connections,
@@ -66,6 +75,30 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
         connect_bytes,
         drain_timeout,
         connections_per_device,
+        connections_per_address,
+        accepts_per_address,
+    }
+}
+
+/// Descriptors that are not connections: runtimes, sockets that listen, the registry, files, operators.
+const OTHERS: u64 = 64;
+
+/// That many connections are more than the host lets a process have: `run` raises its soft limit to the hard one, no further.
+/// What nobody wrote is not warned of: then the gate takes what there is.
+fn warn_of_descriptors(section: &Section<'_>, connections: u32) {
+    use rustix::process::{Resource, getrlimit};
+    let Some(allowed) = getrlimit(Resource::Nofile).maximum else {
+        return;
+    };
+    let needed = 2 * u64::from(connections) + OTHERS;
+    if section.wrote("connections") && needed > allowed {
+        section.warn(
+            "connections",
+            &format!(
+                "{connections} connections need {needed} file descriptors, and a process started here may have {allowed}: devices will \
+                 be refused for want of them (out_of_descriptors); raise the hard limit (LimitNOFILE=, ulimit -Hn), or write a lower number"
+            ),
+        );
     }
 }
 

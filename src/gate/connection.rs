@@ -19,7 +19,7 @@ use crate::tls::verify::Shown;
 use super::admit::{Linked, Unlinked};
 use super::control::{Roll, Seat};
 use super::handshake::Accepted;
-use super::listener::Listener;
+use super::listener::{Listener, reset};
 use super::relay::{Relay, Tally, Watch};
 use super::{Gate, now};
 
@@ -90,7 +90,19 @@ struct Teller<'a> {
     told: bool,
 }
 
-impl Teller<'_> {
+impl<'a> Teller<'a> {
+    fn new(gate: &'a Gate, listener: usize, address: SocketAddr) -> Self {
+        Self {
+            gate,
+            listener,
+            address,
+            began: Instant::now(),
+            facts: Box::default(),
+            linked: false,
+            told: false,
+        }
+    }
+
     fn tell(&mut self, outcome: &Outcome) {
         self.told = true;
         let metrics = self.gate.metrics.listener(self.listener);
@@ -210,6 +222,12 @@ impl Drop for Teller<'_> {
     }
 }
 
+/// Tells of a connection that got no further than the door.
+pub(crate) fn turned_away(gate: &Gate, listener: usize, address: SocketAddr, refusal: Refusal) {
+    gate.metrics.listener(listener).accepted();
+    Teller::new(gate, listener, address).tell(&Outcome::Refused(refusal));
+}
+
 /// Walks one accepted connection to its end. `permit` is its place among `limits.connections`.
 ///
 /// Dropping it half-way closes both sides at once, and tells so.
@@ -219,16 +237,16 @@ pub(crate) async fn walk(
     roll: Arc<Roll>,
     permit: OwnedSemaphorePermit,
 ) {
-    let mut teller = Teller {
-        gate: &gate,
-        listener: accepted.listener.place,
-        address: accepted.address,
-        began: Instant::now(),
-        facts: Box::default(),
-        linked: false,
-        told: false,
-    };
+    let mut teller = Teller::new(&gate, accepted.listener.place, accepted.address);
     gate.metrics.listener(teller.listener).accepted();
+    // Here the device's own address is known, and nothing has been computed for it.
+    let place = match gate.crowd.enter(accepted.address.ip()) {
+        Ok(place) => place,
+        Err(refusal) => {
+            reset(accepted.socket);
+            return teller.tell(&Outcome::Refused(refusal));
+        }
+    };
     // What the steps before the relay need is in a box of its own, and goes when they are over.
     let listener = accepted.listener.clone();
     let linked = Box::pin(link(accepted, &gate, &roll, &mut teller.facts)).await;
@@ -241,7 +259,7 @@ pub(crate) async fn walk(
         }
     }
     drop(teller);
-    drop(permit);
+    drop((place, permit));
 }
 
 /// A connection from its CONNACK to its close. An idle one is little more than this, so what it has is in one box, and

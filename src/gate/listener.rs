@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, watch};
+use futures_util::FutureExt as _;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::yield_now;
 
 use crate::broker::dial::is_out_of_descriptors;
 use crate::broker::socket::{DEVICE, prepare};
+use crate::rules::reason::Refusal;
 use crate::tls::server::ServerTls;
 use crate::tls::trust::Groups;
 
 use super::Gate;
-use super::connection::walk;
+use super::connection::{turned_away, walk};
 use super::control::Roll;
 use super::door::Door;
 use super::handshake::Accepted;
@@ -27,7 +30,7 @@ const BACKLOG: i32 = 1024;
 /// How many are accepted in one round of the door, while somebody waits there.
 const IN_A_ROW: u8 = 8;
 
-/// How long accept pauses when it fails for want of file descriptors, or for another cause that is not one device's.
+/// How long accept pauses when it fails for a cause that is not one device's, and nobody can be turned away either.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// One listener, as its connections see it.
@@ -121,11 +124,11 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts until the gate drains. A full house waits: what comes meanwhile stays in the kernel's queue, but for one
-/// connection a socket, which is not looked at before it has its place (threats.md V1).
+/// Accepts until the gate drains. A full house turns away at once, and so does a gate without descriptors: whoever
+/// waited in the kernel's queue would not know whether to go on waiting (threats.md V1, V3).
 ///
-/// Those who came before the drain are still let in, and told; but neither a full house, nor a want of descriptors, nor
-/// devices that keep coming put the drain off (V10).
+/// Those who came before the drain are still let in, and told; but neither a want of descriptors nor devices that keep
+/// coming put the drain off (V10).
 pub(crate) async fn accept(
     socket: TcpListener,
     listener: Arc<Listener>,
@@ -167,25 +170,9 @@ pub(crate) async fn accept(
             }
         }
         match accepted {
-            Ok((socket, address)) => {
-                let permit = tokio::select! {
-                    biased;
-                    permit = place(&gate) => permit,
-                    () = told(&mut draining) => None,
-                };
-                let Some(permit) = permit else {
-                    return;
-                };
-                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                let accepted = Accepted {
-                    socket,
-                    address,
-                    listener: listener.clone(),
-                    door: door.clone(),
-                };
-                tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
-            }
+            Ok((socket, address)) => receive(socket, address, &listener, &gate, &roll, &door),
             Err(fault) if is_the_devices(&fault) => {}
+            Err(fault) if is_out_of_descriptors(&fault) && show_out(&socket, &listener, &gate) => {}
             Err(fault) => {
                 pause(&gate, &listener, &fault);
                 tokio::select! {
@@ -197,20 +184,73 @@ pub(crate) async fn accept(
     }
 }
 
+/// Gives a connection its place and a task of its own, or turns it away.
+fn receive(
+    socket: TcpStream,
+    address: SocketAddr,
+    listener: &Arc<Listener>,
+    gate: &Arc<Gate>,
+    roll: &Arc<Roll>,
+    door: &Arc<Door>,
+) {
+    let address = canonical(address);
+    let Ok(permit) = gate.connections.clone().try_acquire_owned() else {
+        reset(socket);
+        let most = gate.limits.connections;
+        return turned_away(gate, listener.place, address, Refusal::Full { most });
+    };
+    let accepted = Accepted {
+        socket,
+        address,
+        listener: listener.clone(),
+        door: door.clone(),
+    };
+    tokio::spawn(walk(accepted, gate.clone(), roll.clone(), permit));
+}
+
+/// Turns away who waits first, with the descriptor that was kept back for it; without a descriptor accept fails also when
+/// nobody waits. Gives whether accept may be tried again at once: each time somebody is gone from the queue, so it does not spin.
+fn show_out(socket: &tokio::net::TcpListener, listener: &Listener, gate: &Gate) -> bool {
+    let accept = || {
+        let (socket, address) = match socket.accept().now_or_never() {
+            None => return Ok(None),
+            Some(accepted) => accepted?,
+        };
+        reset(socket);
+        Ok(Some(canonical(address)))
+    };
+    match gate.spare.lend(accept) {
+        Some(Ok(Some(address))) => {
+            tell_out_of_descriptors(gate);
+            turned_away(gate, listener.place, address, Refusal::OutOfDescriptors);
+            true
+        }
+        Some(Ok(None)) => true,
+        Some(Err(fault)) => is_the_devices(&fault),
+        None => false,
+    }
+}
+
+/// The one form of an address: IPv4 within IPv6 is IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Closes a connection that is turned away, at the least cost: the kernel keeps nothing of it.
+pub(crate) fn reset(socket: TcpStream) {
+    // If it cannot be set, this is an ordinary close.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    drop(socket);
+}
+
 /// Counts and tells that accept failed and is tried again after [`PAUSE`]: it would fail on and on, and spin.
 fn pause(gate: &Gate, listener: &Listener, fault: &io::Error) {
     let out_of_room = is_out_of_room(fault);
     let reason = if out_of_room { "descriptors" } else { "fault" };
     gate.metrics.accept_paused(reason);
-    if !gate.may_tell_no_accept(Instant::now()) {
-        return;
-    }
-    if out_of_room {
-        tracing::error!(
-            event = "out_of_descriptors",
-            "new connections wait: {fault}; raise the limit of file descriptors (LimitNOFILE, ulimit -n) or lower limits.connections"
-        );
-    } else {
+    if is_out_of_descriptors(fault) {
+        tell_out_of_descriptors(gate);
+    } else if gate.may_tell_no_accept(Instant::now()) {
         tracing::error!(
             event = "accept_failed", listener = %listener.name,
             "new connections wait: {fault}; it is tried again"
@@ -218,21 +258,19 @@ fn pause(gate: &Gate, listener: &Listener, fault: &io::Error) {
     }
 }
 
+fn tell_out_of_descriptors(gate: &Gate) {
+    if gate.may_tell_no_accept(Instant::now()) {
+        tracing::error!(
+            event = "out_of_descriptors",
+            "new connections are turned away, or wait: no file descriptor is left; raise their limit (LimitNOFILE, ulimit -n) or \
+             lower limits.connections"
+        );
+    }
+}
+
 /// Waits until the gate drains.
 async fn told(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|draining| *draining).await;
-}
-
-/// Waits for a place among `limits.connections`; `None` when there will be none any more.
-async fn place(gate: &Gate) -> Option<OwnedSemaphorePermit> {
-    match gate.connections.clone().try_acquire_owned() {
-        Ok(permit) => Some(permit),
-        Err(TryAcquireError::Closed) => None,
-        Err(TryAcquireError::NoPermits) => {
-            gate.metrics.accept_paused("connections");
-            gate.connections.clone().acquire_owned().await.ok()
-        }
-    }
 }
 
 /// One device went away, or its network did, between its SYN and our accept; the next one can be taken at once

@@ -26,6 +26,7 @@ mod admit;
 mod connection;
 mod connections;
 mod control;
+mod crowd;
 mod devices;
 mod door;
 pub(crate) mod explain;
@@ -34,6 +35,7 @@ mod listener;
 mod relay;
 mod reload;
 mod running;
+mod spare;
 mod start;
 #[cfg(test)]
 mod testing;
@@ -42,7 +44,9 @@ mod wire;
 mod worker;
 
 use control::Control;
+use crowd::Crowd;
 use devices::Devices;
+use spare::Spare;
 use tokens::TokenDesk;
 
 pub use connections::{Connections, Open, Wanted};
@@ -67,7 +71,7 @@ pub struct ListenerSettings {
 /// `[limits]` as the gate obeys it.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections, all listeners together. A full house waits before accept. Default 100 000.
+    /// Open connections, all listeners together. A full house turns away at once. Default 100 000.
     pub connections: u32,
     /// Handshakes at once, from a whole ClientHello to the end; 0: 8 192 for each core. Default 0.
     pub handshakes: u32,
@@ -82,6 +86,10 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Open connections of one device, the newest win; 0: no limit. A record may say otherwise. Default 0.
     pub connections_per_device: u32,
+    /// Open connections from one address, or one IPv6 /64, all listeners together; 0: no limit. Default 0.
+    pub connections_per_address: u32,
+    /// Connections a second from one address, or one IPv6 /64, and so many at once; 0: no limit. Default 0.
+    pub accepts_per_address: u32,
 }
 
 /// Everything that the gate obeys.
@@ -139,6 +147,10 @@ pub(crate) struct Gate {
     pub(crate) logger: Logger,
     /// Places for open connections.
     pub(crate) connections: Arc<Semaphore>,
+    /// What each address may have of them.
+    pub(crate) crowd: Crowd,
+    /// To turn away with, when no descriptor is left.
+    spare: Spare,
     /// Turns to handshake.
     pub(crate) handshakes: Arc<Semaphore>,
     names: Vec<Arc<str>>,

@@ -25,6 +25,9 @@ use super::{Gate, Settings, StartFault, now};
 /// What has lapsed is told again after so long.
 const DAY: Duration = Duration::from_hours(24);
 
+/// How often it is told how many lines the log left out.
+const SUPPRESSED: Duration = Duration::from_secs(5);
+
 /// Between attempts to learn the token key, when something is wrong with it.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -94,6 +97,21 @@ impl Running {
                 tracing::warn!(event = "lapsed", "{warning}");
             }
         }
+    }
+
+    /// Tells every 5 s how many refusals the log left out, if any; for as long as it is polled.
+    pub async fn watch_log(&self) {
+        let mut ticks = interval(SUPPRESSED);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.tell_suppressed();
+        }
+    }
+
+    /// Tells how many refusals the log left out since that was last told.
+    pub fn tell_suppressed(&self) {
+        self.gate.logger.tell_suppressed();
     }
 
     /// Hears of changes in the registry, and judges the connections that they concern again; tells the metrics how it is; for as

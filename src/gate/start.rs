@@ -24,10 +24,12 @@ use crate::tls::trust::Groups;
 use crate::tls::verify::DeviceVerifier;
 
 use super::control::Roll;
+use super::crowd::Crowd;
 use super::devices::Devices;
 use super::listener::{self, Listener, Secure};
 use super::reload::{Live, Looked};
 use super::running::Running;
+use super::spare::Spare;
 use super::tokens::TokenDesk;
 use super::{Gate, ListenerSettings, Settings, now, worker};
 
@@ -258,6 +260,8 @@ impl Loaded {
         let gate = Arc::new(Gate {
             doubt,
             connections: Arc::new(Semaphore::new(settings.limits.connections as usize)),
+            crowd: Crowd::new(&settings.limits),
+            spare: Spare::new(),
             handshakes: Arc::new(Semaphore::new(handshakes)),
             names: settings
                 .listeners

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::crowd::Crowd;
 use super::devices::Devices;
+use super::spare::Spare;
 use super::tokens::TokenDesk;
 use super::{Gate, Limits};
 use crate::broker;
@@ -20,20 +22,31 @@ use crate::rules::template::{Template, Use};
 /// How many connections [`gate`] has room for, and how many handshakes.
 pub(super) const ROOM: usize = 10;
 
+/// Room for [`ROOM`] of everything, and no limit for one device or address.
+pub(super) fn limits() -> Limits {
+    let room = u32::try_from(ROOM).expect("few");
+    Limits {
+        connections: room,
+        handshakes: room,
+        handshake_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(10),
+        connect_bytes: 16 * 1024,
+        drain_timeout: Duration::from_secs(1),
+        connections_per_device: 0,
+        connections_per_address: 0,
+        accepts_per_address: 0,
+    }
+}
+
 /// A gate with one listener, `devices`, and no broker.
 pub(super) fn gate() -> Arc<Gate> {
     let name = || Template::parse("{device}", Use::Name, &Alphabet::default()).expect("good");
     let metrics = Metrics::new(&["devices".into()], &[]);
+    let limits = limits();
     Arc::new(Gate {
-        limits: Limits {
-            connections: u32::try_from(ROOM).expect("few"),
-            handshakes: u32::try_from(ROOM).expect("few"),
-            handshake_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(10),
-            connect_bytes: 16 * 1024,
-            drain_timeout: Duration::from_secs(1),
-            connections_per_device: 0,
-        },
+        crowd: Crowd::new(&limits),
+        spare: Spare::new(),
+        limits,
         connect: ConnectSettings {
             client_id: name(),
             username: name(),

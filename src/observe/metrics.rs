@@ -323,7 +323,7 @@ impl Metrics {
         info.with_label_values(&[env!("CARGO_PKG_VERSION"), RUSTLS, CRYPTO])
             .set(1);
         let accept_pauses = make.counters("tidegate_accept_pauses_total");
-        for reason in ["connections", "descriptors", "fault"] {
+        for reason in ["descriptors", "fault"] {
             let _ = accept_pauses.with_label_values(&[reason]); // from here on it is there, at zero
         }
         let revoked = make.counters("tidegate_revoked_connections_total");

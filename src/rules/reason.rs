@@ -15,6 +15,30 @@ use super::template::Unrenderable;
 /// Why a device was turned away before it was linked to a broker.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
+    /// As many connections are open as may be.
+    #[error(
+        "the house is full: limits.connections ({most}) are open; the device should come back later"
+    )]
+    Full {
+        /// `limits.connections`
+        most: u32,
+    },
+    /// As many connections are open from its address as may be.
+    #[error(
+        "limits.connections_per_address ({most}) are open from this address, or from its /64 (IPv6)"
+    )]
+    AddressFull {
+        /// `limits.connections_per_address`
+        most: u32,
+    },
+    /// Connections come too fast from its address.
+    #[error(
+        "more than limits.accepts_per_address ({most} a second) came from this address, or from its /64 (IPv6)"
+    )]
+    AddressRate {
+        /// `limits.accepts_per_address`
+        most: u32,
+    },
     /// It spoke something else than TLS on a TLS listener.
     #[error("what came starts no TLS handshake: the first byte was {first:#04x}{}", hint(*first))]
     NotTls {
@@ -231,7 +255,7 @@ pub enum Refusal {
     /// The gate is draining.
     #[error("the gate is draining; the device should come back to another")]
     Draining,
-    /// The gate has no descriptor left for the broker's leg.
+    /// The gate has no descriptor left, for the broker's leg or for the device itself.
     #[error(
         "the gate is out of file descriptors; raise its limit (LimitNOFILE) or lower limits.connections"
     )]
@@ -285,6 +309,8 @@ fn hint(first: u8) -> &'static str {
 /// Where a refusal is told: the steps of the path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
+    /// At the door, before any cryptography; the device sees a reset.
+    Accept,
     /// TLS handshake; the device sees an alert or a close.
     Handshake,
     /// Reading CONNECT.
@@ -314,6 +340,9 @@ pub const CERTIFICATE_REASONS: [&str; 11] = [
 
 /// Every word of `reason` for a refusal, with the step it belongs to; docs/refusals.md is compared with it.
 pub const REFUSALS: &[(&str, Step)] = &[
+    ("full", Step::Accept),
+    ("address_full", Step::Accept),
+    ("address_rate", Step::Accept),
     ("not_tls", Step::Handshake),
     ("handshake_timeout", Step::Handshake),
     ("handshakes_full", Step::Handshake),
@@ -408,6 +437,9 @@ impl Refusal {
     /// For the dashboard: one of [`REFUSALS`], never text from the wire.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Full { .. } => "full",
+            Self::AddressFull { .. } => "address_full",
+            Self::AddressRate { .. } => "address_rate",
             Self::NotTls { .. } => "not_tls",
             Self::HandshakeTimeout { .. } => "handshake_timeout",
             Self::HandshakesFull { .. } => "handshakes_full",
@@ -460,7 +492,10 @@ impl Refusal {
     pub fn answer(&self, version: Option<Version>) -> Option<(Version, u8)> {
         let (v3, v5) = match self {
             Self::Connect(fault) => return fault.answer(),
-            Self::NotTls { .. }
+            Self::Full { .. }
+            | Self::AddressFull { .. }
+            | Self::AddressRate { .. }
+            | Self::NotTls { .. }
             | Self::HandshakeTimeout { .. }
             | Self::HandshakesFull { .. }
             | Self::DeviceGone { .. }
@@ -723,6 +758,9 @@ mod tests {
     fn one_of_each() -> Vec<Refusal> {
         let limit = Duration::from_secs(1);
         vec![
+            Refusal::Full { most: 1 },
+            Refusal::AddressFull { most: 1 },
+            Refusal::AddressRate { most: 1 },
             Refusal::NotTls { first: 0x10 },
             Refusal::HandshakeTimeout { limit },
             Refusal::HandshakesFull { limit },

@@ -1,6 +1,7 @@
 //! Limits hold whoever comes: silent, many, or all at once (threats.md V1, V2, V3, V9).
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use futures_util::future::join_all;
 use rustls::ClientConnection;
@@ -11,9 +12,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::broker::publish;
-use crate::support::device::{Answer, BOTH, Device, Link, connect};
+use crate::support::device::{Answer, BOTH, Device, Link, call_from, connect};
 use crate::support::gate::{Gate, Plan};
 use crate::support::{soon, until};
+
+/// Where devices call from, unless a test says otherwise.
+pub(crate) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The front of a ClientHello: a record of 512 bytes of which 100 come.
 fn half_a_hello() -> Vec<u8> {
@@ -48,8 +52,31 @@ async fn silent(gate: &Gate, count: usize, first: &[u8]) -> Vec<TcpStream> {
     sockets
 }
 
+/// So many sockets from `from` that say nothing; `None`: turned away before the kernel had told of it.
+pub(crate) async fn crowd(gate: &Gate, from: IpAddr, count: usize) -> Vec<Option<TcpStream>> {
+    let calls = (0..count).map(|_| call_from(from, gate.address()));
+    let calls = soon("the kernel to connect", join_all(calls)).await;
+    let each = calls.into_iter().map(|call| match call {
+        Err(fault) if fault.kind() == io::ErrorKind::ConnectionReset => None,
+        call => Some(call.expect("a listener")),
+    });
+    each.collect()
+}
+
+/// How many of a crowd the gate has closed.
+pub(crate) fn shown_out(crowd: &[Option<TcpStream>]) -> usize {
+    let is_over = |socket: &TcpStream| match socket.try_read(&mut [0]) {
+        Ok(came) => came == 0,
+        Err(fault) => fault.kind() != io::ErrorKind::WouldBlock,
+    };
+    crowd
+        .iter()
+        .filter(|one| one.as_ref().is_none_or(is_over))
+        .count()
+}
+
 /// Connects, and panics unless it is let in.
-async fn let_in(device: &Device) -> Link {
+pub(crate) async fn let_in(device: &Device) -> Link {
     let (answer, link) = device.asks(&connect("anybody", Version::V311)).await;
     assert_eq!(answer, Answer::Admitted);
     link.expect("admitted")
@@ -210,44 +237,6 @@ async fn two_thousand_connections_leave_nothing_behind() {
         .await;
 }
 
-/// V1: a full house waits before accept, and whoever waits is let in when somebody leaves.
-#[tokio::test]
-async fn a_full_house_lets_the_next_in_when_one_leaves() {
-    let mut gate = Gate::plan(Plan {
-        limits: "connections = 4\nhandshake_timeout = \"5m\"\n".into(),
-        ..Plan::default()
-    })
-    .await;
-    let _house = gate.take_broker().welcome_all();
-    let device = gate.device("meter-7");
-    let mut inside = Vec::new();
-    for _ in 0..4 {
-        inside.push(let_in(&device).await);
-    }
-
-    // More than there are workers, so that some wait in the kernel.
-    let waiting: Vec<_> = (0..12)
-        .map(|_| {
-            let device = device.clone();
-            // Each that is let in leaves at once, which is the next one's chance.
-            tokio::spawn(async move { drop(let_in(&device).await) })
-        })
-        .collect();
-    paused(&gate).await;
-    assert!(waiting.iter().all(|one| !one.is_finished()));
-    let accepted = gate
-        .metric("tidegate_connections_accepted_total", &[])
-        .await;
-    assert!((accepted - 4.0).abs() < f64::EPSILON, "{accepted}");
-
-    inside.pop(); // one leaves; the others stay
-    for one in waiting {
-        soon("the next to be let in", one).await.expect("let in");
-    }
-    gate.metric_becomes("tidegate_connections_open", &[], 3.0)
-        .await;
-}
-
 /// V1: a turn to handshake comes free when the one who has it leaves.
 #[tokio::test]
 async fn handshakes_wait_their_turn() {
@@ -294,20 +283,35 @@ async fn a_failed_handshake_holds_no_turn() {
     let_in(&good).await;
 }
 
-/// V3: without file descriptors the gate waits, counts, tells once, and recovers.
+/// V3: without file descriptors the gate turns away whoever comes, counts, tells once, and recovers.
 #[tokio::test]
-async fn out_of_descriptors_it_waits_and_recovers() {
+async fn out_of_descriptors_it_turns_away_and_recovers() {
     let mut gate = Gate::plan(starved()).await;
     let _house = gate.take_broker().welcome_all();
-    let crowd = silent(&gate, 100, b"").await;
-    gate.line("out_of_descriptors", |_| true).await;
+    gate.line("broker_up", |_| true).await; // not asked of the metrics: that takes a descriptor
+    let before = gate.descriptors_below(64);
+    let crowd = crowd(&gate, HERE, 80).await;
+    let turned_away = until("each to be in, or turned away", async || {
+        let away = shown_out(&crowd);
+        (away + gate.descriptors_below(64) == before + crowd.len()).then_some(away)
+    })
+    .await;
+    assert!(turned_away >= 80 - 64, "{turned_away}");
     drop(crowd);
 
     let_in(&gate.device("meter-7")).await;
-    let pauses = gate
-        .metric("tidegate_accept_pauses_total", &[("reason", "descriptors")])
+    let away = f64::from(u32::try_from(turned_away).expect("few"));
+    let of = [("reason", "out_of_descriptors")];
+    let refused = gate.metric("tidegate_refusals_total", &of).await;
+    assert!((refused - away).abs() < f64::EPSILON, "{refused} {away}");
+    gate.metric_becomes(
+        "tidegate_refusals_total",
+        &[("reason", "device_gone")],
+        80.0 - away,
+    )
+    .await;
+    gate.metric_becomes("tidegate_connections_accepted_total", &[], 81.0)
         .await;
-    assert!(pauses >= 1.0, "{pauses}");
     assert_eq!(gate.lines("out_of_descriptors").len(), 1);
     assert!(gate.lines("panicked").is_empty());
 }
@@ -359,7 +363,7 @@ async fn a_device_is_told_when_no_descriptor_is_left_for_the_broker() {
 #[tokio::test]
 async fn a_gate_without_descriptors_still_drains() {
     let mut gate = Gate::plan(starved()).await;
-    let _crowd = silent(&gate, 100, b"").await;
+    let _crowd = crowd(&gate, HERE, 100).await;
     gate.line("out_of_descriptors", |_| true).await;
 
     gate.signal("TERM");
@@ -375,21 +379,13 @@ async fn a_full_house_still_drains() {
         ..Plan::default()
     })
     .await;
-    let _crowd = silent(&gate, 100, b"").await;
-    paused(&gate).await;
+    let _crowd = crowd(&gate, HERE, 100).await;
+    gate.metric_becomes("tidegate_refusals_total", &[("reason", "full")], 96.0)
+        .await;
 
     gate.signal("TERM");
 
     assert_eq!(gate.exit().await.code(), Some(0));
-}
-
-/// Waits until a full house makes the gate wait.
-async fn paused(gate: &Gate) {
-    until("the gate to pause", async || {
-        let paused = gate.metric("tidegate_accept_pauses_total", &[("reason", "connections")]);
-        (paused.await >= 1.0).then_some(())
-    })
-    .await;
 }
 
 /// V10: devices that keep coming do not keep the gate from draining.

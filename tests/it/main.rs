@@ -14,6 +14,7 @@ mod certificates_page;
 mod changes;
 mod commands;
 mod connect;
+mod crowd;
 mod devices;
 mod differences;
 mod directory;

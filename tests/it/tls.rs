@@ -244,6 +244,7 @@ fn trusting(
         gate: gate.address(),
         server_name: ServerName::try_from(name.to_owned()).expect("a name"),
         config: Some(config),
+        from: None,
     };
     (device, trusting)
 }

@@ -99,6 +99,8 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
         ("[limits]", "connections = 0", "limits.connections: 0 is not within 1 to 10000000; leave it out to get 100000"),
         ("[limits]", "connections = 99999999999999999999", "limits.connections: a number beyond 64 bits is not within 1 to 10000000; leave it out to get 100000"),
         ("[limits]", "connections = \"5\"", "limits.connections: is a text, where a whole number belongs; write connections = 100000"),
+        ("[limits]", "connections_per_address = 1000001", "limits.connections_per_address: 1000001 is not within 0 to 1000000; leave it out to get 0"),
+        ("[limits]", "accepts_per_address = -1", "limits.accepts_per_address: -1 is not within 0 to 1000000; leave it out to get 0"),
         ("[limits]", "handshake_timeout = \"0s\"", "limits.handshake_timeout: \"0s\" is not within 10ms to 1h; leave it out to get 10s"),
         ("[limits]", "connect_bytes = 63", "limits.connect_bytes: 63 is not within 64B to 256MiB; leave it out to get 16KiB"),
         ("[limits]", "connect_bytes = \"1GiB\"", "limits.connect_bytes: \"1GiB\" is not within 64B to 256MiB; leave it out to get 16KiB"),

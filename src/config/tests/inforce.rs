@@ -72,6 +72,8 @@ handshake_timeout = "8s"
 connect_timeout = "9s"
 connect_bytes = 1000
 drain_timeout = "0s"
+connections_per_address = 50
+accepts_per_address = 5
 [admin]
 bind = "[::1]:0"
 allow_plaintext = true

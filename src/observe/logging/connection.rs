@@ -1,5 +1,6 @@
 //! The one line about one connection.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use governor::{Quota, RateLimiter};
 use crate::mqtt::Version;
 use crate::observe::metrics::Metrics;
 use crate::rules::device::{DeviceId, Mode};
+use crate::rules::reason::REFUSALS;
 
 /// What became of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -129,15 +131,15 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Refusals per second: strangers can cause these, so they are few.
-const REFUSED: (u32, u32) = (200, 400);
-/// Closes per second: these are devices of the fleet.
-const CLOSED: (u32, u32) = (2000, 4000);
+/// Refusals for one reason that are told at once, and then each second: strangers decide how many there are.
+const AT_ONCE: u32 = 50;
+const PER_SECOND: u32 = 10;
 
-/// Writes the lines about connections, no faster than a log should grow (threats.md V11).
+/// Writes the lines about connections. Of refusals no more than a log should hold (threats.md V11): for each reason 50 at
+/// once and 10 a second. Those beyond are counted, and told as a number by [`Logger::tell_suppressed`]. Connections that
+/// were admitted are all told.
 ///
-/// Cheap to clone; all clones share one limit for each [`Event`]: 200 refusals a second (400 at once) and 2000 closes
-/// (4000 at once). Lines beyond are counted; the next one that is written tells how many in `suppressed`.
+/// Cheap to clone; all clones share the limits.
 #[derive(Clone)]
 pub struct Logger {
     limits: Arc<Limits<DefaultClock>>,
@@ -172,19 +174,28 @@ impl Logger {
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
-        match self.limits.of(line.event).pass() {
-            Some(suppressed) => write(line, suppressed),
-            None => {
-                if let Some(metrics) = &self.metrics {
-                    metrics.suppressed(1);
-                }
-            }
+        if line.event == Event::Closed || self.limits.of(line.reason).passes() {
+            write(line);
+        } else if let Some(metrics) = &self.metrics {
+            metrics.suppressed(1);
+        }
+    }
+
+    /// Tells, for each reason, how many refusals were held back since this was last called; nothing where there were none.
+    pub fn tell_suppressed(&self) {
+        for (reason, suppressed) in self.limits.take_suppressed() {
+            tracing::info!(
+                event = "suppressed",
+                reason,
+                suppressed,
+                "{suppressed} more connections were refused for this reason than the log tells of; the metrics have counted them all"
+            );
         }
     }
 }
 
 /// The keys and their order are a promise: design.md §5, docs/logs.md.
-fn write(line: &Line<'_>, suppressed: u64) {
+fn write(line: &Line<'_>) {
     tracing::info!(
         event = line.event.word(),
         reason = line.reason,
@@ -210,7 +221,6 @@ fn write(line: &Line<'_>, suppressed: u64) {
         bytes_to_broker = line.bytes_to_broker,
         bytes_to_device = line.bytes_to_device,
         duration_ms = line.duration.map(whole_milliseconds),
-        suppressed = (suppressed > 0).then_some(suppressed),
     );
 }
 
@@ -218,24 +228,30 @@ fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// One [`Limit`] for each reason, and one for what has no word among them: a flood for one reason hides no other.
 struct Limits<C: Clock> {
-    refused: Limit<C>,
-    closed: Limit<C>,
+    by_reason: HashMap<&'static str, Limit<C>>,
+    other: Limit<C>,
 }
 
 impl<C: Clock + Clone> Limits<C> {
     fn new(clock: &C) -> Self {
+        let each = REFUSALS.iter().map(|(word, _)| (*word, Limit::new(clock)));
         Self {
-            refused: Limit::new(REFUSED, clock),
-            closed: Limit::new(CLOSED, clock),
+            by_reason: each.collect(),
+            other: Limit::new(clock),
         }
     }
 
-    fn of(&self, event: Event) -> &Limit<C> {
-        match event {
-            Event::Refused => &self.refused,
-            Event::Closed => &self.closed,
-        }
+    fn of(&self, reason: &str) -> &Limit<C> {
+        self.by_reason.get(reason).unwrap_or(&self.other)
+    }
+
+    /// What was held back since the last time, by reason, in the order of [`REFUSALS`].
+    fn take_suppressed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let words = REFUSALS.iter().map(|(word, _)| *word).chain(["other"]);
+        let each = words.map(|word| (word, self.of(word).suppressed.swap(0, Ordering::Relaxed)));
+        each.filter(|(_, suppressed)| *suppressed > 0)
     }
 }
 
@@ -246,23 +262,22 @@ struct Limit<C: Clock> {
 }
 
 impl<C: Clock + Clone> Limit<C> {
-    fn new((per_second, at_once): (u32, u32), clock: &C) -> Self {
+    fn new(clock: &C) -> Self {
         let whole = |n| NonZeroU32::new(n).expect("the constants above are not zero");
-        let quota = Quota::per_second(whole(per_second)).allow_burst(whole(at_once));
+        let quota = Quota::per_second(whole(PER_SECOND)).allow_burst(whole(AT_ONCE));
         Self {
             rate: RateLimiter::direct_with_clock(quota, clock.clone()),
             suppressed: AtomicU64::new(0),
         }
     }
 
-    /// How many lines were held back since the last one, when this one may be written.
-    fn pass(&self) -> Option<u64> {
-        if self.rate.check().is_ok() {
-            Some(self.suppressed.swap(0, Ordering::Relaxed))
-        } else {
+    /// Whether one more line may be written; if not, it is counted.
+    fn passes(&self) -> bool {
+        let passes = self.rate.check().is_ok();
+        if !passes {
             self.suppressed.fetch_add(1, Ordering::Relaxed);
-            None
         }
+        passes
     }
 }
 
@@ -272,20 +287,24 @@ mod tests {
 
     use super::*;
 
-    /// V11: a flood of refusals writes a bounded number of lines, none is forgotten, and closes keep theirs.
+    /// V11: a flood of refusals writes a bounded number of lines, none is forgotten, and other reasons keep theirs.
     #[test]
     fn a_flood_is_held_back_and_counted() {
         let clock = FakeRelativeClock::default();
         let limits = Limits::new(&clock);
-        let refused = limits.of(Event::Refused);
+        let told = |reason| (0..10_000).filter(|_| limits.of(reason).passes()).count();
 
-        let written = (0..10_000).filter(|_| refused.pass().is_some()).count();
-        assert_eq!(written, 400);
-        assert_eq!(limits.of(Event::Closed).pass(), Some(0));
+        assert_eq!(told("not_tls"), 50);
+        assert_eq!(told("full"), 50);
+        assert_eq!(told("no reason of ours"), 50);
+        let suppressed: Vec<_> = limits.take_suppressed().collect();
+        let all_but_50 = ["full", "not_tls", "other"].map(|reason| (reason, 9_950));
+        assert_eq!(suppressed, all_but_50);
 
         clock.advance(Duration::from_secs(1));
-        assert_eq!(refused.pass(), Some(9_600), "the next line tells the rest");
-        let written = (0..10_000).filter(|_| refused.pass().is_some()).count();
-        assert_eq!(written, 199);
+        assert_eq!(told("not_tls"), 10);
+        let suppressed: Vec<_> = limits.take_suppressed().collect();
+        assert_eq!(suppressed, [("not_tls", 9_990)], "since it was last told");
+        assert_eq!(limits.take_suppressed().count(), 0);
     }
 }

@@ -268,30 +268,38 @@ fn a_long_client_id_is_cut() {
 }
 
 #[test]
-fn the_line_after_a_flood_tells_how_many_are_missing() {
+fn what_a_flood_suppressed_is_told_as_a_number() {
     let metrics = Metrics::new(&["devices".into()], &[]);
     let logger = Logger::counted(metrics.clone());
-    let line = Line::new(Event::Refused, "not_tls", "no TLS", address(), "devices");
+    let refused = Line::new(Event::Refused, "not_tls", "no TLS", address(), "devices");
+    let closed = Line::new(Event::Closed, "drained", "it drained", address(), "devices");
 
-    // The limit lets 400 pass at once, and one more every 5 ms.
     let written = logged(plain(Form::Json), || {
-        let suppressed = || {
-            metrics
-                .render()
-                .contains("tidegate_log_lines_suppressed_total 0\n")
-        };
-        while suppressed() {
-            for _ in 0..500 {
-                logger.connection(&line);
-            }
+        for _ in 0..5000 {
+            logger.connection(&refused);
+            logger.connection(&closed);
         }
-        std::thread::park_timeout(Duration::from_millis(50));
-        logger.connection(&line);
+        logger.tell_suppressed();
+        logger.tell_suppressed(); // once is enough
     });
 
-    let last: serde_json::Value =
-        serde_json::from_str(written.lines().last().expect("a line")).expect("JSON");
-    assert!(last["suppressed"].as_u64().expect("a count") > 0, "{last}");
+    let lines: Vec<serde_json::Value> = written
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let of = |event| lines.iter().filter(move |line| line["event"] == event);
+    assert_eq!(of("closed").count(), 5000, "one for each that was admitted");
+    let told = of("refused").count() as u64;
+    assert!((50..5000).contains(&told), "{told}");
+    let suppressed: Vec<_> = of("suppressed").collect();
+    let [line] = suppressed.as_slice() else {
+        panic!("{suppressed:?}");
+    };
+    assert_eq!(line["reason"], "not_tls");
+    assert_eq!(line["level"], "info");
+    assert_eq!(line["suppressed"], 5000 - told);
+    let counted = format!("tidegate_log_lines_suppressed_total {}\n", 5000 - told);
+    assert!(metrics.render().contains(&counted), "{counted}");
 }
 
 #[test]

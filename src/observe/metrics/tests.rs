@@ -34,7 +34,7 @@ fn busy() -> Arc<Metrics> {
     broker.up(true);
     broker.dial("ok", Duration::from_millis(1));
     metrics.crl_next_update("fleet", 1_900_000_000);
-    metrics.accept_paused("full");
+    metrics.accept_paused("descriptors");
     metrics
 }
 

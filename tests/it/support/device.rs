@@ -1,7 +1,7 @@
 //! A device: a TLS stack with or without a certificate, and MQTT by hand.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -13,7 +13,7 @@ use tidegate::mqtt::connect::Connect;
 use tidegate::mqtt::properties::Properties;
 use tidegate::pki::Issued;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::soon;
@@ -29,6 +29,8 @@ pub struct Device {
     pub gate: SocketAddr,
     pub server_name: ServerName<'static>,
     pub config: Option<ClientConfig>,
+    /// The address it calls from; absent: whatever the kernel takes.
+    pub from: Option<IpAddr>,
 }
 
 /// What a device was told.
@@ -69,6 +71,7 @@ impl Device {
             gate,
             server_name: "localhost".try_into().expect("a name"),
             config: Some(config),
+            from: None,
         }
     }
 
@@ -78,6 +81,7 @@ impl Device {
             gate,
             server_name: "localhost".try_into().expect("a name"),
             config: None,
+            from: None,
         }
     }
 
@@ -94,7 +98,10 @@ impl Device {
     /// Connects and does its part of the handshake. In TLS 1.3 a device learns that it was refused only when it reads.
     pub async fn dial(&self) -> io::Result<Link> {
         soon("the gate to take a device", async {
-            let socket = TcpStream::connect(self.gate).await?;
+            let socket = match self.from {
+                None => TcpStream::connect(self.gate).await?,
+                Some(from) => call_from(from, self.gate).await?,
+            };
             socket.set_nodelay(true)?;
             let stream: Box<dyn Stream> = match &self.config {
                 None => Box::new(socket),
@@ -136,6 +143,13 @@ impl Device {
     pub async fn connects_as(&self, client_id: &str, version: Version) -> Answer {
         self.asks(&connect(client_id, version)).await.0
     }
+}
+
+/// Connects to `gate` from an address of this host.
+pub async fn call_from(from: IpAddr, gate: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(gate).await
 }
 
 /// A connection of a device to the gate.

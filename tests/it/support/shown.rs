@@ -104,6 +104,7 @@ impl Device {
             gate,
             server_name: "localhost".try_into().expect("a name"),
             config: Some(config),
+            from: None,
         };
         (device, shows)
     }
