@@ -341,6 +341,9 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         })
     };
     match word {
+        "full" => Refusal::Full { most: 1 },
+        "address_full" => Refusal::AddressFull { most: 1 },
+        "address_rate" => Refusal::AddressRate { most: 1 },
         "not_tls" => Refusal::NotTls { first: 0x10 },
         "handshake_timeout" => Refusal::HandshakeTimeout { limit },
         "handshakes_full" => Refusal::HandshakesFull { limit },
@@ -444,6 +447,7 @@ fn every_refusal_is_documented_with_what_the_device_sees() {
         ("5.0", &[Version::V5][..]),
     ];
     for (step, heading) in [
+        (Step::Accept, "Accept"),
         (Step::Handshake, "Handshake"),
         (Step::Connect, "CONNECT"),
         (Step::Verdict, "Verdict"),
@@ -467,6 +471,10 @@ fn every_refusal_is_documented_with_what_the_device_sees() {
                     if CERTIFICATE_REASONS.contains(&known) {
                         // Looked at again after the handshake, for a pin or a resumed connection.
                         assert!(answer.is_some_and(|(_, code)| [0x05, 0x87].contains(&code)));
+                        continue;
+                    }
+                    if step == Step::Accept {
+                        assert_eq!(answer, None, "{known}: the device sees a reset");
                         continue;
                     }
                     if step == Step::Handshake {
