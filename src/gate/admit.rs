@@ -312,12 +312,16 @@ impl Admitted {
             device: &self.seat.control.sitter.device,
             preface: &[],
         };
-        let dialled = gate
-            .brokers
-            .dial(call, |place, result, took| {
-                gate.metrics.broker(place).dial(result, took);
-            })
-            .await;
+        let dialling = gate.brokers.dial(call, |place, result, took| {
+            gate.metrics.broker(place).dial(result, took);
+        });
+        let dialled = tokio::select! {
+            biased;
+            dialled = dialling => dialled,
+            gone = left(&mut self.link, &mut self.behind, "before a broker took its connection") => {
+                return Err(self.refused(gone).await);
+            }
+        };
         let dialled = match dialled {
             Ok(dialled) => dialled,
             Err(none) => {
@@ -408,11 +412,12 @@ impl Admitted {
                 }
             }
         });
-        // A change of mind does not wait for a slow broker (threats.md R1).
+        // A change of mind does not wait for a slow broker (threats.md R1), nor does a device that has left (V2).
         tokio::select! {
             biased;
             cause = control.ended() => Err(Refusal::Revoked(cause)),
             answer = answer => answer.unwrap_or(Err(Refusal::BrokerSilent { limit })),
+            gone = left(&mut self.link, &mut self.behind, "before its CONNACK") => Err(gone),
         }
     }
 
@@ -452,6 +457,21 @@ impl Admitted {
     async fn refused(self, refusal: Refusal) -> Unlinked {
         Unlinked::Refused(refuse(self.link, refusal, Some(self.version), self.most).await)
     }
+}
+
+/// Waits until the device has left and said nothing behind its CONNECT, which is in `behind`; else for ever.
+///
+/// What it did say is to reach the broker, whether or not it waits for it (threats.md M3): so once there is something, it
+/// is not read on, and who it was is found out when the broker has answered. Dropping it loses nothing.
+async fn left(link: &mut DeviceLink, behind: &mut Vec<u8>, during: &'static str) -> Refusal {
+    while behind.is_empty() {
+        match link.read(behind).await {
+            Ok(Got::Bytes) => {}
+            Ok(Got::End) | Err(Lost::Io(_)) => return Refusal::DeviceGone { during },
+            Err(Lost::Tls(fault)) => return tls_fault(fault),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Hands a CONNACK to the device, down to its socket, until `deadline` (threats.md V2).

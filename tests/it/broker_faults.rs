@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tidegate::mqtt::Version;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, publish};
 use crate::support::device::{Answer, Device, Link, connect};
 use crate::support::gate::{Gate, Plan};
 use crate::support::{soon, until};
@@ -308,25 +308,127 @@ async fn a_broker_is_found_by_its_host_name() {
     assert_eq!(line["broker"], *address);
 }
 
-/// A device that goes away while the broker thinks takes its place at the broker with it.
+/// V2: a device that goes away while the broker thinks takes its place at the broker with it, at once; and is counted.
 #[tokio::test]
 async fn a_device_that_leaves_before_its_connack_leaves_nothing_behind() {
     let gate = Gate::start().await;
-    let link = asks(&gate.device("meter-7"), Version::V311).await;
-    let mut visit = gate.broker().visit().await;
-    drop(link);
-    visit.say_connack(0).await;
-    let mut rest = Vec::new();
-    let end = soon(
-        "the broker to be let go",
-        visit.socket.stream.read_to_end(&mut rest),
-    )
-    .await;
-    end.expect("a close, no reset");
-    assert_eq!(rest, b"");
-    drop(visit);
+    let device = gate.device("meter-7");
+    for version in Version::ALL {
+        for by_reset in [false, true] {
+            let socket = leaves(&device, version, b"").await;
+            let mut visit = gate.broker().visit().await;
+            if by_reset {
+                socket.set_linger(Some(Duration::ZERO)).expect("a reset");
+            }
+            drop(socket);
+            assert_eq!(visit.packet().await, None, "the broker is let go");
+        }
+    }
     gate.metric_becomes("tidegate_broker_connections_open", &[], 0.0)
         .await;
+    gate.metric_becomes("tidegate_refusals_total", &[("reason", "device_gone")], 6.0)
+        .await;
+    let line = gate.refusal("device_gone").await;
+    assert_eq!(line["device"], "meter-7");
+    assert!(
+        line["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("CONNACK"))
+    );
+}
+
+/// A device that has sent its CONNECT and `more`: the bare socket, to leave by.
+async fn leaves(device: &Device, version: Version, more: &[u8]) -> Socket {
+    let config = device.config.clone().expect("TLS").into();
+    let socket = tokio::net::TcpStream::connect(device.gate)
+        .await
+        .expect("the gate");
+    let connector =
+        tokio_rustls::TlsConnector::from(std::sync::Arc::<rustls::ClientConfig>::clone(&config));
+    let mut stream = connector
+        .connect(device.server_name.clone(), socket)
+        .await
+        .expect("a handshake");
+    let packet = connect("meter-7", version).encode().expect("fits");
+    stream
+        .write_all(&[&packet[..], more].concat())
+        .await
+        .expect("sent");
+    stream.flush().await.expect("sent");
+    let socket = stream.into_inner().0.into_std().expect("a socket");
+    Socket::from(socket)
+}
+
+/// V2: nor is a broker dialled on for a device that has left.
+#[tokio::test]
+async fn a_device_that_leaves_while_its_broker_is_dialled_is_let_go() {
+    let (_listening, _waiting, swallowing) = swallower().await;
+    let gate = gate_to(&[swallowing], "dial_timeout = \"10m\"").await;
+    let device = gate.device("meter-7");
+    for version in Version::ALL {
+        drop(leaves(&device, version, b"").await);
+    }
+    gate.metric_becomes("tidegate_refusals_total", &[("reason", "device_gone")], 3.0)
+        .await;
+    let line = gate.refusal("device_gone").await;
+    assert!(
+        line["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("took its connection"))
+    );
+}
+
+/// M3: what a device had said behind its CONNECT before it left reaches the broker all the same.
+#[tokio::test]
+async fn what_a_device_said_before_it_left_waits_for_the_connack() {
+    let gate = Gate::start().await;
+    let device = gate.device("meter-7");
+    for version in Version::ALL {
+        let last = publish(version, "a", b"last");
+        let socket = leaves(&device, version, &[&last[..], b"\xe0\x00"].concat()).await;
+        drop(socket);
+        let mut visit = gate.broker().visit().await;
+        visit.say_connack(0).await;
+        assert_eq!(visit.packet().await, Some(last), "{version}");
+        assert_eq!(
+            visit.packet().await,
+            Some(b"\xe0\x00".to_vec()),
+            "{version}"
+        );
+        assert_eq!(visit.packet().await, None, "{version}");
+    }
+}
+
+/// V3, V5: a broker that announces 256 MB once it has taken a device costs what comes, and no more; when it dies in the
+/// middle, the device is let go.
+#[tokio::test]
+async fn a_length_of_256_mb_behind_the_connack_is_not_taken_at_its_word() {
+    let gate = Gate::start().await;
+    let before = gate.proc_status("VmRSS");
+    for version in Version::ALL {
+        let mut link = asks(&gate.device("meter-7"), version).await;
+        let mut visit = gate.broker().welcome().await;
+        assert_eq!(link.answer(version).await, Answer::Admitted);
+        let said = [&b"\x30\xff\xff\xff\x7f\x00\x01a"[..], &[0; 300_000]].concat();
+        visit.say(&said).await;
+        let mut came = std::mem::take(&mut link.stream.buffer);
+        while came.len() < said.len() {
+            let read = link.stream.stream.read_buf(&mut came);
+            assert_ne!(soon("what came so far", read).await.expect("relayed"), 0);
+        }
+        assert!(came == said, "{version}");
+        SockRef::from(&visit.socket.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("a reset");
+        drop(visit);
+        assert_eq!(link.packet().await, None, "{version}");
+    }
+    gate.line("closed", |line| line["reason"] == "broker_lost")
+        .await;
+    gate.metric_becomes("tidegate_connections_open", &[], 0.0)
+        .await;
+    let grown = gate.proc_status("VmHWM").saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} kB for 256 MB that never came");
 }
 
 /// V5: the broker is killed and comes back; the gate notices both by itself.
