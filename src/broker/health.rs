@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::dial::{Broker, Brokers};
+use super::dial::{Broker, Brokers, is_out_of_descriptors};
 
 /// Asks every broker each `every` whether it takes a TCP connection, for as long as it is polled. `told` hears each
 /// answer: which broker, whether it is up, whether that is news, and why not.
@@ -48,6 +48,8 @@ async fn watch_one<L: Future<Output = io::Result<()>>>(
         };
         let why_not = match timeout(every, broker.connect(&[])).await {
             Ok(Ok(_)) => None,
+            // Our trouble, not the broker's: what was known of it stays (threats.md V3).
+            Ok(Err(fault)) if is_out_of_descriptors(&fault) => continue,
             Ok(Err(fault)) if fault.kind() == io::ErrorKind::NotFound => {
                 Some(looked_up.err().unwrap_or(fault).to_string())
             }

@@ -23,7 +23,7 @@ use super::{Gate, Settings, StartFault};
 const LOOK: Duration = Duration::from_millis(400);
 
 /// A read that failed is tried again after so long, also when nothing has changed: what was in the way may have been ours.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The listeners at work, and the settings in force.
 pub(super) struct Live {
