@@ -35,6 +35,7 @@ mod pins;
 mod registry;
 mod registry_faults;
 mod relay;
+mod reloads;
 mod replicas;
 mod resumption;
 mod support;
