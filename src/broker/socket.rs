@@ -134,3 +134,38 @@ pub fn prepare_local(socket: &impl AsFd, liveness: Liveness) -> io::Result<()> {
     // Sent bytes may stay unacknowledged, or a window closed, for so long.
     socket.set_tcp_user_timeout(Some(idle + interval * probes))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// threats.md V7: a side that never reads, though its kernel answers, is given up when the user timeout is over. Its
+    /// length is that of the gate's own ([`BROKER`], [`DEVICE`]) in small.
+    #[tokio::test]
+    async fn a_side_that_never_reads_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (writer, deaf) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (writer, _deaf) = (writer.expect("it listens"), deaf.expect("it called"));
+        let second = Liveness {
+            idle: Duration::from_millis(500),
+            interval: Duration::from_millis(250),
+            probes: 2,
+        };
+        prepare_local(&writer, second).expect("a socket");
+        let fault = timeout(Duration::from_secs(20), async {
+            loop {
+                writer.writable().await?;
+                match writer.try_write(&[0; 4096]) {
+                    Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                    other => drop(other?),
+                }
+            }
+        });
+        let fault: io::Result<()> = fault.await.expect("it does not wait for ever");
+        assert_eq!(fault.expect_err("given up").kind(), io::ErrorKind::TimedOut);
+    }
+}

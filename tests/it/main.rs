@@ -21,6 +21,7 @@ mod directory;
 mod docs;
 mod drain;
 mod explain;
+mod faults;
 mod front;
 mod limits;
 mod listeners;
