@@ -672,6 +672,16 @@ fn what_is_told_of_certificates_is_shown_by_tests_that_are_there() {
     }
 }
 
+/// docs/operation.md, likewise: what runs out or breaks, and what becomes of it.
+#[test]
+fn what_is_told_of_faults_is_shown_by_tests_that_are_there() {
+    let lines = shown_by("docs/operation.md");
+    assert!(lines.len() > 15, "there is a table");
+    for (what, tests) in lines {
+        assert!(!tests.is_empty(), "{what} is shown by nothing");
+    }
+}
+
 /// The rows of every table of a page whose last column is "shown by": the first cell, and the tests, which are there.
 fn shown_by(name: &str) -> Vec<(String, Vec<String>)> {
     let mut source = String::new();
