@@ -7,17 +7,19 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
+use std::ops::DerefMut;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::server::ServerConnectionData;
-use rustls::server::UnbufferedServerConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
+    ConnectionState, EncodeError, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus,
+    WriteTraffic,
 };
-use rustls::{HandshakeKind, ServerConfig};
-use rustls_pki_types::CertificateDer;
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -58,7 +60,7 @@ pub enum Lost {
 pub enum Got {
     /// Bytes were added.
     Bytes,
-    /// The device has closed its side: by `close_notify`, or by a bare end of stream.
+    /// The other side has closed: by `close_notify`, or by a bare end of stream.
     End,
 }
 
@@ -77,10 +79,39 @@ impl Pace for AtOnce {
     async fn next(&self, _: bool) {}
 }
 
-/// One TLS connection, server side.
-pub struct TlsStream {
+/// Which of the two sides of TLS we are. rustls has a type for each, and the same methods on both, but no trait.
+pub trait Side: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
+    /// What rustls knows of this side only.
+    type Data;
+    /// Whether this is the server's.
+    const IS_SERVER: bool;
+
+    /// See [`UnbufferedConnectionCommon::process_tls_records`].
+    fn step<'c, 'i>(&'c mut self, came: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+    const IS_SERVER: bool = true;
+
+    fn step<'c, 'i>(&'c mut self, came: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(came)
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+    const IS_SERVER: bool = false;
+
+    fn step<'c, 'i>(&'c mut self, came: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(came)
+    }
+}
+
+/// One TLS connection: towards a device, unless said otherwise.
+pub struct TlsStream<S = UnbufferedServerConnection> {
     socket: TcpStream,
-    tls: UnbufferedServerConnection,
+    tls: S,
     /// The front of a record that is not whole yet.
     held: Vec<u8>,
     /// Ciphertext that the socket did not take yet, from `sent` on.
@@ -94,7 +125,10 @@ pub struct TlsStream {
     forgotten: usize,
 }
 
-impl std::fmt::Debug for TlsStream {
+/// One TLS connection towards a broker.
+pub type ClientStream = TlsStream<UnbufferedClientConnection>;
+
+impl<S> std::fmt::Debug for TlsStream<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TlsStream")
             .field("socket", &self.socket)
@@ -108,18 +142,7 @@ impl TlsStream {
     /// # Errors
     /// When the configuration is not usable, such as a record size out of range.
     pub fn new(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        let tls = UnbufferedServerConnection::new(config)?;
-        Ok(Self {
-            socket,
-            tls,
-            held: Vec::new(),
-            unsent: Vec::new(),
-            sent: 0,
-            ended: false,
-            closed: false,
-            failed: false,
-            forgotten: 0,
-        })
+        Ok(Self::over(socket, UnbufferedServerConnection::new(config)?))
     }
 
     /// Does the handshake; `came` is what has been read from the socket so far. Gives what the device sent right
@@ -132,8 +155,66 @@ impl TlsStream {
     /// [`Lost`]; the alert that rustls wrote has been sent as far as the socket took it.
     pub async fn handshake(
         &mut self,
-        mut came: Vec<u8>,
+        came: Vec<u8>,
         seen: &mut Seen,
+        pace: &impl Pace,
+    ) -> Result<Vec<u8>, Lost> {
+        let process = |this: &mut Self, came: &mut [u8], plain: &mut Vec<u8>| {
+            witness(seen, || this.process(came, plain))
+        };
+        self.shake_hands(came, process, pace).await
+    }
+}
+
+impl ClientStream {
+    /// Takes a fresh socket, and a name that the server's certificate has to be for; the handshake has yet to happen:
+    /// [`ClientStream::greet`].
+    ///
+    /// # Errors
+    /// When the configuration is not usable.
+    pub fn towards(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self::over(
+            socket,
+            UnbufferedClientConnection::new(config, name)?,
+        ))
+    }
+
+    /// Does the handshake; gives what the server sent right behind its own, decrypted. Dropping it half-way drops the
+    /// connection.
+    ///
+    /// In TLS 1.3 a server judges our certificate after that: what it thinks of it is learnt by the first read.
+    ///
+    /// # Errors
+    /// [`Lost`]; the alert that rustls wrote has been sent as far as the socket took it.
+    pub async fn greet(&mut self) -> Result<Vec<u8>, Lost> {
+        self.shake_hands(Vec::new(), Self::process, &AtOnce).await
+    }
+}
+
+impl<S: Side> TlsStream<S> {
+    fn over(socket: TcpStream, tls: S) -> Self {
+        Self {
+            socket,
+            tls,
+            held: Vec::new(),
+            unsent: Vec::new(),
+            sent: 0,
+            ended: false,
+            closed: false,
+            failed: false,
+            forgotten: 0,
+        }
+    }
+
+    /// Does the handshake with what `came` so far; `process` puts what came through TLS, as [`TlsStream::process`] does.
+    async fn shake_hands(
+        &mut self,
+        mut came: Vec<u8>,
+        mut process: impl FnMut(&mut Self, &mut [u8], &mut Vec<u8>) -> Result<usize, rustls::Error>,
         pace: &impl Pace,
     ) -> Result<Vec<u8>, Lost> {
         // Until it is over, every way out leaves bytes behind that rustls remembers places in: nothing may be asked of
@@ -141,8 +222,7 @@ impl TlsStream {
         self.failed = true;
         let mut plain = Vec::new();
         loop {
-            let stepped = witness(seen, || self.process(&mut came, &mut plain));
-            let rest = match stepped {
+            let rest = match process(self, &mut came, &mut plain) {
                 Ok(used) => came.split_off(used),
                 Err(fault) => {
                     let _ = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
@@ -199,7 +279,7 @@ impl TlsStream {
         self.tls.alpn_protocol()
     }
 
-    /// What the device showed, its own certificate first: in this handshake, or in the one that was resumed. Empty: nothing.
+    /// What the other side showed, its own certificate first: in this handshake, or in the one that was resumed. Empty: nothing.
     pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
         self.tls.peer_certificates().unwrap_or_default()
     }
@@ -303,8 +383,7 @@ impl TlsStream {
     ) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
-            let UnbufferedStatus { mut discard, state } =
-                self.tls.process_tls_records(&mut came[used..]);
+            let UnbufferedStatus { mut discard, state } = self.tls.step(&mut came[used..]);
             let state = match state {
                 Ok(state) => state,
                 Err(fault) => {
@@ -342,13 +421,14 @@ impl TlsStream {
         }
     }
 
-    /// After a fault: what rustls wants to tell the device goes to `unsent`. `rest` is what was not used up.
+    /// After a fault: what rustls wants to tell the other side goes to `unsent`. `rest` is what was not used up.
     ///
     /// Once the alert is out, rustls must not be asked again: it would go on with `rest`, and fail once more.
     fn queue_alert(&mut self, rest: &mut [u8], fault: &rustls::Error) {
         // rustls says nothing when it finds in TLS 1.2 that the device can check no signature of ours. It is before
         // any key, so the alert is plain: handshake_failure, fatal (RFC 5246 §7.2).
-        if matches!(fault, rustls::Error::General(_))
+        if S::IS_SERVER
+            && matches!(fault, rustls::Error::General(_))
             && self.tls.is_handshaking()
             && self.tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_2)
             && !self.tls.wants_write()
@@ -356,7 +436,7 @@ impl TlsStream {
             self.unsent.extend_from_slice(&[21, 3, 3, 0, 2, 2, 40]);
         }
         while self.tls.wants_write() {
-            match self.tls.process_tls_records(rest).state {
+            match self.tls.step(rest).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
                     if encode(&mut record, &mut self.unsent).is_err() {
                         return;
@@ -418,7 +498,7 @@ impl TlsStream {
     /// Lets TLS say what it has to say of its own (key updates), then calls `write`.
     fn when_writable<T>(
         &mut self,
-        write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> Result<T, rustls::Error>,
+        write: impl FnOnce(&mut WriteTraffic<'_, S::Data>) -> Result<T, rustls::Error>,
     ) -> Result<T, rustls::Error> {
         if self.failed {
             return Err(rustls::Error::HandshakeNotComplete);
@@ -426,7 +506,7 @@ impl TlsStream {
         // What is held is shown again: rustls remembers how far into it it has read.
         let mut held = std::mem::take(&mut self.held);
         let settled = self.process(&mut held, &mut Vec::new());
-        let outcome = settled.and_then(|_| match self.tls.process_tls_records(&mut held).state? {
+        let outcome = settled.and_then(|_| match self.tls.step(&mut held).state? {
             ConnectionState::WriteTraffic(mut traffic) => write(&mut traffic),
             _ => Err(rustls::Error::HandshakeNotComplete),
         });
