@@ -91,11 +91,11 @@ pub struct ServerTls {
     tickets: Option<Arc<Tickets>>,
 }
 
-/// Something in `[listener.tls]` that cannot be used.
+/// Something in `[listener.tls]`, or `[broker.tls]`, that cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{key}: {sentence}")]
-pub struct ServerFault {
-    /// The key below `listener.tls`, such as `certificate` or `also[0].key`.
+pub struct SettingFault {
+    /// The key below the section, such as `certificate` or `also[0].key`.
     pub key: String,
     /// What is wrong, where, and the way out.
     pub sentence: String,
@@ -110,7 +110,7 @@ impl ServerTls {
         listener: &str,
         settings: &Settings,
         verifier: Option<Arc<DeviceVerifier>>,
-    ) -> Result<Self, Vec<ServerFault>> {
+    ) -> Result<Self, Vec<SettingFault>> {
         Self::load_by(Arc::new(DefaultTimeProvider), listener, settings, verifier)
     }
 
@@ -120,7 +120,7 @@ impl ServerTls {
         listener: &str,
         settings: &Settings,
         verifier: Option<Arc<DeviceVerifier>>,
-    ) -> Result<Self, Vec<ServerFault>> {
+    ) -> Result<Self, Vec<SettingFault>> {
         let mut provider = aws_lc_rs::default_provider();
         suites::cheapest_first(&mut provider);
         let provider = Arc::new(provider);
@@ -139,7 +139,7 @@ impl ServerTls {
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|error| {
-                vec![ServerFault {
+                vec![SettingFault {
                     key: "min_version".into(),
                     sentence: format!("{error}; choose another"),
                 }]
@@ -242,7 +242,7 @@ impl ServerTls {
 /// The secret of the tickets, if there are to be any.
 fn ticket_secret(
     resumption: &Resumption,
-    faults: &mut Vec<ServerFault>,
+    faults: &mut Vec<SettingFault>,
 ) -> Option<Secret<Vec<u8>>> {
     match resumption {
         Resumption::Off => None,
@@ -252,7 +252,7 @@ fn ticket_secret(
         } => match files::secret(path, tickets::LEAST_SECRET) {
             Ok(secret) => Some(secret),
             Err(file) => {
-                faults.push(ServerFault {
+                faults.push(SettingFault {
                     key: "ticket_secret_file".into(),
                     sentence: file.to_string(),
                 });
@@ -277,13 +277,13 @@ fn scope(listener: &str, settings: &Settings, verifier: Option<&DeviceVerifier>)
 }
 
 /// rustls counts the five bytes of the record's header in; `max_record` does not.
-fn check_max_record(max_record: Option<usize>, faults: &mut Vec<ServerFault>) -> Option<usize> {
+fn check_max_record(max_record: Option<usize>, faults: &mut Vec<SettingFault>) -> Option<usize> {
     const HEADER: usize = 5;
     const LEAST: usize = 64;
     const MOST: usize = 16 * 1024; // RFC 8446 §5.1
     let length = max_record?;
     if !(LEAST..=MOST).contains(&length) {
-        faults.push(ServerFault {
+        faults.push(SettingFault {
             key: "max_record".into(),
             sentence: format!(
                 "{length} bytes is outside {LEAST} to {MOST}; leave it out to get {MOST}"
@@ -294,9 +294,9 @@ fn check_max_record(max_record: Option<usize>, faults: &mut Vec<ServerFault>) ->
 }
 
 /// A protocol name has 1 to 255 bytes (RFC 7301 §3.1).
-fn check_alpn(names: &[String], faults: &mut Vec<ServerFault>) {
+fn check_alpn(names: &[String], faults: &mut Vec<SettingFault>) {
     for name in names.iter().filter(|name| !(1..=255).contains(&name.len())) {
-        faults.push(ServerFault {
+        faults.push(SettingFault {
             key: "alpn".into(),
             sentence: format!(
                 "{name:?} is no protocol name: those have 1 to 255 bytes; correct it"
@@ -331,7 +331,11 @@ struct Shown {
 }
 
 impl Certificates {
-    fn load(settings: &Settings, provider: &CryptoProvider, faults: &mut Vec<ServerFault>) -> Self {
+    fn load(
+        settings: &Settings,
+        provider: &CryptoProvider,
+        faults: &mut Vec<SettingFault>,
+    ) -> Self {
         let mut shown = Self {
             all: Vec::new(),
             exact: HashMap::new(),
@@ -352,7 +356,7 @@ impl Certificates {
                 also.names.clone()
             };
             if names.is_empty() {
-                faults.push(ServerFault {
+                faults.push(SettingFault {
                     key: format!("{prefix}names"),
                     sentence: format!(
                         "{} holds no DNS names, so no device would ever be shown it; give the names it is for",
@@ -365,7 +369,7 @@ impl Certificates {
         shown
     }
 
-    fn add(&mut self, one: Shown, names: &[String], faults: &mut Vec<ServerFault>) {
+    fn add(&mut self, one: Shown, names: &[String], faults: &mut Vec<SettingFault>) {
         let place = self.all.len();
         for name in names {
             let lower = name.trim_end_matches('.').to_ascii_lowercase();
@@ -374,7 +378,7 @@ impl Certificates {
                 None => (&mut self.exact, lower.as_str()),
             };
             if DnsName::try_from(name_only).is_err() {
-                faults.push(ServerFault {
+                faults.push(SettingFault {
                     key: one.key.replace("certificate", "names"),
                     sentence: format!(
                         "{name:?} is no DNS name; write it like eu.example.net or *.example.net"
@@ -425,10 +429,10 @@ impl Shown {
         certificate: &Path,
         key: &Path,
         provider: &CryptoProvider,
-        faults: &mut Vec<ServerFault>,
+        faults: &mut Vec<SettingFault>,
     ) -> Option<Self> {
         let mut fault = |key: &str, sentence: String| {
-            faults.push(ServerFault {
+            faults.push(SettingFault {
                 key: format!("{prefix}{key}"),
                 sentence,
             });
