@@ -1,4 +1,4 @@
-//! Where a broker is: `mqtt://host:port` or `unix:///path`.
+//! Where a broker is: `mqtt://host:port`, `mqtts://host:port` or `unix:///path`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +14,13 @@ pub enum Address {
         /// TCP port.
         port: u16,
     },
+    /// `mqtts://host[:port]`: over TLS; the port is 8883 if left out, the rest as above.
+    Tls {
+        /// Name or IP address.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
     /// `unix:///path`
     Unix(PathBuf),
 }
@@ -21,14 +28,14 @@ pub enum Address {
 /// The text is no address of a broker.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotAnAddress {
-    /// Neither `mqtt://` nor `unix://`.
+    /// None of `mqtt://`, `mqtts://`, `unix://`.
     #[error(
-        "{0:?} is not an address of a broker: write mqtt://host:1883 or unix:///path/to/socket"
+        "{0:?} is not an address of a broker: write mqtt://host:1883, mqtts://host:8883 or unix:///path/to/socket"
     )]
     Scheme(String),
     /// The host is missing or the port is no number from 1 to 65535.
-    #[error("{0:?} needs a host and, if any, a port from 1 to 65535: mqtt://host:1883")]
-    HostOrPort(String),
+    #[error("{0:?} needs a host and, if any, a port from 1 to 65535: {1}")]
+    HostOrPort(String, &'static str),
     /// The path of a socket is missing or not absolute.
     #[error("{0:?} needs an absolute path: unix:///run/mosquitto.sock")]
     Path(String),
@@ -46,48 +53,55 @@ impl FromStr for Address {
                 Err(NotAnAddress::Path(text.into()))
             };
         }
+        if let Some(rest) = text.strip_prefix("mqtts://") {
+            let fault = || NotAnAddress::HostOrPort(text.into(), "mqtts://host:8883");
+            let (host, port) = host_and_port(rest, 8883).ok_or_else(fault)?;
+            return Ok(Self::Tls { host, port });
+        }
         let rest = text
             .strip_prefix("mqtt://")
             .ok_or_else(|| NotAnAddress::Scheme(text.into()))?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let fault = || NotAnAddress::HostOrPort(text.into());
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(v6) => {
-                let (host, after) = v6.split_once(']').ok_or_else(fault)?;
-                host.parse::<std::net::Ipv6Addr>().map_err(|_| fault())?;
-                let port = if after.is_empty() {
-                    None
-                } else {
-                    Some(after.strip_prefix(':').ok_or_else(fault)?)
-                };
-                (host, port)
-            }
-            None => match rest.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            },
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
-        if host.is_empty() || host.len() > 253 || !host.chars().all(plain) {
-            return Err(fault());
-        }
-        let port = port.map_or(Ok(1883), |p| p.parse::<u16>().map_err(|_| fault()))?;
-        if port == 0 {
-            return Err(fault());
-        }
-        Ok(Self::Tcp {
-            host: host.into(),
-            port,
-        })
+        let fault = || NotAnAddress::HostOrPort(text.into(), "mqtt://host:1883");
+        let (host, port) = host_and_port(rest, 1883).ok_or_else(fault)?;
+        Ok(Self::Tcp { host, port })
     }
+}
+
+/// Reads `host[:port]`; an IPv6 address stands in brackets there, and is given without.
+fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let (host, port) = match text.strip_prefix('[') {
+        Some(v6) => {
+            let (host, after) = v6.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            let port = match after {
+                "" => None,
+                after => Some(after.strip_prefix(':')?),
+            };
+            (host, port)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+    let is_host = !host.is_empty() && host.len() <= 253 && host.chars().all(plain);
+    let port = port.map_or(Some(default), |port| port.parse().ok())?;
+    (is_host && port != 0).then(|| (host.to_owned(), port))
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "mqtt://[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "mqtt://{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        let (scheme, host, port) = match self {
+            Self::Tcp { host, port } => ("mqtt", host, port),
+            Self::Tls { host, port } => ("mqtts", host, port),
+            Self::Unix(path) => return write!(f, "unix://{}", path.display()),
+        };
+        if host.contains(':') {
+            write!(f, "{scheme}://[{host}]:{port}")
+        } else {
+            write!(f, "{scheme}://{host}:{port}")
         }
     }
 }
@@ -98,12 +112,20 @@ impl Address {
     pub fn is_this_host(&self) -> bool {
         match self {
             Self::Unix(_) => true,
-            Self::Tcp { host, .. } => {
+            Self::Tcp { host, .. } | Self::Tls { host, .. } => {
                 host == "localhost"
                     || host
                         .parse::<std::net::IpAddr>()
                         .is_ok_and(|ip| ip.to_canonical().is_loopback())
             }
+        }
+    }
+
+    /// The host of an address that is spoken to in TLS.
+    pub fn tls_host(&self) -> Option<&str> {
+        match self {
+            Self::Tls { host, .. } => Some(host),
+            Self::Tcp { .. } | Self::Unix(_) => None,
         }
     }
 }
@@ -119,6 +141,8 @@ mod tests {
             ("mqtt://10.0.0.1:1884/", "mqtt://10.0.0.1:1884"),
             ("mqtt://[::1]:1884", "mqtt://[::1]:1884"),
             ("mqtt://[::1]", "mqtt://[::1]:1883"),
+            ("mqtts://broker", "mqtts://broker:8883"),
+            ("mqtts://[::1]:8884/", "mqtts://[::1]:8884"),
             ("unix:///run/b.sock", "unix:///run/b.sock"),
         ] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), again);
@@ -131,7 +155,9 @@ mod tests {
             "",
             "broker:1883",
             "http://b",
-            "mqtts://b",
+            "mqtt+tls://b",
+            "mqtts://",
+            "mqtts://b:x",
             "mqtt://",
             "mqtt://:1883",
             "mqtt://b:0",
@@ -147,7 +173,9 @@ mod tests {
         ] {
             let fault = text.parse::<Address>().expect_err(text).to_string();
             assert!(
-                fault.contains("mqtt://") || fault.contains("unix:///"),
+                ["mqtt://host", "mqtts://host", "unix:///"]
+                    .iter()
+                    .any(|right| fault.contains(right)),
                 "{fault}"
             );
         }
@@ -161,7 +189,8 @@ mod tests {
                 && here("mqtt://[::1]")
                 && here("mqtt://localhost")
                 && here("unix:///s")
+                && here("mqtts://127.0.0.1")
         );
-        assert!(!here("mqtt://10.0.0.1") && !here("mqtt://broker.internal"));
+        assert!(!here("mqtt://10.0.0.1") && !here("mqtts://broker.internal"));
     }
 }

@@ -1,6 +1,5 @@
 //! Finding a broker that takes the connection, in time.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -8,14 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::rules::device::DeviceId;
+use crate::tls::client::{ClientTls, Towards};
 
-use super::Settings;
 use super::address::Address;
 use super::socket::{BROKER, Socket, prepare, prepare_local};
+use super::{Settings, secure};
 
 /// How long to wait, at most, before a socket file whose queue is full is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +34,8 @@ pub struct Broker {
     /// Its address as configured: the label in metrics and logs.
     pub label: Arc<str>,
     target: Target,
+    /// `None`: it is spoken to in plaintext.
+    tls: Option<Towards>,
     up: AtomicBool,
 }
 
@@ -63,10 +66,31 @@ pub struct Call<'a> {
 /// A broker took the connection.
 #[derive(Debug)]
 pub struct Dialled {
-    /// The link to it.
+    /// The link to it, ready for a CONNECT.
     pub socket: Socket,
     /// Which one, in the order of the configuration.
     pub place: usize,
+}
+
+/// Why there is no link to a broker that a CONNECT could be sent on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// It did not take the connection, or the connection broke.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// It took the connection, but TLS failed: a sentence for the one who mends it.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+}
+
+impl NotReady {
+    /// The word for the metric.
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => "refused",
+            Self::Tls(_) => "tls_failed",
+        }
+    }
 }
 
 /// No broker took the connection.
@@ -82,9 +106,13 @@ pub enum NoBroker {
 }
 
 impl Brokers {
-    /// The brokers of `settings`; names are not looked up yet.
-    pub fn new(settings: &Settings) -> Self {
-        let brokers = settings.addresses.iter().map(Broker::new).collect();
+    /// The brokers of `settings`, with its `[broker.tls]`; names are not looked up yet.
+    ///
+    /// # Panics
+    /// When an address is `mqtts://` and there is no `tls`, or the address's host is no name that a certificate could be for.
+    pub fn new(settings: &Settings, tls: Option<&ClientTls>) -> Self {
+        let all = settings.addresses.iter();
+        let brokers = all.map(|address| Broker::new(address, tls)).collect();
         Self {
             brokers,
             dial_timeout: settings.dial_timeout,
@@ -96,7 +124,7 @@ impl Brokers {
         &self.brokers
     }
 
-    /// Connects to the first broker that takes the connection within `dial_timeout`. Those that answered their last
+    /// Connects to the first broker that takes the connection, and finishes TLS where it is `mqtts://`, within `dial_timeout`. Those that answered their last
     /// probe come first. Only the connecting is tried again elsewhere, never a CONNECT (threats.md V5).
     ///
     /// `tried` is told of each attempt: which broker, how it went, how long it took. Dropping it half-way drops the
@@ -124,12 +152,12 @@ impl Brokers {
                     tried(place, "ok", began.elapsed());
                     return Ok(Dialled { socket, place });
                 }
-                Ok(Err(fault)) if is_out_of_descriptors(&fault) => {
+                Ok(Err(NotReady::Socket(fault))) if is_out_of_descriptors(&fault) => {
                     tried(place, "out_of_descriptors", began.elapsed());
                     return Err(NoBroker::OutOfDescriptors);
                 }
                 Ok(Err(fault)) => {
-                    tried(place, "refused", began.elapsed());
+                    tried(place, fault.result(), began.elapsed());
                     last = format!("{}: {fault}", broker.label);
                 }
                 Err(_) => {
@@ -143,21 +171,27 @@ impl Brokers {
 }
 
 impl Broker {
-    fn new(address: &Address) -> Self {
+    fn new(address: &Address, tls: Option<&ClientTls>) -> Self {
         let target = match address {
             Address::Unix(path) => Target::Unix(path.clone()),
-            Address::Tcp { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => Target::Fixed(SocketAddr::new(ip, *port)),
-                Err(_) => Target::Named {
-                    host: host.clone(),
-                    port: *port,
-                    resolved: RwLock::new(Arc::from(Vec::new())),
-                },
-            },
+            Address::Tcp { host, port } | Address::Tls { host, port } => {
+                match host.parse::<IpAddr>() {
+                    Ok(ip) => Target::Fixed(SocketAddr::new(ip, *port)),
+                    Err(_) => Target::Named {
+                        host: host.clone(),
+                        port: *port,
+                        resolved: RwLock::new(Arc::from(Vec::new())),
+                    },
+                }
+            }
         };
         Self {
             label: address.to_string().into(),
             target,
+            tls: address.tls_host().map(|host| {
+                let towards = tls.and_then(|tls| tls.towards(host));
+                towards.expect("the configuration is refused without [broker.tls] and a name")
+            }),
             up: AtomicBool::new(false),
         }
     }
@@ -198,52 +232,55 @@ impl Broker {
         Ok(())
     }
 
-    /// Connects, and sends `preface`; of a name with several addresses, to the first that takes the connection.
+    /// Connects, sends `preface`, and does the TLS handshake where it is `mqtts://`: what it gives is ready for a CONNECT. Of a
+    /// name with several addresses, the first that gets so far.
     ///
     /// # Errors
-    /// The last address's error. It has no deadline of its own.
-    pub async fn connect(&self, preface: &[u8]) -> io::Result<Socket> {
-        let socket = self.reach().await?;
-        send(&socket, preface).await?;
-        Ok(socket)
-    }
-
-    async fn reach(&self) -> io::Result<Socket> {
+    /// The last address's [`NotReady`]. It has no deadline of its own. Dropping it half-way drops the connection.
+    pub async fn connect(&self, preface: &[u8]) -> Result<Socket, NotReady> {
         match &self.target {
-            Target::Fixed(address) => tcp(*address).await,
-            Target::Unix(path) => unix(path).await,
+            Target::Fixed(address) => self.link(*address, preface).await,
+            Target::Unix(path) => {
+                let mut socket = unix(path).await?;
+                socket.write_all(preface).await?;
+                Ok(Socket::Unix(socket))
+            }
             Target::Named { host, resolved, .. } => {
                 let known = resolved
                     .read()
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
                 let mut last =
-                    io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"));
+                    io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"))
+                        .into();
                 for address in known.iter() {
                     let soon = Instant::now() + Duration::from_secs(1);
-                    match timeout_at(soon, tcp(*address)).await {
+                    match timeout_at(soon, self.link(*address, preface)).await {
                         Ok(Ok(socket)) => return Ok(socket),
                         Ok(Err(fault)) => last = fault,
-                        Err(_) => last = io::ErrorKind::TimedOut.into(),
+                        Err(_) => last = io::Error::from(io::ErrorKind::TimedOut).into(),
                     }
                 }
                 Err(last)
             }
         }
     }
-}
 
-async fn send(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = poll_fn(|cx| socket.poll_write(cx, bytes)).await?;
-        bytes = &bytes[written..];
+    /// The same to one address.
+    async fn link(&self, address: SocketAddr, preface: &[u8]) -> Result<Socket, NotReady> {
+        let mut socket = tcp(address).await?;
+        socket.write_all(preface).await?;
+        let Some(tls) = &self.tls else {
+            return Ok(Socket::Tcp(socket));
+        };
+        let stream = tls.secure(socket).await.map_err(secure::failed)?;
+        Ok(Socket::Tls(Box::new(stream)))
     }
-    Ok(())
 }
 
 /// Where TCP would wait for a place in the broker's queue, a socket file says `EAGAIN` at once (connect(2)), and
 /// nothing wakes us when there is one: so it is asked again, until the caller's deadline.
-async fn unix(path: &Path) -> io::Result<Socket> {
+async fn unix(path: &Path) -> io::Result<UnixStream> {
     let mut pause = Duration::from_millis(1);
     loop {
         match UnixStream::connect(path).await {
@@ -251,19 +288,19 @@ async fn unix(path: &Path) -> io::Result<Socket> {
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            answer => return answer.map(Socket::Unix),
+            answer => return answer,
         }
     }
 }
 
-async fn tcp(address: SocketAddr) -> io::Result<Socket> {
+async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpStream::connect(address).await?;
     if address.ip().is_loopback() {
         prepare_local(&socket, BROKER)?;
     } else {
         prepare(&socket, BROKER)?;
     }
-    Ok(Socket::Tcp(socket))
+    Ok(socket)
 }
 
 /// Whether the process or the host has no file descriptor left.
@@ -285,9 +322,7 @@ mod tests {
     async fn a_dialled_socket_finds_out_that_its_broker_is_gone() {
         let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let dialled = tcp(broker.local_addr().expect("bound")).await;
-        let Socket::Tcp(dialled) = dialled.expect("it listens") else {
-            panic!("TCP was dialled");
-        };
+        let dialled = dialled.expect("it listens");
         let socket = SockRef::from(&dialled);
         let second = Duration::from_secs(1); // docs/operation.md, "Dead links"
         assert!(socket.tcp_nodelay().expect("a socket"));

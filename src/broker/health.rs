@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::dial::{Broker, Brokers, is_out_of_descriptors};
+use super::dial::{Broker, Brokers, NotReady, is_out_of_descriptors};
 
-/// Asks every broker each `every` whether it takes a TCP connection, for as long as it is polled. `told` hears each
+/// Asks every broker each `every` whether it takes a connection, and finishes TLS where it is `mqtts://`, for as long as it is polled. `told` hears each
 /// answer: which broker, whether it is up, whether that is news, and why not.
 ///
 /// Each is asked by itself, so one that is silent does not hide another. Names are looked up again each time; where that
@@ -49,8 +49,8 @@ async fn watch_one<L: Future<Output = io::Result<()>>>(
         let why_not = match timeout(every, broker.connect(&[])).await {
             Ok(Ok(_)) => None,
             // Our trouble, not the broker's: what was known of it stays (threats.md V3).
-            Ok(Err(fault)) if is_out_of_descriptors(&fault) => continue,
-            Ok(Err(fault)) if fault.kind() == io::ErrorKind::NotFound => {
+            Ok(Err(NotReady::Socket(fault))) if is_out_of_descriptors(&fault) => continue,
+            Ok(Err(NotReady::Socket(fault))) if fault.kind() == io::ErrorKind::NotFound => {
                 Some(looked_up.err().unwrap_or(fault).to_string())
             }
             Ok(Err(fault)) => Some(fault.to_string()),
@@ -78,11 +78,13 @@ mod tests {
         count: usize,
         look_up: impl Fn() -> L,
     ) -> Vec<(bool, String)> {
-        let brokers = Brokers::new(&Settings {
+        let settings = Settings {
             addresses: vec![address.parse().expect("an address")],
+            tls: None,
             dial_timeout: Duration::from_secs(1),
             health_interval: Duration::from_secs(1),
-        });
+        };
+        let brokers = Brokers::new(&settings, None);
         let (heard, enough) = (RefCell::new(Vec::new()), tokio::sync::Notify::new());
         let tell = |up, _, why: &str| {
             heard.borrow_mut().push((up, why.to_owned()));

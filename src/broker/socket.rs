@@ -1,4 +1,4 @@
-//! A socket without TLS: TCP, or a Unix socket; and what is set on TCP sockets.
+//! A link to a broker, or a plain one to a device: TCP, a Unix socket, or TLS; and what is set on TCP sockets.
 
 use std::future::Future as _;
 use std::io;
@@ -13,66 +13,106 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::tls::stream::{ClientStream, Got, Lost};
+
+use super::secure;
+
 /// How much is read at once, in bytes.
 const READ: usize = 64 * 1024;
 
-/// A socket without TLS.
+/// A link that bytes can be read from and written to.
 #[derive(Debug)]
 pub enum Socket {
     /// TCP.
     Tcp(TcpStream),
     /// A Unix stream socket.
     Unix(UnixStream),
+    /// TLS over TCP, its handshake done; boxed, so that others do not pay for it.
+    Tls(Box<ClientStream>),
 }
 
-/// Calls the same thing on either kind of socket.
+/// Calls the same thing on either kind of plain socket, and something else on TLS.
 macro_rules! either {
-    ($socket:expr, $s:ident => $call:expr) => {
+    ($socket:expr, $s:ident => $call:expr, $tls:ident => $secure:expr) => {
         match $socket {
             Socket::Tcp($s) => $call,
             Socket::Unix($s) => $call,
+            Socket::Tls($tls) => $secure,
         }
     };
 }
 
 impl Socket {
-    /// Reads what has come, adding it to `plain`: up to 64 KiB. Gives how many bytes; 0 is the end of the stream.
+    /// Reads what has come, adding it to `plain`: 64 KiB, or in TLS a little more. Gives how many bytes; 0 is the end of the
+    /// stream.
     ///
     /// # Errors
-    /// When the socket failed.
+    /// When the socket or TLS failed; what came before that is in `plain`.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         plain: &mut Vec<u8>,
     ) -> Poll<io::Result<usize>> {
-        // Who waits owns no buffer.
-        ready!(either!(&*self, s => s.poll_read_ready(cx)))?;
-        plain.reserve(READ);
-        let mut room = (&mut *plain).limit(READ);
-        // tokio's own read notes when it has drained the socket: `try_read` would cost a second call to find that out.
-        either!(self, s => pin!(s.read_buf(&mut room)).poll(cx))
+        either!(self, s => {
+            // Who waits owns no buffer.
+            ready!(s.poll_read_ready(cx))?;
+            plain.reserve(READ);
+            let mut room = (&mut *plain).limit(READ);
+            // tokio's own read notes when it has drained the socket: `try_read` would cost a second call to find that out.
+            pin!(s.read_buf(&mut room)).poll(cx)
+        }, tls => {
+            let before = plain.len();
+            tls.poll_read(cx, plain).map(|got| match got {
+                Ok(Got::Bytes) => Ok(plain.len() - before),
+                Ok(Got::End) => Ok(0),
+                Err(lost) => Err(told(lost)),
+            })
+        })
     }
 
-    /// Writes what the socket takes of `plain`; gives how many bytes.
+    /// Writes what the socket takes of `plain`; gives how many bytes. TLS takes all over, once it has sent what it took before:
+    /// [`Socket::poll_flush`].
     ///
     /// # Errors
-    /// When the socket failed.
-    pub fn poll_write(&self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(either!(self, s => s.poll_write_ready(cx)))?;
-            match either!(self, s => s.try_write(plain)) {
+    /// When the socket or TLS failed.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, s => loop {
+            ready!(s.poll_write_ready(cx))?;
+            match s.try_write(plain) {
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
                 other => return Poll::Ready(other),
             }
-        }
+        }, tls => tls.poll_write(cx, plain).map_ok(|()| plain.len()).map_err(told))
     }
 
-    /// Ends our side; reading goes on.
+    /// Sends what was taken over and is not the kernel's yet.
     ///
     /// # Errors
     /// When the socket failed.
-    pub fn close_write(&self) -> io::Result<()> {
-        either!(self, s => SockRef::from(s).shutdown(Shutdown::Write))
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, _s => Poll::Ready(Ok(())), tls => tls.poll_flush(cx))
+    }
+
+    /// How many bytes were taken over and are not the kernel's yet.
+    pub fn unsent(&self) -> usize {
+        either!(self, _s => 0, tls => tls.unsent())
+    }
+
+    /// Sends what was taken over and ends our side, in TLS by `close_notify`; reading goes on.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, s => Poll::Ready(SockRef::from(&*s).shutdown(Shutdown::Write)),
+            tls => tls.poll_close_write(cx))
+    }
+}
+
+/// A fault of TLS in words: it comes from the broker, or is about it.
+fn told(lost: Lost) -> io::Error {
+    match lost {
+        Lost::Io(fault) => fault,
+        Lost::Tls(fault) => io::Error::other(format!("TLS: {}", secure::why(&fault))),
     }
 }
 

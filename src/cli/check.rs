@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::settings::{self, Settings};
 use super::{Failure, say};
 use crate::config::{self, Examined, Origin, Source};
-use crate::gate::{LoadedListener, RegistrySettings, StartFault};
+use crate::gate::{LoadedBrokers, LoadedListener, RegistrySettings, StartFault};
 use crate::jwks::{self, KeySource};
 use crate::registry::look::look;
 use crate::tls;
@@ -123,7 +123,12 @@ impl Report {
             .is_some_and(|config| config.gate.registry.is_some());
         for listener in &examined.listeners {
             looked_at.extend(listener.trust.iter().map(String::as_str));
-            self.take(LoadedListener::load(listener, &examined.trust, pins));
+            let loaded = LoadedListener::load(listener, &examined.trust, pins);
+            self.take(loaded.faults, loaded.warnings);
+        }
+        if let Some(tls) = &examined.broker_tls {
+            let loaded = LoadedBrokers::load(Some(tls));
+            self.take(loaded.faults, loaded.warnings);
         }
         // A group whose listener is faulty is looked at by itself. Without faults, such a group is one that no listener
         // names, and `run` does not load it either.
@@ -136,7 +141,8 @@ impl Report {
         if examined.config.is_none() {
             let left = |group: &&tls::trust::Settings| !looked_at.contains(group.name.as_str());
             for group in examined.trust.iter().filter(left) {
-                self.take(LoadedListener::load_group(group));
+                let loaded = LoadedListener::load_group(group);
+                self.take(loaded.faults, loaded.warnings);
             }
         }
     }
@@ -158,11 +164,11 @@ impl Report {
         self.warn(told.map(|(key, why)| format!("{key}: {why}")).collect());
     }
 
-    fn take(&mut self, loaded: LoadedListener) {
-        for StartFault { key, sentence } in loaded.faults {
+    fn take(&mut self, faults: Vec<StartFault>, warnings: Vec<String>) {
+        for StartFault { key, sentence } in faults {
             self.fault(key, sentence);
         }
-        self.warn(loaded.warnings);
+        self.warn(warnings);
     }
 
     /// Files that several listeners share are told once.
@@ -255,7 +261,10 @@ mod tests {
             mode: Some("server-tls".into()),
             certificate: Some("/nowhere/s.pem".into()),
             key: Some("/nowhere/s.key".into()),
-            broker: vec!["mqtts://broker".into()],
+            broker: vec!["mqtts://broker".into(), "tcp://broker".into()],
+            broker_ca: Some("/nowhere/ca.pem".into()),
+            broker_certificate: Some("/nowhere/gate.pem".into()),
+            broker_key: Some("/nowhere/gate.key".into()),
             ..Flags::default()
         };
         let report = Report::of(&Source {
@@ -263,7 +272,9 @@ mod tests {
             ..Source::default()
         });
         let keys: Vec<&str> = report.faults.iter().map(|f| f.key.as_str()).collect();
-        assert!(keys.contains(&"broker.addresses[0]"), "{keys:?}");
+        for key in ["broker.addresses[1]", "broker.tls.ca", "broker.tls.key"] {
+            assert!(keys.contains(&key), "{keys:?}");
+        }
         assert!(
             keys.iter()
                 .any(|key| key.starts_with("listener[default].tls.")),

@@ -44,9 +44,21 @@ pub(super) struct Settings {
     /// The one field of a certificate that names the device; default subject.cn
     #[arg(long, value_name = "FIELD")]
     device_field: Option<String>,
-    /// A broker, tried in the order given: mqtt://host:1883 or unix:///path; repeatable
+    /// A broker, tried in the order given: mqtt://host, mqtts://host or unix:///path; repeatable
     #[arg(long, value_name = "ADDRESS")]
     broker: Vec<String>,
+    /// The CA that judges brokers at mqtts:// (PEM)
+    #[arg(long, value_name = "FILE")]
+    broker_ca: Option<String>,
+    /// The gate's certificate chain for such brokers, leaf first (PEM)
+    #[arg(long, value_name = "FILE")]
+    broker_certificate: Option<String>,
+    /// The private key of that (PEM)
+    #[arg(long, value_name = "FILE")]
+    broker_key: Option<String>,
+    /// The name that the broker's certificate is for; default the host that is dialled
+    #[arg(long, value_name = "NAME")]
+    broker_name: Option<String>,
     /// Where /metrics, /livez and /readyz are; default 127.0.0.1:9883; "off" for nowhere
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<String>,
@@ -67,6 +79,10 @@ impl Settings {
                 crl: self.crl.clone(),
                 device_field: self.device_field.clone(),
                 broker: self.broker.clone(),
+                broker_ca: self.broker_ca.clone(),
+                broker_certificate: self.broker_certificate.clone(),
+                broker_key: self.broker_key.clone(),
+                broker_name: self.broker_name.clone(),
                 admin: self.admin.clone(),
             },
         };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::broker_tls;
 use super::fault::quoted;
 use super::quantities::Bounds;
 use super::reader::{Got, Section};
@@ -14,9 +15,10 @@ pub(super) struct Broker {
     pub(super) allow_plaintext: bool,
 }
 
-/// Reads `[broker]`.
-pub(super) fn read(mut section: Section<'_>) -> Broker {
+/// Reads `[broker]`. `has_password`: `connect.password_file` is written, well or not.
+pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
     let addresses = read_addresses(&mut section);
+    let tls = broker_tls::read(&mut section, &addresses);
     let dial = Bounds {
         least: Duration::from_millis(10),
         most: Duration::from_mins(10),
@@ -35,34 +37,58 @@ pub(super) fn read(mut section: Section<'_>) -> Broker {
     let health_interval = health.duration("interval", interval).or(interval.default);
     health.finish();
     section.finish();
-    for (key, address) in addresses
-        .iter()
-        .filter(|(_, address)| !address.is_this_host())
-    {
-        if !judged {
-            break;
-        }
-        // Whoever reads or writes this leg can be any device (threats.md N3).
-        if allow_plaintext {
-            let sentence = format!(
-                "{address} is told who a device is in plaintext; nobody else may reach this network or the broker's port"
-            );
-            section.warn(key, &sentence);
-        } else {
-            let what =
-                format!("{address} is not on this host, and the gate would speak plaintext to it");
-            let way_out = "put the gate beside the broker, or write broker.allow_plaintext = true if nobody else can reach that network";
-            section.fault(key, what, way_out);
+    if judged {
+        let knows_us = tls.has_certificate || has_password;
+        for (key, address) in &addresses {
+            check_leg(&section, key, address, knows_us, allow_plaintext);
         }
     }
     let addresses = addresses.into_iter().map(|(_, address)| address).collect();
     Broker {
         settings: Settings {
             addresses,
+            tls: tls.settings,
             dial_timeout,
             health_interval,
         },
         allow_plaintext,
+    }
+}
+
+/// Whoever reads or writes the leg to a broker can be any device (threats.md N3). `knows_us`: over TLS, the broker can tell the gate
+/// from others by a certificate or a password.
+fn check_leg(section: &Section<'_>, key: &str, address: &Address, knows_us: bool, allowed: bool) {
+    if address.is_this_host() {
+        return;
+    }
+    let over_tls = address.tls_host().is_some();
+    match (over_tls, allowed) {
+        (true, _) if knows_us => {}
+        (false, true) => {
+            let sentence = format!(
+                "{address} is told who a device is in plaintext; nobody else may reach this network or the broker's port"
+            );
+            section.warn(key, &sentence);
+        }
+        (true, true) => {
+            let sentence = format!(
+                "{address} cannot tell the gate from others; nobody else may reach the broker's port"
+            );
+            section.warn(key, &sentence);
+        }
+        (false, false) => {
+            let what =
+                format!("{address} is not on this host, and the gate would speak plaintext to it");
+            let way_out = "use mqtts://, put the gate beside the broker, or write broker.allow_plaintext = true if nobody else can reach that network";
+            section.fault(key, what, way_out);
+        }
+        (true, false) => {
+            let what = format!(
+                "{address} is not on this host, and could not tell the gate from others, who could be any device"
+            );
+            let way_out = "write broker.tls.certificate and key, or connect.password_file, or broker.allow_plaintext = true if nobody else can reach that network";
+            section.fault(key, what, way_out);
+        }
     }
 }
 

@@ -66,6 +66,11 @@ pub(super) fn read(mut section: Section<'_>) -> Connect<'_> {
 }
 
 impl Connect<'_> {
+    /// Whether the broker is told a secret that the gate has; also where it is written wrongly, which is told already.
+    pub(super) fn has_password_file(&self) -> bool {
+        self.section.wrote("password_file")
+    }
+
     /// Where several trust groups count, each of them can issue any name: the names that the broker is told have to hold the
     /// group, or a CA of one could make a device of the other (threats.md I3, I7).
     pub(super) fn check_groups(&self, groups: &BTreeSet<&str>) {

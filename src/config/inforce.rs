@@ -125,6 +125,9 @@ impl Config {
                 "false"
             },
         );
+        if let Some(tls) = &broker.tls {
+            write_broker_tls(out, tls);
+        }
         section(out, "[broker.health]");
         set(out, "interval", &duration(broker.health_interval));
 
@@ -247,6 +250,18 @@ fn write_listener(out: &mut String, listener: &ListenerSettings) {
         );
         set(out, "certificate", &path(&also.certificate));
         set(out, "key", &path(&also.key));
+    }
+}
+
+fn write_broker_tls(out: &mut String, tls: &tls::client::Settings) {
+    section(out, "[broker.tls]");
+    set(out, "ca", &path(&tls.ca));
+    if let Some(identity) = &tls.identity {
+        set(out, "certificate", &path(&identity.certificate));
+        set(out, "key", &path(&identity.key));
+    }
+    if let Some(name) = &tls.server_name {
+        set(out, "server_name", &text(&name.to_str()));
     }
 }
 

@@ -194,7 +194,12 @@ fn read_resumption(section: &mut Section<'_>) -> Resumption {
 }
 
 /// A file that must be named; `or` ends the way out. `None`: it may be missing here.
-fn file(section: &mut Section<'_>, key: &str, example: &str, or: Option<&str>) -> Option<PathBuf> {
+pub(super) fn file(
+    section: &mut Section<'_>,
+    key: &str,
+    example: &str,
+    or: Option<&str>,
+) -> Option<PathBuf> {
     match section.path(key, example) {
         Got::Good(path) => return Some(path),
         Got::Faulty => {}

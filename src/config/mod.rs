@@ -5,6 +5,7 @@
 //! every key is docs/configuration.md.
 
 mod broker;
+mod broker_tls;
 mod connect;
 mod fault;
 mod inforce;
@@ -67,6 +68,8 @@ pub(crate) struct Examined {
     pub(crate) listeners: Vec<gate::ListenerSettings>,
     /// `[token.jwt]`, if it is there and nothing is wrong in it.
     pub(crate) jwt: Option<jwks::Settings>,
+    /// `[broker.tls]`, if a broker is spoken to in TLS and nothing is wrong in it.
+    pub(crate) broker_tls: Option<tls::client::Settings>,
     /// The registry, if there is one in which nothing is wrong.
     pub(crate) registry: Option<gate::RegistrySettings>,
     /// The alphabet of device ids.
@@ -174,6 +177,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
             trust: Vec::new(),
             listeners: Vec::new(),
             jwt: None,
+            broker_tls: None,
             registry: None,
             alphabet: Alphabet::default(),
             config: None,
@@ -186,7 +190,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
     faults.sort_by_key(|fault| rank(&fault.key));
     let warnings = notes.take_warnings();
     let (trust, listeners) = (draft.good_trust, draft.good_listeners);
-    let jwt = draft.jwt;
+    let (jwt, broker_tls) = (draft.jwt, draft.broker_tls);
     let (registry, alphabet) = (draft.registry, draft.alphabet);
     let config = draft.config.filter(|_| faults.is_empty());
     let config = config.map(|config| Config {
@@ -199,6 +203,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
         trust,
         listeners,
         jwt,
+        broker_tls,
         registry,
         alphabet,
         config,
@@ -222,6 +227,7 @@ struct Draft {
     good_trust: Vec<tls::trust::Settings>,
     good_listeners: Vec<gate::ListenerSettings>,
     jwt: Option<jwks::Settings>,
+    broker_tls: Option<tls::client::Settings>,
     registry: Option<gate::RegistrySettings>,
     alphabet: Alphabet,
     /// `None`, if something is so wrong that nothing can stand in its place.
@@ -251,7 +257,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let token = registry::token(whole.section("token"), has_registry, &connect.alphabet);
     let jwt = token.settings.jwt.clone();
     let registry = registry::registry(whole.section("registry"), has_registry, &token);
-    let broker = broker::read(whole.section("broker"));
+    let broker = broker::read(whole.section("broker"), connect.has_password_file());
     let limits = table::limits(whole.section("limits"));
     let admin_draft = table::admin(whole.section("admin"));
     let admin = admin_draft.settings();
@@ -298,6 +304,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         .into_iter()
         .map(|listener| listener.good())
         .collect();
+    let broker_tls = broker.settings.tls.clone();
     let (good_registry, alphabet) = (registry.clone(), connect.alphabet.clone());
     let config = (|| {
         Some(Config {
@@ -324,6 +331,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         good_trust,
         good_listeners,
         jwt,
+        broker_tls,
         registry: good_registry,
         alphabet,
         config,

@@ -36,6 +36,14 @@ pub struct Flags {
     pub device_field: Option<String>,
     /// `--broker`: `broker.addresses`
     pub broker: Vec<String>,
+    /// `--broker-ca`: `broker.tls.ca`
+    pub broker_ca: Option<String>,
+    /// `--broker-certificate`: `broker.tls.certificate`
+    pub broker_certificate: Option<String>,
+    /// `--broker-key`: `broker.tls.key`
+    pub broker_key: Option<String>,
+    /// `--broker-name`: `broker.tls.server_name`
+    pub broker_name: Option<String>,
     /// `--admin`: `admin.bind`
     pub admin: Option<String>,
 }
@@ -277,6 +285,18 @@ fn lay_flags(root: &mut Node, flags: &Flags) {
         ),
         (&flags.key, "--key", "listener.0.tls.key"),
         (&flags.device_field, "--device-field", "trust.0.device"),
+        (&flags.broker_ca, "--broker-ca", "broker.tls.ca"),
+        (
+            &flags.broker_certificate,
+            "--broker-certificate",
+            "broker.tls.certificate",
+        ),
+        (&flags.broker_key, "--broker-key", "broker.tls.key"),
+        (
+            &flags.broker_name,
+            "--broker-name",
+            "broker.tls.server_name",
+        ),
         (&flags.admin, "--admin", "admin.bind"),
     ] {
         if let Some(value) = value {

@@ -392,9 +392,11 @@ impl Admitted {
             let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed {
                 what: what.to_string(),
             };
-            write_all(broker, &packet)
-                .await
-                .map_err(|fault| closed(&fault))?;
+            let sent = async {
+                write_all(broker, &packet).await?;
+                poll_fn(|cx| broker.poll_flush(cx)).await
+            };
+            sent.await.map_err(|fault| closed(&fault))?;
             let mut came = Vec::new();
             loop {
                 match connack::measure(&came, LARGEST_CONNACK).map_err(Refusal::BrokerGarbage)? {

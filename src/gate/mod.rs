@@ -51,7 +51,7 @@ use tokens::TokenDesk;
 
 pub use connections::{Connections, Open, Wanted};
 pub use running::{Outcome, Running};
-pub use start::{Loaded, LoadedListener, StartFault};
+pub use start::{Loaded, LoadedBrokers, LoadedListener, StartFault};
 
 /// `[[listener]]` as the gate obeys it.
 #[derive(Clone, Debug)]

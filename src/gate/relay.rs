@@ -420,11 +420,9 @@ impl Relay {
 
     /// The account of a relay that has ended.
     pub(crate) fn close(self, ending: Ending) -> Closed {
-        let unsent = if self.down.closed {
-            0
-        } else {
-            self.device.unsent()
-        };
+        let unsent = |way: &Way, sink: usize| if way.closed { 0 } else { sink };
+        let unsent =
+            unsent(&self.down, self.device.unsent()) + unsent(&self.up, self.broker.unsent());
         let lost = self.up.lost() + self.down.lost() + unsent;
         Closed {
             ending,

@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::registry::StoreSettings;
+use crate::tls::client;
 use crate::tls::server::Resumption;
 use crate::tls::trust::Groups;
 
@@ -104,10 +105,17 @@ impl Live {
         let mut last = Files::default();
         let mut failed: Option<(Files, Instant)> = None;
         let mut told = Vec::new();
+        let mut waiting = Waiting::of(&self.in_force());
         loop {
             ticks.tick().await;
             let mut read = self.reading.lock().await;
             let settings = self.in_force().clone();
+            if waiting.is_news(look_at_all(broker_files(&settings)).await) {
+                tracing::warn!(
+                    event = "configuration",
+                    "files of [broker.tls] changed, and count after a restart"
+                );
+            }
             let seen = look(&settings).await;
             let settled = seen == last;
             last.clone_from(&seen);
@@ -213,9 +221,41 @@ impl Looked {
     }
 }
 
+/// Files that count after a restart only: a change of theirs is told, and each change once.
+struct Waiting {
+    last: Files,
+    told: Files,
+}
+
+impl Waiting {
+    fn of(settings: &Settings) -> Self {
+        let now = look_at(broker_files(settings));
+        Self {
+            last: now.clone(),
+            told: now,
+        }
+    }
+
+    /// Whether they have changed, and have not changed again since the last look, as for files that are read again.
+    fn is_news(&mut self, seen: Files) -> bool {
+        let news = seen == self.last && seen != self.told;
+        if news {
+            self.told.clone_from(&seen);
+        }
+        self.last = seen;
+        news
+    }
+}
+
 /// What the system says of each file: who has another name, time, size or place is read again.
 async fn look(settings: &Settings) -> Files {
-    let paths = files(settings);
+    look_at_all(files(settings)).await
+}
+
+async fn look_at_all(paths: Vec<PathBuf>) -> Files {
+    if paths.is_empty() {
+        return Files::default();
+    }
     let looking = spawn_blocking(move || look_at(paths));
     looking.await.unwrap_or_default()
 }
@@ -299,6 +339,16 @@ fn files(settings: &Settings) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
+}
+
+/// The files that `[broker.tls]` names.
+fn broker_files(settings: &Settings) -> Vec<PathBuf> {
+    let Some(client::Settings { ca, identity, .. }) = &settings.broker.tls else {
+        return Vec::new();
+    };
+    let own = identity.iter();
+    let own = own.flat_map(|own| [own.certificate.clone(), own.key.clone()]);
+    own.chain([ca.clone()]).collect()
 }
 
 /// The files that trust groups name.

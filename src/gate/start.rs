@@ -19,7 +19,8 @@ use crate::rules::device::Offer;
 use crate::rules::policy::Unknown;
 use crate::rules::reason;
 use crate::tls;
-use crate::tls::server::ServerTls;
+use crate::tls::client::ClientTls;
+use crate::tls::server::{ServerTls, SettingFault};
 use crate::tls::trust::Groups;
 use crate::tls::verify::DeviceVerifier;
 
@@ -144,17 +145,53 @@ impl LoadedListener {
     }
 }
 
+/// `[broker.tls]` whose files were read.
+#[derive(Debug, Default)]
+pub struct LoadedBrokers {
+    /// `None` where no broker is spoken to in TLS, and where there are faults.
+    tls: Option<ClientTls>,
+    /// What keeps the gate from starting.
+    pub faults: Vec<StartFault>,
+    /// What an operator should look after.
+    pub warnings: Vec<String>,
+}
+
+impl LoadedBrokers {
+    /// Reads the CAs, the certificate and the key that `wanted` names.
+    pub fn load(wanted: Option<&tls::client::Settings>) -> Self {
+        let mut loaded = Self::default();
+        match wanted.map(ClientTls::load) {
+            None => {}
+            Some(Ok(tls)) => {
+                let told = tls.warnings(now()).into_iter();
+                let at = |warning| format!("broker.tls.{warning}");
+                loaded.warnings = told.map(at).collect();
+                loaded.tls = Some(tls);
+            }
+            Some(Err(faults)) => {
+                let fault = |fault: SettingFault| StartFault {
+                    key: format!("broker.tls.{}", fault.key),
+                    sentence: fault.sentence,
+                };
+                loaded.faults = faults.into_iter().map(fault).collect();
+            }
+        }
+        loaded
+    }
+}
+
 /// Settings whose files were read and found good.
 #[derive(Debug)]
 pub struct Loaded {
     settings: Settings,
     looked: Looked,
     listeners: Vec<LoadedListener>,
+    broker_tls: Option<ClientTls>,
     warnings: Vec<String>,
 }
 
 impl Loaded {
-    /// Reads the certificates, keys, CAs and CRLs that `settings` name.
+    /// Reads the certificates, keys, CAs and CRLs that `settings` name, for devices and for brokers.
     ///
     /// # Errors
     /// Every fault found, by key. Files that several listeners share are told once.
@@ -163,8 +200,11 @@ impl Loaded {
         let pins = settings.registry.is_some();
         let load = |listener| LoadedListener::load(listener, &settings.trust, pins);
         let mut listeners: Vec<_> = settings.listeners.iter().map(load).collect();
-        let mut faults = Vec::new();
-        let mut warnings = Vec::new();
+        let LoadedBrokers {
+            tls: broker_tls,
+            mut faults,
+            mut warnings,
+        } = LoadedBrokers::load(settings.broker.tls.as_ref());
         for listener in &mut listeners {
             faults.append(&mut listener.faults);
             warnings.append(&mut listener.warnings);
@@ -178,6 +218,7 @@ impl Loaded {
                 settings,
                 looked,
                 listeners,
+                broker_tls,
                 warnings,
             })
         } else {
@@ -236,6 +277,7 @@ impl Loaded {
             settings,
             looked,
             listeners,
+            broker_tls,
             warnings,
         } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -270,7 +312,7 @@ impl Loaded {
                 .collect(),
             devices,
             tokens,
-            brokers: Brokers::new(&settings.broker),
+            brokers: Brokers::new(&settings.broker, broker_tls.as_ref()),
             limits: settings.limits,
             connect: settings.connect,
             draining: watch::Sender::new(false),

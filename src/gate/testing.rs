@@ -57,11 +57,15 @@ pub(super) fn gate() -> Arc<Gate> {
         doubt: mpsc::unbounded_channel().0,
         devices: Devices::new(None, Unknown::Refuse),
         tokens: TokenDesk::default(),
-        brokers: Brokers::new(&broker::Settings {
-            addresses: Vec::new(),
-            dial_timeout: Duration::from_secs(1),
-            health_interval: Duration::from_secs(1),
-        }),
+        brokers: Brokers::new(
+            &broker::Settings {
+                addresses: Vec::new(),
+                tls: None,
+                dial_timeout: Duration::from_secs(1),
+                health_interval: Duration::from_secs(1),
+            },
+            None,
+        ),
         logger: Logger::counted(metrics.clone()),
         metrics,
         connections: Arc::new(Semaphore::new(ROOM)),

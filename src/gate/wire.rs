@@ -35,7 +35,7 @@ impl DeviceLink {
     /// Bytes that were taken over and that the socket has not taken yet.
     pub(crate) fn unsent(&self) -> usize {
         match self {
-            Self::Plain(_) => 0,
+            Self::Plain(socket) => socket.unsent(),
             Self::Tls(tls) => tls.unsent(),
         }
     }
@@ -69,12 +69,12 @@ impl Wire for Socket {
         Socket::poll_write(self, cx, plain)
     }
 
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // what it takes over is the kernel's
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Socket::poll_flush(self, cx)
     }
 
-    fn poll_close_write(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.close_write())
+    fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Socket::poll_close_write(self, cx)
     }
 }
 

@@ -1,5 +1,6 @@
-//! TLS: rustls configurations from files, and the verification of devices' certificates.
+//! TLS: rustls configurations from files, towards devices and brokers, and the verification of devices' certificates.
 
+pub mod client;
 mod crl;
 mod der;
 mod diagnose;

@@ -18,7 +18,7 @@ use super::files;
 use super::hello;
 use super::suites;
 use super::tickets::{self, Scope, Tickets};
-use super::trust::date;
+use super::trust::{MONTH, date};
 use super::verify::DeviceVerifier;
 use super::witness;
 use crate::rules::secret::Secret;
@@ -318,8 +318,8 @@ struct Certificates {
 
 /// One certificate with its key.
 #[derive(Debug)]
-struct Shown {
-    certified: Arc<CertifiedKey>,
+pub(super) struct Shown {
+    pub(super) certified: Arc<CertifiedKey>,
     /// Its key in the configuration.
     key: String,
     /// For the metric: the first DNS name, else the subject.
@@ -424,7 +424,8 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Shown {
-    fn load(
+    /// Reads the two files; their keys in the configuration begin with `prefix`.
+    pub(super) fn load(
         prefix: &str,
         certificate: &Path,
         key: &Path,
@@ -485,7 +486,7 @@ impl Shown {
                 let (key, certificate) = (key.display(), certificate.display());
                 let sentence = format!(
                     "{key} is not the key of the first certificate in {certificate}; give the two that belong together, \
-                     the server's own certificate first"
+                     the own certificate first"
                 );
                 fault("key", sentence);
                 None
@@ -493,25 +494,39 @@ impl Shown {
         }
     }
 
-    fn warnings(&self, now: i64) -> Vec<String> {
-        const MONTH: i64 = 30 * 24 * 3600;
+    /// What is to be said of its time; `past`: what comes of it when it is over.
+    pub(super) fn time_warnings(&self, now: i64, past: &str) -> Vec<String> {
         let mut warnings = Vec::new();
-        let mut warn =
-            |what: String| warnings.push(format!("{}: {:?} {what}", self.key, self.name));
         let (begins, ends) = (date(self.not_before), date(self.not_after));
         if self.not_after < now {
-            warn(format!("ended on {ends}: devices refuse it; replace it"));
+            warnings.push(self.warning(&format!("ended on {ends}: {past}; replace it")));
         } else if self.not_after < now + MONTH {
-            warn(format!("ends on {ends}; have it renewed"));
+            warnings.push(self.warning(&format!("ends on {ends}; have it renewed")));
         }
         if self.not_before > now {
-            warn(format!("begins on {begins} only; see to this host's clock"));
+            warnings.push(self.warning(&format!(
+                "begins on {begins} only; see to this host's clock"
+            )));
         }
+        warnings
+    }
+
+    fn warning(&self, what: &str) -> String {
+        format!("{}: {:?} {what}", self.key, self.name)
+    }
+
+    fn warnings(&self, now: i64) -> Vec<String> {
+        let mut warnings = self.time_warnings(now, "devices refuse it");
+        let mut warn = |what: &str| warnings.push(self.warning(what));
         if self.names.is_empty() {
-            warn("holds no DNS name (subjectAltName): devices that check names refuse it, unless they call an address that it holds".into());
+            warn(
+                "holds no DNS name (subjectAltName): devices that check names refuse it, unless they call an address that it holds",
+            );
         }
         if !self.is_ordered {
-            warn("is followed by certificates that do not each issue the one before: small devices give up on such a chain; put it in order".into());
+            warn(
+                "is followed by certificates that do not each issue the one before: small devices give up on such a chain; put it in order",
+            );
         }
         warnings
     }

@@ -465,7 +465,8 @@ impl Group {
     }
 }
 
-const MONTH: i64 = 30 * 24 * 3600;
+/// In seconds: what ends within it is warned of.
+pub(super) const MONTH: i64 = 30 * 24 * 3600;
 
 /// The time as people write it, for sentences.
 pub fn date(seconds: i64) -> String {

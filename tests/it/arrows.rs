@@ -1,4 +1,4 @@
-//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → jwks → tls, broker, observe, registry → rules → mqtt.
+//! Arrows between rooms point down: cli → config → bench → admin, pki → gate → jwks, broker → tls, observe, registry → rules → mqtt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 9] = [
     &["mqtt"],
     &["rules"],
-    &["tls", "broker", "observe", "registry"],
-    &["jwks"],
+    &["tls", "observe", "registry"],
+    &["jwks", "broker"],
     &["gate"],
     &["admin", "pki"],
     &["bench"],

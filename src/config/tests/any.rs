@@ -60,8 +60,9 @@ proptest! {
     }
 
     #[test]
-    fn any_flag_is_judged(values in prop::collection::vec("\\PC{0,20}", 9)) {
-        let [listen, mode, certificate, key, ca, crl, field, broker, admin] = <[String; 9]>::try_from(values).expect("nine");
+    fn any_flag_is_judged(values in prop::collection::vec("\\PC{0,20}", 13)) {
+        let [listen, mode, certificate, key, ca, crl, field, broker, admin, b_ca, b_certificate, b_key, b_name] =
+            <[String; 13]>::try_from(values).expect("thirteen");
         let flags = Flags {
             listen: vec![listen],
             mode: Some(mode),
@@ -71,6 +72,10 @@ proptest! {
             crl: vec![crl],
             device_field: Some(field),
             broker: vec![broker],
+            broker_ca: Some(b_ca),
+            broker_certificate: Some(b_certificate),
+            broker_key: Some(b_key),
+            broker_name: Some(b_name),
             admin: Some(admin),
         };
         for fault in Operator::default().types(flags).loads().err().unwrap_or_default() {

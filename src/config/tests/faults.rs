@@ -126,7 +126,7 @@ fn brokers_are_told_apart_from_what_is_none() {
     assert_eq!(
         told("[\"mqtt://10.0.0.1\"]"),
         [
-            "broker.addresses[0]: mqtt://10.0.0.1:1883 is not on this host, and the gate would speak plaintext to it; put the gate beside the broker, or write broker.allow_plaintext = true if nobody else can reach that network"
+            "broker.addresses[0]: mqtt://10.0.0.1:1883 is not on this host, and the gate would speak plaintext to it; use mqtts://, put the gate beside the broker, or write broker.allow_plaintext = true if nobody else can reach that network"
         ]
     );
     assert_eq!(
@@ -140,9 +140,9 @@ fn brokers_are_told_apart_from_what_is_none() {
         ]
     );
     assert_eq!(
-        told("\"mqtts://b\""),
+        told("\"tcp://b\""),
         [
-            "broker.addresses: \"mqtts://b\" is not an address of a broker: write mqtt://host:1883 or unix:///path/to/socket"
+            "broker.addresses: \"tcp://b\" is not an address of a broker: write mqtt://host:1883, mqtts://host:8883 or unix:///path/to/socket"
         ]
     );
 }
@@ -156,6 +156,66 @@ fn a_plaintext_leg_to_another_host_is_allowed_in_so_many_words_and_warned_of() {
         "{:?}",
         config.warnings
     );
+}
+
+/// [`GOOD`] with another address, and these lines behind it.
+fn broker(address: &str, lines: &str) -> Operator {
+    Operator::writes(&GOOD.replace("mqtt://127.0.0.1:1883\"", &format!("{address}\"\n{lines}")))
+}
+
+#[test]
+fn tls_to_the_broker_needs_its_ca_a_name_and_whole_pairs() {
+    let ca = "broker.tls.ca: is missing; write ca = \"broker-ca.pem\", the CA of the broker's certificate, or use --broker-ca";
+    #[rustfmt::skip]
+    let table: [(&str, &str, &[&str]); 7] = [
+        ("mqtts://localhost", "", &[ca]),
+        ("mqtts://localhost", "[broker.tls]\ncertificate = \"c\"", &[ca, "broker.tls.key: is missing beside the certificate; write key = \"gate.key\", or use --broker-key"]),
+        ("mqtts://localhost", "tls = { ca = \"ca\", key = \"k\" }", &["broker.tls.certificate: is missing beside the key; write certificate = \"gate.pem\", or use --broker-certificate"]),
+        ("mqtts://localhost", "tls = { ca = \"ca\", server_name = \"a b\" }", &["broker.tls.server_name: \"a b\" is no name of a server; write a host name such as broker.internal, or an IP address"]),
+        ("mqtts://localhost", "tls = { ca = \"ca\", cert = \"c\" }", &["broker.tls.cert: is not a known key; did you mean certificate?"]),
+        ("mqtts://a..b", "allow_plaintext = true\ntls = { ca = \"ca\" }", &["broker.addresses: no certificate can be for \"a..b\"; write the name that the broker's is for as broker.tls.server_name"]),
+        ("mqtts://a..b", "allow_plaintext = true\ntls = { ca = \"ca\", server_name = \"b\" }", &[]),
+    ];
+    for (address, lines, told) in table {
+        assert_eq!(broker(address, lines).tells(), told, "{address} {lines}");
+    }
+    let unused = broker("mqtt://127.0.0.1", "tls = { server_name = \"b\" }").loads();
+    assert_eq!(
+        unused.expect("good").warnings,
+        ["broker.tls: has no effect: no address in broker.addresses is mqtts://"]
+    );
+}
+
+/// threats.md N3: on another host a broker must be able to tell the gate from others, by a certificate or by a password.
+#[test]
+fn a_broker_on_another_host_must_know_the_gate() {
+    let ca = "[broker.tls]\nca = \"ca\"";
+    let own = format!("{ca}\ncertificate = \"c\"\nkey = \"k\"");
+    let fault = "broker.addresses: mqtts://b.example.net:8883 is not on this host, and could not tell the gate from others, who could be any device; write broker.tls.certificate and key, or connect.password_file, or broker.allow_plaintext = true if nobody else can reach that network";
+    assert_eq!(broker("mqtts://b.example.net", ca).tells(), [fault]);
+    assert_eq!(broker("mqtts://127.0.0.1", ca).tells(), [""; 0]);
+    let config = broker("mqtts://b.example.net", &own).loads();
+    assert_eq!(config.expect("good").warnings, [""; 0]);
+
+    let allowed = format!("allow_plaintext = true\n{ca}");
+    let config = broker("mqtts://b.example.net", &allowed).loads();
+    assert_eq!(
+        config.expect("allowed").warnings,
+        [
+            "broker.addresses: mqtts://b.example.net:8883 cannot tell the gate from others; nobody else may reach the broker's port"
+        ]
+    );
+
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("s"), "hunter2").expect("written");
+    let secret = format!("{ca}\n[connect]\npassword_file = \"s\"");
+    let config = broker("mqtts://b.example.net", &secret).loads_in(folder.path());
+    assert!(config.is_ok(), "{config:?}");
+    // A password in plaintext is everybody's.
+    let plain = "[connect]\npassword_file = \"s\"";
+    let faults = broker("mqtt://b.example.net", plain).loads_in(folder.path());
+    let faults = faults.expect_err("plaintext");
+    assert!(faults[0].what.contains("plaintext"), "{faults:?}");
 }
 
 #[test]

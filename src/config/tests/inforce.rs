@@ -61,10 +61,15 @@ asked_client_id = "device"
 user_properties = { "x-mode" = "{mode}", b = "{{é\\" }
 extra_characters = ":@"
 [broker]
-addresses = ["mqtt://10.0.0.1:1884", "unix:///run/b.sock"]
+addresses = ["mqtt://10.0.0.1:1884", "unix:///run/b.sock", "mqtts://10.0.0.2"]
 dial_timeout = "1500ms"
 allow_plaintext = true
 health = { interval = "1m" }
+[broker.tls]
+ca = "broker-ca.pem"
+certificate = "gate.pem"
+key = "gate.key"
+server_name = "broker.internal"
 [limits]
 connections = 1_000
 handshakes = 64

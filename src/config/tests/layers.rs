@@ -127,7 +127,11 @@ fn a_sidecar_needs_no_file() {
         key: Some("s.key".into()),
         client_ca: vec!["ca.pem".into(), "/old-ca.pem".into()],
         crl: vec!["ca.crl".into()],
-        broker: vec!["mqtt://127.0.0.1:1883".into()],
+        broker: vec!["mqtts://broker.example.net".into()],
+        broker_ca: Some("broker-ca.pem".into()),
+        broker_certificate: Some("gate.pem".into()),
+        broker_key: Some("gate.key".into()),
+        broker_name: Some("broker.internal".into()),
         device_field: Some("san.uri".into()),
         admin: None,
     };
@@ -143,6 +147,12 @@ fn a_sidecar_needs_no_file() {
         config.gate.listeners[0].tls.as_ref().expect("TLS").key,
         here.join("s.key")
     );
+    let tls = config.gate.broker.tls.expect("TLS to the broker");
+    let identity = tls.identity.expect("a certificate");
+    assert_eq!(tls.ca, here.join("broker-ca.pem"));
+    assert_eq!(identity.certificate, here.join("gate.pem"));
+    assert_eq!(identity.key, here.join("gate.key"));
+    assert_eq!(tls.server_name.expect("a name").to_str(), "broker.internal");
 }
 
 #[test]
