@@ -313,9 +313,11 @@ pub fn is_out_of_descriptors(fault: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use socket2::SockRef;
+    use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::tls::{client, testing};
 
     /// threats.md V7: a broker that is gone is found.
     #[tokio::test]
@@ -344,5 +346,35 @@ mod tests {
             socket.tcp_user_timeout().expect("a socket"),
             Some(60 * second)
         );
+    }
+
+    /// The header of the PROXY protocol stands before TLS, in the clear.
+    #[tokio::test]
+    async fn what_goes_before_tls_is_sent_before_tls() {
+        let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, testing::root("CA").pem).expect("written");
+        let settings = client::Settings {
+            ca,
+            identity: None,
+            server_name: None,
+        };
+        let tls = ClientTls::load(&settings).expect("a CA");
+        let address = broker.local_addr().expect("bound");
+        let address: Address = format!("mqtts://{address}").parse().expect("an address");
+        let dialled = Broker::new(&address, Some(&tls));
+        let calls = dialled.connect(b"PROXY UNKNOWN\r\n");
+        let hears = async {
+            let (mut socket, _) = broker.accept().await.expect("a caller");
+            let mut came = [0; 17];
+            socket.read_exact(&mut came).await.expect("bytes");
+            came
+        };
+        let (ready, came) = tokio::join!(calls, hears);
+        // The preface, then a handshake record of TLS (RFC 8446 §5.1).
+        assert_eq!(&came[..15], b"PROXY UNKNOWN\r\n");
+        assert_eq!(came[15..], [22, 3]);
+        assert!(matches!(ready, Err(NotReady::Tls(_))), "{ready:?}");
     }
 }

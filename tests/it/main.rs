@@ -27,6 +27,7 @@ mod limits;
 mod listeners;
 mod matrix;
 mod mosquitto;
+mod mqtts;
 mod names;
 mod openssl;
 mod operators;

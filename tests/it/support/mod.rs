@@ -20,6 +20,7 @@ pub mod mosquitto;
 pub mod odd;
 pub mod openssl;
 pub mod postgres;
+pub mod secure;
 pub mod shown;
 pub mod wire;
 
