@@ -253,9 +253,13 @@ impl Broker {
                 let mut last =
                     io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"))
                         .into();
-                for address in known.iter() {
+                for (nth, address) in (1..).zip(known.iter()) {
+                    let link = self.link(*address, preface);
+                    if nth == known.len() {
+                        return link.await; // nobody waits behind it
+                    }
                     let soon = Instant::now() + Duration::from_secs(1);
-                    match timeout_at(soon, self.link(*address, preface)).await {
+                    match timeout_at(soon, link).await {
                         Ok(Ok(socket)) => return Ok(socket),
                         Ok(Err(fault)) => last = fault,
                         Err(_) => last = io::Error::from(io::ErrorKind::TimedOut).into(),

@@ -18,7 +18,9 @@ pub(super) fn failed(lost: Lost) -> NotReady {
     match lost {
         Lost::Tls(fault) => NotReady::Tls(why(&fault)),
         Lost::Io(fault) => match fault.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => NotReady::Tls(
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => NotReady::Tls(
                 "it closed the connection in the handshake; see that this port speaks TLS, and what the broker logs".into(),
             ),
             _ => NotReady::Socket(fault),

@@ -491,9 +491,9 @@ async fn a_sidecar_speaks_tls_by_flags_alone() {
     let broker = SecureBroker::start(&site.broker(), Some(&site.gates), BOTH).await;
     let flags = format!(
         "--listen 127.0.0.1:0 --mode mutual-tls --certificate server.pem --key server.key --client-ca ca.pem \
-         --broker mqtts://{} --broker-ca broker-ca.pem --broker-certificate gate.pem --broker-key gate.key \
+         --broker mqtts://localhost:{} --broker-ca broker-ca.pem --broker-certificate gate.pem --broker-key gate.key \
          --broker-name broker.internal --admin 127.0.0.1:0",
-        broker.address
+        broker.address.port()
     );
     let gate = Gate::plan(Plan {
         flags: Some(flags.split_whitespace().map(str::to_owned).collect()),
@@ -501,6 +501,7 @@ async fn a_sidecar_speaks_tls_by_flags_alone() {
         ..site.plan(&[address(broker.address)], OWN)
     })
     .await;
+    gate.metric_becomes("tidegate_broker_up", &[], 1.0).await; // its name is known
     let (_link, visit) = linked(&gate, &broker, Version::V311).await;
     assert_eq!(visit.connect.client_id, "meter-7");
 }
