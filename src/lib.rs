@@ -21,6 +21,7 @@ pub mod jwks;
 pub mod mqtt;
 pub mod observe;
 pub mod pki;
+pub mod proxy_protocol;
 pub mod registry;
 pub mod rules;
 pub mod tls;

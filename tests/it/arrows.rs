@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first. Rooms of one floor do not know each other.
 const FLOORS: [&[&str]; 9] = [
-    &["mqtt"],
+    &["mqtt", "proxy_protocol"],
     &["rules"],
     &["tls", "observe", "registry"],
     &["jwks", "broker"],
