@@ -1,5 +1,6 @@
 //! Finding a broker that takes the connection, in time.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::proxy_protocol::{Told, Version};
 use crate::rules::device::DeviceId;
 use crate::tls::client::{ClientTls, Towards};
 
@@ -36,6 +38,8 @@ pub struct Broker {
     target: Target,
     /// `None`: it is spoken to in plaintext.
     tls: Option<Towards>,
+    /// What it must be sent first.
+    proxy_protocol: Option<Version>,
     up: AtomicBool,
 }
 
@@ -111,8 +115,11 @@ impl Brokers {
     /// # Panics
     /// When an address is `mqtts://` and there is no `tls`, or the address's host is no name that a certificate could be for.
     pub fn new(settings: &Settings, tls: Option<&ClientTls>) -> Self {
+        let version = settings.proxy_protocol;
         let all = settings.addresses.iter();
-        let brokers = all.map(|address| Broker::new(address, tls)).collect();
+        let brokers = all
+            .map(|address| Broker::new(address, version, tls))
+            .collect();
         Self {
             brokers,
             dial_timeout: settings.dial_timeout,
@@ -171,7 +178,7 @@ impl Brokers {
 }
 
 impl Broker {
-    fn new(address: &Address, tls: Option<&ClientTls>) -> Self {
+    fn new(address: &Address, proxy_protocol: Option<Version>, tls: Option<&ClientTls>) -> Self {
         let target = match address {
             Address::Unix(path) => Target::Unix(path.clone()),
             Address::Tcp { host, port } | Address::Tls { host, port } => {
@@ -192,6 +199,7 @@ impl Broker {
                 let towards = tls.and_then(|tls| tls.towards(host));
                 towards.expect("the configuration is refused without [broker.tls] and a name")
             }),
+            proxy_protocol,
             up: AtomicBool::new(false),
         }
     }
@@ -238,11 +246,34 @@ impl Broker {
     /// # Errors
     /// The last address's [`NotReady`]. It has no deadline of its own. Dropping it half-way drops the connection.
     pub async fn connect(&self, preface: &[u8]) -> Result<Socket, NotReady> {
+        self.reach(Preface::Given(preface)).await
+    }
+
+    /// Connects for a look only, and tells so, if the broker must be told who calls: the gate itself.
+    ///
+    /// A header that says so outright (LOCAL, UNKNOWN) would not do: RabbitMQ 3.10 tells of a crash for either, and Mosquitto 2.1 closes
+    /// at once.
+    ///
+    /// # Errors
+    /// As [`Broker::connect`].
+    pub async fn probe(&self) -> Result<Socket, NotReady> {
+        self.reach(
+            self.proxy_protocol
+                .map_or(Preface::Given(&[]), Preface::Own),
+        )
+        .await
+    }
+
+    async fn reach(&self, preface: Preface<'_>) -> Result<Socket, NotReady> {
         match &self.target {
             Target::Fixed(address) => self.link(*address, preface).await,
             Target::Unix(path) => {
                 let mut socket = unix(path).await?;
-                socket.write_all(preface).await?;
+                // On this host, where no port has that number: RabbitMQ takes no 0.
+                let here = SocketAddr::from(([127, 0, 0, 1], 1));
+                socket
+                    .write_all(&preface.bytes(|| Ok((here, here)))?)
+                    .await?;
                 Ok(Socket::Unix(socket))
             }
             Target::Named { host, resolved, .. } => {
@@ -271,14 +302,43 @@ impl Broker {
     }
 
     /// The same to one address.
-    async fn link(&self, address: SocketAddr, preface: &[u8]) -> Result<Socket, NotReady> {
+    async fn link(&self, address: SocketAddr, preface: Preface<'_>) -> Result<Socket, NotReady> {
         let mut socket = tcp(address).await?;
-        socket.write_all(preface).await?;
+        let first = preface.bytes(|| Ok((socket.local_addr()?, socket.peer_addr()?)))?;
+        socket.write_all(&first).await?;
         let Some(tls) = &self.tls else {
             return Ok(Socket::Tcp(socket));
         };
         let stream = tls.secure(socket).await.map_err(secure::failed)?;
         Ok(Socket::Tls(Box::new(stream)))
+    }
+}
+
+/// What a broker is sent first.
+#[derive(Clone, Copy)]
+enum Preface<'a> {
+    /// This.
+    Given(&'a [u8]),
+    /// A header that names the gate's own end of the socket.
+    Own(Version),
+}
+
+impl Preface<'_> {
+    /// Its bytes, where the ends of the socket are these: ours, and the broker's.
+    ///
+    /// # Errors
+    /// When `ends` fails.
+    fn bytes(
+        &self,
+        ends: impl FnOnce() -> io::Result<(SocketAddr, SocketAddr)>,
+    ) -> io::Result<Cow<'_, [u8]>> {
+        match *self {
+            Self::Given(bytes) => Ok(bytes.into()),
+            Self::Own(version) => {
+                let (from, to) = ends()?;
+                Ok(Told::ends(from, to).header(version).into())
+            }
+        }
     }
 }
 
@@ -367,7 +427,7 @@ mod tests {
         let tls = ClientTls::load(&settings).expect("a CA");
         let address = broker.local_addr().expect("bound");
         let address: Address = format!("mqtts://{address}").parse().expect("an address");
-        let dialled = Broker::new(&address, Some(&tls));
+        let dialled = Broker::new(&address, None, Some(&tls));
         let calls = dialled.connect(b"PROXY UNKNOWN\r\n");
         let hears = async {
             let (mut socket, _) = broker.accept().await.expect("a caller");

@@ -46,7 +46,7 @@ async fn watch_one<L: Future<Output = io::Result<()>>>(
                 "its name is still being looked up, and no address is known",
             )),
         };
-        let why_not = match timeout(every, broker.connect(&[])).await {
+        let why_not = match timeout(every, broker.probe()).await {
             Ok(Ok(_)) => None,
             // Our trouble, not the broker's: what was known of it stays (threats.md V3).
             Ok(Err(NotReady::Socket(fault))) if is_out_of_descriptors(&fault) => continue,
@@ -83,6 +83,7 @@ mod tests {
             tls: None,
             dial_timeout: Duration::from_secs(1),
             health_interval: Duration::from_secs(1),
+            proxy_protocol: None,
         };
         let brokers = Brokers::new(&settings, None);
         let (heard, enough) = (RefCell::new(Vec::new()), tokio::sync::Notify::new());

@@ -8,6 +8,7 @@ pub mod health;
 mod secure;
 pub mod socket;
 
+use crate::proxy_protocol;
 use address::Address;
 
 use crate::tls;
@@ -23,4 +24,6 @@ pub struct Settings {
     pub dial_timeout: Duration,
     /// How often each broker is asked whether it answers.
     pub health_interval: Duration,
+    /// Which PROXY header a broker is sent before anything else; `None`: none.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }

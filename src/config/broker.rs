@@ -8,6 +8,7 @@ use super::quantities::Bounds;
 use super::reader::{Got, Section};
 use crate::broker::Settings;
 use crate::broker::address::Address;
+use crate::proxy_protocol::Version;
 
 /// `[broker]` as far as it could be read.
 pub(super) struct Broker {
@@ -28,6 +29,10 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
     let plaintext = section.boolean("allow_plaintext");
     let judged = !matches!(plaintext, Got::Faulty);
     let allow_plaintext = plaintext.or(false);
+    let words = PROXY_PROTOCOL.map(|(word, _)| word);
+    let version = |word: &str| PROXY_PROTOCOL.into_iter().find(|(known, _)| *known == word);
+    let proxy_protocol = section.word("proxy_protocol", &words, version);
+    let proxy_protocol = proxy_protocol.good().and_then(|(_, version)| version);
     let mut health = section.section("health");
     let interval = Bounds {
         least: Duration::from_millis(100),
@@ -50,6 +55,7 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
             tls: tls.settings,
             dial_timeout,
             health_interval,
+            proxy_protocol,
         },
         allow_plaintext,
     }
@@ -91,6 +97,12 @@ fn check_leg(section: &Section<'_>, key: &str, address: &Address, knows_us: bool
         }
     }
 }
+/// The words of `broker.proxy_protocol`.
+pub(super) const PROXY_PROTOCOL: [(&str, Option<Version>); 3] = [
+    ("off", None),
+    ("v1", Some(Version::V1)),
+    ("v2", Some(Version::V2)),
+];
 
 fn read_addresses(section: &mut Section<'_>) -> Vec<(String, Address)> {
     let example = "mqtt://127.0.0.1:1883";

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, connect, listener, quantities, reader, registry, table, trust};
+use super::{Config, broker, connect, listener, quantities, reader, registry, table, trust};
 use crate::gate::ListenerSettings;
 use crate::jwks;
 use crate::registry::StoreSettings;
@@ -103,19 +103,19 @@ impl Config {
     }
 
     fn write_rest(&self, out: &mut String) {
-        let broker = &self.gate.broker;
+        let settings = &self.gate.broker;
         section(out, "[broker]");
         set(
             out,
             "addresses",
             &list(
-                broker
+                settings
                     .addresses
                     .iter()
                     .map(|address| text(&address.to_string())),
             ),
         );
-        set(out, "dial_timeout", &duration(broker.dial_timeout));
+        set(out, "dial_timeout", &duration(settings.dial_timeout));
         set(
             out,
             "allow_plaintext",
@@ -125,11 +125,16 @@ impl Config {
                 "false"
             },
         );
-        if let Some(tls) = &broker.tls {
+        set(
+            out,
+            "proxy_protocol",
+            &text(word(&broker::PROXY_PROTOCOL, &settings.proxy_protocol)),
+        );
+        if let Some(tls) = &settings.tls {
             write_broker_tls(out, tls);
         }
         section(out, "[broker.health]");
-        set(out, "interval", &duration(broker.health_interval));
+        set(out, "interval", &duration(settings.health_interval));
 
         let limits = &self.gate.limits;
         section(out, "[limits]");
@@ -210,6 +215,12 @@ fn write_listener(out: &mut String, listener: &ListenerSettings) {
             &list(listener.trust.iter().map(|name| text(name))),
         );
     }
+    let networks = listener.proxy_protocol_from.iter();
+    set(
+        out,
+        "proxy_protocol_from",
+        &list(networks.map(|network| text(&network.to_string()))),
+    );
     let Some(tls) = &listener.tls else {
         return;
     };

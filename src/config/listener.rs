@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::fault::quoted;
+use super::networks;
 use super::quantities::Bounds;
 use super::reader::{Got, Notes, Section, is_label, nearest};
 use super::table::socket_address;
@@ -25,6 +28,7 @@ pub(super) struct Draft<'n> {
     /// `None`: every group counts.
     trust: Option<Vec<(String, String)>>,
     counting: Vec<String>,
+    proxies: Vec<IpNet>,
     /// Whether anything in it is wrong.
     faulty: bool,
 }
@@ -54,6 +58,8 @@ fn read_one(mut section: Section<'_>) -> Draft<'_> {
         Got::Absent => None,
         got => Some(got.or(Vec::new())),
     };
+    let proxies = networks::read(&mut section, "proxy_protocol_from");
+    warn_of_everybody(&section, &proxies);
     let tls = section.section("tls");
     let written = !tls.is_empty();
     let tls = match offer {
@@ -80,7 +86,19 @@ fn read_one(mut section: Section<'_>) -> Draft<'_> {
         tls,
         trust,
         counting: Vec::new(),
+        proxies,
         faulty: false,
+    }
+}
+
+/// A balancer's word on addresses is believed, and limits and names may rest on it.
+fn warn_of_everybody(section: &Section<'_>, proxies: &[IpNet]) {
+    if let Some(all) = proxies.iter().find(|network| network.prefix_len() == 0) {
+        let sentence = format!(
+            "{all} lets whoever reaches this listener call itself by any address; name the networks of the balancers, unless a \
+             firewall lets nobody else in"
+        );
+        section.warn("proxy_protocol_from", &sentence);
     }
 }
 
@@ -444,6 +462,7 @@ impl Draft<'_> {
             offer,
             tls: self.tls.clone(),
             trust: self.counting.clone(),
+            proxy_protocol_from: self.proxies.clone(),
         })
     }
 

@@ -11,6 +11,7 @@ mod fault;
 mod inforce;
 mod jwt;
 mod listener;
+mod networks;
 mod node;
 mod quantities;
 mod reader;

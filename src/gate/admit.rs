@@ -21,6 +21,7 @@ use crate::tls::verify;
 use super::connection::Facts;
 use super::control::{Roll, Seat};
 use super::handshake::Secured;
+use super::preface::preface;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger, read, write_all};
 use super::{Gate, now};
 
@@ -47,6 +48,8 @@ pub(crate) struct Admitted {
     link: DeviceLink,
     /// The CONNECT for the broker, encoded.
     packet: Vec<u8>,
+    /// What the broker is sent before it; mostly nothing.
+    preface: Vec<u8>,
     version: Version,
     /// The device's own limit on packets, in bytes (MQTT 5.0 §3.1.2.11.4).
     most: Option<u32>,
@@ -203,9 +206,11 @@ impl Asking {
             .set_until(until.and_then(|until| super::deadline(until, now)));
         facts.device = Some(device);
         facts.note_given(&connect.client_id);
+        let preface = preface(&secured, facts, gate.proxy_protocol);
         Ok(Admitted {
             link: secured.link,
             packet,
+            preface,
             version,
             most,
             assigned: tell_client_id.then_some(connect.client_id),
@@ -310,7 +315,7 @@ impl Admitted {
         let began = Instant::now();
         let call = Call {
             device: &self.seat.control.sitter.device,
-            preface: &[],
+            preface: &self.preface,
         };
         let dialling = gate.brokers.dial(call, |place, result, took| {
             gate.metrics.broker(place).dial(result, took);

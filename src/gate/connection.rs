@@ -1,4 +1,4 @@
-//! The walk of one connection: Accepted → Secured → Asking → Admitted → Linked → Closed; then one log line, one count.
+//! The walk of one connection: Accepted (→ Accepted, behind a balancer) → Secured → Asking → Admitted → Linked → Closed; then one log line, one count.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,6 +18,7 @@ use crate::tls::verify::Shown;
 
 use super::admit::{Linked, Unlinked};
 use super::control::{Roll, Seat};
+use super::crowd::Place;
 use super::handshake::Accepted;
 use super::listener::{Listener, reset};
 use super::relay::{Relay, Tally, Watch};
@@ -38,6 +39,10 @@ pub(crate) struct Facts {
     client_id_asked: Option<Box<str>>,
     client_id_given: Option<Box<str>>,
     pub(crate) broker: Option<Arc<str>>,
+    /// The device's address, as its balancer told it.
+    pub(crate) from: Option<SocketAddr>,
+    /// The name of this connection in the header that the broker was sent.
+    pub(crate) unique_id: Option<Box<str>>,
     pub(crate) waits_for_turn: bool,
     pub(crate) certificate: Option<Arc<Certificate>>,
     to_broker: Option<u64>,
@@ -82,6 +87,7 @@ enum Outcome {
 struct Teller<'a> {
     gate: &'a Gate,
     listener: usize,
+    /// Of whoever opened the connection: the device, or its balancer.
     address: SocketAddr,
     began: Instant,
     facts: Box<Facts>,
@@ -120,7 +126,8 @@ impl<'a> Teller<'a> {
             event,
             reason,
             why: &why,
-            address: self.address,
+            address: facts.from.unwrap_or(self.address),
+            proxy: facts.from.map(|_| self.address),
             listener: self.gate.listener_name(self.listener),
             device: facts.device.as_ref(),
             mode: facts.mode,
@@ -140,6 +147,7 @@ impl<'a> Teller<'a> {
             client_id_asked: facts.client_id_asked.as_deref(),
             client_id_given: facts.client_id_given.as_deref(),
             broker: facts.broker.as_deref(),
+            unique_id: facts.unique_id.as_deref(),
             bytes_to_broker: facts.to_broker,
             bytes_to_device: facts.to_device,
             duration: Some(lasted),
@@ -149,10 +157,10 @@ impl<'a> Teller<'a> {
     /// Sets the relay up, with what was read of either side before it; tells of those that were not linked.
     fn carry(
         &mut self,
-        linked: Result<(Linked, Mode), Unlinked>,
+        linked: Result<(Linked, Mode, Place), Unlinked>,
         listener: Arc<Listener>,
     ) -> Option<Box<Carried>> {
-        let (linked, mode) = match linked {
+        let (linked, mode, place) = match linked {
             Ok(linked) => linked,
             Err(Unlinked::Refused(refusal)) => {
                 self.tell(&Outcome::Refused(refusal));
@@ -180,6 +188,7 @@ impl<'a> Teller<'a> {
         Some(Box::new(Carried {
             relay,
             seat,
+            place,
             open: [
                 metrics.listener(self.listener).opened(mode),
                 linked.broker_open,
@@ -188,8 +197,13 @@ impl<'a> Teller<'a> {
     }
 
     /// Tells of a relay that has ended. Gives what is left to do: let both sides take in what was sent last.
-    fn close(&mut self, carried: Box<Carried>, ending: Ending) -> (Seat, Lingering) {
-        let Carried { relay, seat, open } = *carried;
+    fn close(&mut self, carried: Box<Carried>, ending: Ending) -> (Seat, Place, Lingering) {
+        let Carried {
+            relay,
+            seat,
+            place,
+            open,
+        } = *carried;
         let closed = relay.close(ending);
         self.facts.to_broker = Some(closed.to_broker);
         self.facts.to_device = Some(closed.to_device);
@@ -201,7 +215,7 @@ impl<'a> Teller<'a> {
             self.gate.metrics.revoked(cause);
         }
         self.tell(&Outcome::Ended(closed.ending.clone()));
-        (seat, Box::pin(closed.linger()))
+        (seat, place, Box::pin(closed.linger()))
     }
 }
 
@@ -239,27 +253,19 @@ pub(crate) async fn walk(
 ) {
     let mut teller = Teller::new(&gate, accepted.listener.place, accepted.address);
     gate.metrics.listener(teller.listener).accepted();
-    // Here the device's own address is known, and nothing has been computed for it.
-    let place = match gate.crowd.enter(accepted.address.ip()) {
-        Ok(place) => place,
-        Err(refusal) => {
-            reset(accepted.socket);
-            return teller.tell(&Outcome::Refused(refusal));
-        }
-    };
     // What the steps before the relay need is in a box of its own, and goes when they are over.
     let listener = accepted.listener.clone();
     let linked = Box::pin(link(accepted, &gate, &roll, &mut teller.facts)).await;
     if let Some(mut carried) = teller.carry(linked, listener) {
         let ending = carried.relay.run().await;
-        let (seat, lingering) = teller.close(carried, ending);
+        let (seat, _place, lingering) = teller.close(carried, ending);
         tokio::select! {
             () = lingering => {}
             () = seat.control.cut() => {} // all was said; only the other side's close is not waited for
         }
     }
     drop(teller);
-    drop((place, permit));
+    drop(permit);
 }
 
 /// A connection from its CONNACK to its close. An idle one is little more than this, so what it has is in one box, and
@@ -267,6 +273,8 @@ pub(crate) async fn walk(
 struct Carried {
     relay: Relay,
     seat: Seat,
+    /// Among the connections of its address.
+    place: Place,
     /// Counted as open, at the listener and at the broker.
     open: [OpenGuard; 2],
 }
@@ -277,8 +285,20 @@ async fn link(
     gate: &Gate,
     roll: &Arc<Roll>,
     facts: &mut Facts,
-) -> Result<(Linked, Mode), Unlinked> {
-    let secured = accepted
+) -> Result<(Linked, Mode, Place), Unlinked> {
+    let arrived = accepted
+        .proxied(gate, facts)
+        .await
+        .map_err(Unlinked::Refused)?;
+    // Here the device's own address is known, and nothing was computed for it yet.
+    let place = match gate.crowd.enter(arrived.address.ip()) {
+        Ok(place) => place,
+        Err(refusal) => {
+            reset(arrived.socket);
+            return Err(Unlinked::Refused(refusal));
+        }
+    };
+    let secured = arrived
         .handshake(gate, facts)
         .await
         .map_err(Unlinked::Refused)?;
@@ -296,7 +316,7 @@ async fn link(
         .await
         .map_err(Unlinked::Refused)?;
     let linked = admitted.dial(gate, facts).await?;
-    Ok((linked, mode))
+    Ok((linked, mode, place))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::tls::server::ServerTls;
 use crate::tls::stream::{Lost, TlsStream};
 use crate::tls::suites::prefers_chacha;
 use crate::tls::verify::Shown;
-use crate::tls::witness::Seen;
+use crate::tls::witness::{Presented, Seen};
 
 use super::connection::Facts;
 use super::door::{Caller, Door, Pieces, Turn};
@@ -34,7 +34,10 @@ const ALERT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
+    /// The device's; before its PROXY header was read, its balancer's. Canonical.
     pub(crate) address: SocketAddr,
+    /// Where the device called; known behind the PROXY header, and where brokers are told of it.
+    pub(crate) to: Option<SocketAddr>,
     pub(crate) listener: Arc<Listener>,
     /// Of the worker that it stays with.
     pub(crate) door: Arc<Door>,
@@ -50,6 +53,10 @@ pub(crate) struct Secured {
     /// What the device sent right behind the handshake.
     pub(crate) early: Vec<u8>,
     pub(crate) address: SocketAddr,
+    /// Where the device called, where brokers are told of it.
+    pub(crate) to: Option<SocketAddr>,
+    /// The certificate of ours that it was shown; `None`: nothing was.
+    pub(crate) presented: Option<Presented>,
     pub(crate) listener: Arc<Listener>,
     /// What it was secured by; `None`: nothing.
     pub(crate) by: Option<Arc<Secure>>,
@@ -104,6 +111,8 @@ impl Accepted {
                 shown: None,
                 early: Vec::new(),
                 address: self.address,
+                to: self.to,
+                presented: None,
                 listener: self.listener,
                 by: None,
             });
@@ -226,6 +235,7 @@ impl Accepted {
             }
         };
         facts.resumed = Some(stream.resumed());
+        let presented = seen.presented;
         let shown = shown(tls, &stream, seen)?;
         let mode = if let Some(shown) = &shown {
             facts.certificate = Some(shown.certificate().clone());
@@ -241,6 +251,8 @@ impl Accepted {
             shown,
             early,
             address: self.address,
+            to: self.to,
+            presented,
             listener: self.listener,
             by: Some(by),
         })

@@ -1,12 +1,13 @@
 //! Accept, count, give each connection its own task at once.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::task::yield_now;
 
 use crate::broker::dial::is_out_of_descriptors;
 use crate::broker::socket::{DEVICE, prepare};
+use crate::proxy_protocol::canonical;
 use crate::rules::reason::Refusal;
 use crate::tls::server::ServerTls;
 use crate::tls::trust::Groups;
@@ -42,6 +44,8 @@ pub(crate) struct Listener {
     pub(crate) name: Arc<str>,
     /// `None` on a plain listener. What new connections meet; changed files and groups come in whole (threats.md R2).
     secure: Option<ArcSwap<Secure>>,
+    /// Who has to send a PROXY header.
+    proxies: Box<[IpNet]>,
 }
 
 /// TLS of a listener, and whose word counts there.
@@ -53,17 +57,28 @@ pub(crate) struct Secure {
 }
 
 impl Listener {
-    pub(crate) fn new(place: usize, name: Arc<str>, secure: Option<Arc<Secure>>) -> Self {
+    pub(crate) fn new(
+        place: usize,
+        name: Arc<str>,
+        secure: Option<Arc<Secure>>,
+        proxies: &[IpNet],
+    ) -> Self {
         Self {
             place,
             name,
             secure: secure.map(ArcSwap::new),
+            proxies: proxies.into(),
         }
     }
 
     /// What a new connection meets; `None` on a plain listener.
     pub(crate) fn secure(&self) -> Option<Arc<Secure>> {
         self.secure.as_ref().map(ArcSwap::load_full)
+    }
+
+    /// Whether a peer at `ip`, which is canonical, has to send a PROXY header.
+    pub(crate) fn takes_header_from(&self, ip: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(&ip))
     }
 
     /// From now on new connections meet `secure`.
@@ -202,6 +217,7 @@ fn receive(
     let accepted = Accepted {
         socket,
         address,
+        to: None,
         listener: listener.clone(),
         door: door.clone(),
     };
@@ -229,11 +245,6 @@ fn show_out(socket: &tokio::net::TcpListener, listener: &Listener, gate: &Gate) 
         Some(Err(fault)) => is_the_devices(&fault),
         None => false,
     }
-}
-
-/// The one form of an address: IPv4 within IPv6 is IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Closes a connection that is turned away, at the least cost: the kernel keeps nothing of it.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker;
@@ -17,6 +18,7 @@ use crate::broker::dial::Brokers;
 use crate::jwks;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
+use crate::proxy_protocol;
 use crate::registry;
 use crate::rules::device::{Alphabet, Offer};
 use crate::rules::policy;
@@ -32,6 +34,8 @@ mod door;
 pub(crate) mod explain;
 mod handshake;
 mod listener;
+mod preface;
+mod proxied;
 mod relay;
 mod reload;
 mod running;
@@ -66,6 +70,8 @@ pub struct ListenerSettings {
     pub tls: Option<tls::server::Settings>,
     /// Which trust groups count here, by name.
     pub trust: Vec<String>,
+    /// From which networks a PROXY header is required; from all others it is refused. Canonical: no IPv4 inside of IPv6.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// `[limits]` as the gate obeys it.
@@ -138,6 +144,8 @@ pub(crate) struct Gate {
     pub(crate) limits: Limits,
     pub(crate) connect: policy::ConnectSettings,
     pub(crate) brokers: Brokers,
+    /// What brokers are told first; `None`: nothing.
+    pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
     /// Who may enter, and who sits.
     pub(crate) devices: Devices,
     pub(crate) tokens: TokenDesk,

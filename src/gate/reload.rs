@@ -360,6 +360,16 @@ fn trust_files(settings: &Settings) -> impl Iterator<Item = &PathBuf> {
         .flatten()
 }
 
+/// Who has to send a PROXY header, as it is written.
+fn proxies_of(settings: &Settings) -> String {
+    let by_listener: Vec<_> = settings
+        .listeners
+        .iter()
+        .map(|one| (&one.name, &one.proxy_protocol_from))
+        .collect();
+    format!("{by_listener:?}")
+}
+
 /// The sections that differ, but for secrets, which do not print, and are not read again while the gate runs.
 fn later(old: &Settings, new: &Settings) -> Vec<String> {
     let sections = |settings: &Settings| {
@@ -370,6 +380,7 @@ fn later(old: &Settings, new: &Settings) -> Vec<String> {
             ),
             ("broker", format!("{:?}", settings.broker)),
             ("limits", format!("{:?}", settings.limits)),
+            ("listener.proxy_protocol_from", proxies_of(settings)),
             ("registry", format!("{:?}", settings.registry)),
             ("token", format!("{:?}", settings.token)),
         ]

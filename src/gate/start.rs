@@ -313,6 +313,7 @@ impl Loaded {
             devices,
             tokens,
             brokers: Brokers::new(&settings.broker, broker_tls.as_ref()),
+            proxy_protocol: settings.broker.proxy_protocol,
             limits: settings.limits,
             connect: settings.connect,
             draining: watch::Sender::new(false),
@@ -445,7 +446,8 @@ fn bind_all(
     let mut made = Vec::new();
     for (place, (wanted, loaded)) in settings.listeners.iter().zip(listeners).enumerate() {
         let name = &wanted.name;
-        let listener = Arc::new(Listener::new(place, name.clone(), loaded.secure.clone()));
+        let (secure, proxies) = (loaded.secure.clone(), &wanted.proxy_protocol_from);
+        let listener = Arc::new(Listener::new(place, name.clone(), secure, proxies));
         made.push(listener.clone());
         for &address in &wanted.bind {
             match listener::bind(address, workers) {

@@ -57,12 +57,14 @@ pub(super) fn gate() -> Arc<Gate> {
         doubt: mpsc::unbounded_channel().0,
         devices: Devices::new(None, Unknown::Refuse),
         tokens: TokenDesk::default(),
+        proxy_protocol: None,
         brokers: Brokers::new(
             &broker::Settings {
                 addresses: Vec::new(),
                 tls: None,
                 dial_timeout: Duration::from_secs(1),
                 health_interval: Duration::from_secs(1),
+                proxy_protocol: None,
             },
             None,
         ),

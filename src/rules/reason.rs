@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::mqtt::Version;
 use crate::mqtt::connect::Fault;
 use crate::mqtt::{Kind, Malformed};
+use crate::proxy_protocol;
 
 use super::device::{DeviceId, Mode};
 use super::identity::Unnamed;
@@ -38,6 +39,17 @@ pub enum Refusal {
     AddressRate {
         /// `limits.accepts_per_address`
         most: u32,
+    },
+    /// It calls from a network from which a PROXY header must come, and sent none, or a bad one.
+    #[error("{}", proxy_header(*.0))]
+    ProxyHeader(proxy_protocol::Malformed),
+    /// No whole PROXY header came in time.
+    #[error(
+        "no whole PROXY header came within {limit:?}, and listener.proxy_protocol_from requires one from this address; let the balancer send it"
+    )]
+    ProxyHeaderTimeout {
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// It spoke something else than TLS on a TLS listener.
     #[error("what came starts no TLS handshake: the first byte was {first:#04x}{}", hint(*first))]
@@ -296,10 +308,27 @@ fn ended(early: bool) -> &'static str {
     }
 }
 
+fn proxy_header(malformed: proxy_protocol::Malformed) -> String {
+    use proxy_protocol::Malformed;
+    match malformed {
+        Malformed::Missing => {
+            "what came first is no PROXY header, and listener.proxy_protocol_from requires one from this address; let the balancer \
+             send it, or leave the address out, if it is a device's"
+                .into()
+        }
+        bad => format!("the PROXY header is not good: {bad}"),
+    }
+}
+
 fn hint(first: u8) -> &'static str {
     match first {
         0x10 => ": it looks like MQTT without TLS",
-        b'P' => ": it looks like HTTP, or the PROXY protocol of a balancer",
+        b'P' => {
+            ": it looks like HTTP, or the PROXY protocol of a balancer whose network is not in listener.proxy_protocol_from"
+        }
+        b'\r' => {
+            ": it looks like the PROXY protocol of a balancer whose network is not in listener.proxy_protocol_from"
+        }
         b'G' | b'H' => ": it looks like HTTP",
         0x16 => ": but what follows it is no record of one",
         _ => "",
@@ -343,6 +372,9 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("full", Step::Accept),
     ("address_full", Step::Accept),
     ("address_rate", Step::Accept),
+    ("proxy_header_missing", Step::Handshake),
+    ("proxy_header_malformed", Step::Handshake),
+    ("proxy_header_timeout", Step::Handshake),
     ("not_tls", Step::Handshake),
     ("handshake_timeout", Step::Handshake),
     ("handshakes_full", Step::Handshake),
@@ -440,6 +472,9 @@ impl Refusal {
             Self::Full { .. } => "full",
             Self::AddressFull { .. } => "address_full",
             Self::AddressRate { .. } => "address_rate",
+            Self::ProxyHeader(proxy_protocol::Malformed::Missing) => "proxy_header_missing",
+            Self::ProxyHeader(_) => "proxy_header_malformed",
+            Self::ProxyHeaderTimeout { .. } => "proxy_header_timeout",
             Self::NotTls { .. } => "not_tls",
             Self::HandshakeTimeout { .. } => "handshake_timeout",
             Self::HandshakesFull { .. } => "handshakes_full",
@@ -495,6 +530,8 @@ impl Refusal {
             Self::Full { .. }
             | Self::AddressFull { .. }
             | Self::AddressRate { .. }
+            | Self::ProxyHeader(_)
+            | Self::ProxyHeaderTimeout { .. }
             | Self::NotTls { .. }
             | Self::HandshakeTimeout { .. }
             | Self::HandshakesFull { .. }
@@ -761,6 +798,9 @@ mod tests {
             Refusal::Full { most: 1 },
             Refusal::AddressFull { most: 1 },
             Refusal::AddressRate { most: 1 },
+            Refusal::ProxyHeader(proxy_protocol::Malformed::Missing),
+            Refusal::ProxyHeader(proxy_protocol::Malformed::TooLong { most: 107 }),
+            Refusal::ProxyHeaderTimeout { limit },
             Refusal::NotTls { first: 0x10 },
             Refusal::HandshakeTimeout { limit },
             Refusal::HandshakesFull { limit },

@@ -12,6 +12,8 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{InconsistentKeys, ServerConfig, SignatureScheme, version};
 use rustls_pki_types::DnsName;
 use webpki::EndEntityCert;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::der::{self, Front};
 use super::files;
@@ -20,7 +22,7 @@ use super::suites;
 use super::tickets::{self, Scope, Tickets};
 use super::trust::{MONTH, date};
 use super::verify::DeviceVerifier;
-use super::witness;
+use super::witness::{self, Presented};
 use crate::rules::secret::Secret;
 
 /// `[listener.tls]` as the gate obeys it.
@@ -328,6 +330,7 @@ pub(super) struct Shown {
     not_before: i64,
     not_after: i64,
     is_ordered: bool,
+    presented: Presented,
 }
 
 impl Certificates {
@@ -407,6 +410,44 @@ impl Certificates {
     }
 }
 
+/// What others are told of a certificate that was found readable.
+fn presented(der: &[u8]) -> Presented {
+    use x509_parser::public_key::PublicKey;
+    let Ok((_, read)) = X509Certificate::from_der(der) else {
+        return Presented::default();
+    };
+    let signature = match read.signature_algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.113549.1.1.10" => "rsassaPss",
+        "1.2.840.113549.1.1.11" => "RSA-SHA256",
+        "1.2.840.113549.1.1.12" => "RSA-SHA384",
+        "1.2.840.113549.1.1.13" => "RSA-SHA512",
+        "1.2.840.10045.4.3.2" => "ecdsa-with-SHA256",
+        "1.2.840.10045.4.3.3" => "ecdsa-with-SHA384",
+        "1.2.840.10045.4.3.4" => "ecdsa-with-SHA512",
+        "1.3.101.112" => "ED25519",
+        _ => "",
+    };
+    let key = read.public_key();
+    let key = match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => match rsa.key_size() {
+            2048 => "RSA2048",
+            3072 => "RSA3072",
+            4096 => "RSA4096",
+            8192 => "RSA8192",
+            _ => "",
+        },
+        Ok(PublicKey::EC(point)) => match point.key_size() {
+            256 => "EC256",
+            384 => "EC384",
+            521 | 528 => "EC521",
+            _ => "",
+        },
+        _ if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => "ED25519",
+        _ => "",
+    };
+    Presented { signature, key }
+}
+
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls accepts DNS names only, and gives them in lower case. A trailing dot says nothing.
@@ -418,7 +459,10 @@ impl ResolvesServerCert for Certificates {
         let schemes = hello.signature_schemes();
         let chosen = self.choose(sni, schemes)?;
         let suits = chosen.certified.key.choose_scheme(schemes).is_some();
-        witness::note(|seen| seen.no_certificate_suits = !suits);
+        witness::note(|seen| {
+            seen.no_certificate_suits = !suits;
+            seen.presented = Some(chosen.presented);
+        });
         Some(Arc::clone(&chosen.certified))
     }
 }
@@ -478,6 +522,7 @@ impl Shown {
             not_after: front.not_after,
             is_ordered: chain.windows(2).all(linked),
             names,
+            presented: presented(&chain[0]),
             certified: Arc::new(CertifiedKey::new(chain.clone(), signing)),
         };
         match one.certified.keys_match() {

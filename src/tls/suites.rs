@@ -27,6 +27,22 @@ fn rank(suite: &SupportedCipherSuite) -> u8 {
     }
 }
 
+/// The name that OpenSSL has for the suite that rustls calls so; `None`: the gate does not offer it.
+pub fn openssl_name(suite: &str) -> Option<&'static str> {
+    Some(match suite {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384" => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256" => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256" => "ECDHE-RSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384" => "ECDHE-RSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256" => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => return None,
+    })
+}
+
 /// Whether the first suite that a ClientHello offers is one with ChaCha20-Poly1305.
 ///
 /// `hello` is the record that it came in, header included. What is cut short, or lies in several records, prefers nothing:
@@ -59,6 +75,17 @@ pub fn prefers_chacha(hello: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_suite_has_the_name_that_openssl_gives_it() {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let mut names = std::collections::BTreeSet::new();
+        for suite in &provider.cipher_suites {
+            let name = suite.suite().as_str().expect("a name");
+            assert!(names.insert(openssl_name(name).unwrap_or_else(|| panic!("{name}"))));
+        }
+        assert_eq!(names.len(), provider.cipher_suites.len());
+    }
 
     fn hello(session_id: &[u8], suites: &[[u8; 2]]) -> Vec<u8> {
         let mut hello = vec![0; 43];

@@ -19,6 +19,8 @@ pub struct Seen {
     pub sni: Option<String>,
     /// Whether the device offered ALPN protocols at all.
     pub alpn_offered: bool,
+    /// The certificate of ours that was chosen for it.
+    pub presented: Option<Presented>,
     /// The device can check the signatures of none of our certificates.
     pub no_certificate_suits: bool,
     /// The device showed a certificate that is good, or may be pinned. In a resumed handshake none is shown.
@@ -34,6 +36,15 @@ pub struct Seen {
     pub(super) began: Option<i64>,
     /// How many tickets were opened, or tried.
     pub(super) tried: u8,
+}
+
+/// A certificate of ours, as those are told of it who did not see it. A text is empty where there is no name for it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Presented {
+    /// What it was signed with, by its OpenSSL name: `ecdsa-with-SHA256`.
+    pub signature: &'static str,
+    /// The kind and size of its key: `EC256`, `RSA2048`.
+    pub key: &'static str,
 }
 
 thread_local! {

@@ -533,7 +533,11 @@ async fn a_run_that_is_ready_waits_for_a_line() {
         ("handshake", 0.0),
         ("relay --connections 3 --qos 1 --duration 100ms", 3.0),
     ] {
-        let count = if ready > 0.0 { "" } else { "--connect --count 5" };
+        let count = if ready > 0.0 {
+            ""
+        } else {
+            "--connect --count 5"
+        };
         let (command, flags) = what.split_once(' ').unwrap_or((what, count));
         let mut harness = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["bench", command])

@@ -18,6 +18,7 @@ use tidegate::config::{self, Source};
 use tidegate::mqtt::connect::Fault;
 use tidegate::mqtt::properties::Id;
 use tidegate::mqtt::{Malformed, Version};
+use tidegate::proxy_protocol;
 use tidegate::rules::device::{DeviceId, Mode};
 use tidegate::rules::identity::{Field, Unnamed};
 use tidegate::rules::jwt;
@@ -344,6 +345,11 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         "full" => Refusal::Full { most: 1 },
         "address_full" => Refusal::AddressFull { most: 1 },
         "address_rate" => Refusal::AddressRate { most: 1 },
+        "proxy_header_missing" => Refusal::ProxyHeader(proxy_protocol::Malformed::Missing),
+        "proxy_header_malformed" => {
+            Refusal::ProxyHeader(proxy_protocol::Malformed::TooLong { most: 107 })
+        }
+        "proxy_header_timeout" => Refusal::ProxyHeaderTimeout { limit },
         "not_tls" => Refusal::NotTls { first: 0x10 },
         "handshake_timeout" => Refusal::HandshakeTimeout { limit },
         "handshakes_full" => Refusal::HandshakesFull { limit },

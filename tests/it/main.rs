@@ -34,6 +34,7 @@ mod operators;
 mod paho;
 mod pinned;
 mod pins;
+mod proxy_protocol;
 mod registry;
 mod registry_faults;
 mod relay;

@@ -70,7 +70,10 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
         ("[[listener]]", "trust = [\"default\", \"default\"]", "listener[0].trust[1]: \"default\" is there twice; write it once"),
         ("[[listener]]", "trust = []", "listener[0].trust: mutual-tls needs a trust group to judge certificates by; write a [[trust]] with ca = [\"devices-ca.pem\"], or use --client-ca; with a [registry], pinned certificates need none"),
         ("[[listener]]", "trust = [1]", "listener[0].trust[0]: is a whole number, where a text belongs; write \"fleet\""),
-        ("[[listener]]", "proxy_protocol_from = []", "listener[0].proxy_protocol_from: is not a known key; known here: bind, mode, name, tls, trust"),
+        ("[[listener]]", "proxy_protocol = \"v1\"", "listener[0].proxy_protocol: is not a known key; did you mean proxy_protocol_from?"),
+        ("[[listener]]", "proxy_protocol_from = [\"10.1.2.3/8\"]", "listener[0].proxy_protocol_from[0]: \"10.1.2.3/8\" is an address within a network; write 10.0.0.0/8 for the network, or 10.1.2.3 alone"),
+        ("[[listener]]", "proxy_protocol_from = [\"10.0.0.1\", \"::ffff:10.0.0.1/128\"]", "listener[0].proxy_protocol_from[1]: \"::ffff:10.0.0.1/128\" is there twice; write it once"),
+        ("[[listener]]", "proxy_protocol_from = \"lb\"", "listener[0].proxy_protocol_from: \"lb\" is no network; write 10.0.0.0/8, 2001:db8::/32 or an IP address"),
         // [listener.tls]
         ("[listener.tls]", "min_version = 1.2", "listener[0].tls.min_version: is a decimal number, where a text belongs; write min_version = \"1.2\""),
         ("[listener.tls]", "min_version = \"1.1\"", "listener[0].tls.min_version: \"1.1\" is not known here; write one of 1.2 | 1.3"),
@@ -93,6 +96,7 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
         ("[broker]", "dial_timeout = 3", "broker.dial_timeout: 3 has no unit of time; write the unit too: dial_timeout = \"3s\", \"3ms\""),
         ("[broker]", "dial_timeout = \"soon\"", "broker.dial_timeout: \"soon\" is no duration; write a number and a unit, ms, s, m or h: dial_timeout = \"3s\""),
         ("[broker]", "allow_plaintext = \"yes\"", "broker.allow_plaintext: is a text, where true or false belongs; write allow_plaintext = true"),
+        ("[broker]", "proxy_protocol = \"on\"", "broker.proxy_protocol: \"on\" is not known here; write one of off | v1 | v2"),
         ("[broker.health]", "interval = \"1us\"", "broker.health.interval: \"1us\" is not within 100ms to 1h; leave it out to get 5s"),
         ("[broker.health]", "probe = \"tcp\"", "broker.health.probe: is not a known key; known here: interval"),
         // [limits]

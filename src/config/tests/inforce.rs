@@ -9,6 +9,7 @@ name = "devices"
 bind = ["0.0.0.0:8883", "[::1]:0"]
 mode = "mixed-tls"
 trust = ["fleet"]
+proxy_protocol_from = ["10.0.0.0/8", "::1"]
 [listener.tls]
 certificate = "dir with \"quotes\"/server.pem"
 key = 'C:\server.key'
@@ -63,6 +64,7 @@ extra_characters = ":@"
 [broker]
 addresses = ["mqtt://10.0.0.1:1884", "unix:///run/b.sock", "mqtts://10.0.0.2"]
 dial_timeout = "1500ms"
+proxy_protocol = "v2"
 allow_plaintext = true
 health = { interval = "1m" }
 [broker.tls]

@@ -50,7 +50,12 @@ fn trapped() -> Arc<Listener> {
     tls.with_alpn = Arc::new(config);
     tls.without_alpn = tls.with_alpn.clone();
     let secure = Secure { tls, groups: None };
-    Arc::new(Listener::new(0, "devices".into(), Some(Arc::new(secure))))
+    Arc::new(Listener::new(
+        0,
+        "devices".into(),
+        Some(Arc::new(secure)),
+        &[],
+    ))
 }
 
 /// A device's ClientHello, asking for `name`.

@@ -25,7 +25,7 @@ fn relay(device: DeviceLink, broker: TcpStream) -> Relay {
     let seat = Arc::new(Roll::default()).sit(sitter("a"));
     let watch = Watch {
         control: seat.control.clone(),
-        listener: Arc::new(Listener::new(0, "devices".into(), None)),
+        listener: Arc::new(Listener::new(0, "devices".into(), None, &[])),
         doubt: tokio::sync::mpsc::unbounded_channel().0,
     };
     Relay::new(device, Socket::Tcp(broker), Version::V311, watch, tally)

@@ -60,6 +60,8 @@ pub struct Line<'a> {
     pub why: &'a str,
     /// Where the device called from.
     pub address: SocketAddr,
+    /// The balancer that told so by its PROXY header.
+    pub proxy: Option<SocketAddr>,
     /// The listener it called.
     pub listener: &'a str,
     /// Who it is.
@@ -88,6 +90,8 @@ pub struct Line<'a> {
     pub client_id_given: Option<&'a str>,
     /// The broker it was relayed to.
     pub broker: Option<&'a str>,
+    /// What the broker was told that this connection is called.
+    pub unique_id: Option<&'a str>,
     /// Bytes that went on to the broker.
     pub bytes_to_broker: Option<u64>,
     /// Bytes that went on to the device.
@@ -110,6 +114,7 @@ impl<'a> Line<'a> {
             reason,
             why,
             address,
+            proxy: None,
             listener,
             device: None,
             mode: None,
@@ -124,6 +129,7 @@ impl<'a> Line<'a> {
             client_id_asked: None,
             client_id_given: None,
             broker: None,
+            unique_id: None,
             bytes_to_broker: None,
             bytes_to_device: None,
             duration: None,
@@ -201,6 +207,7 @@ fn write(line: &Line<'_>) {
         reason = line.reason,
         why = line.why,
         address = %line.address,
+        proxy = line.proxy.map(tracing::field::display),
         listener = line.listener,
         device = line.device.map(DeviceId::as_str),
         mode = line.mode.map(Mode::word),
@@ -218,6 +225,7 @@ fn write(line: &Line<'_>) {
         client_id_asked = line.client_id_asked,
         client_id_given = line.client_id_given,
         broker = line.broker,
+        unique_id = line.unique_id,
         bytes_to_broker = line.bytes_to_broker,
         bytes_to_device = line.bytes_to_device,
         duration_ms = line.duration.map(whole_milliseconds),

@@ -73,7 +73,9 @@ fn full_line(log: impl FnOnce(&Line<'_>)) {
         mqtt_version: Some(Version::V311),
         client_id_asked: Some("7"),
         client_id_given: Some("meter-7"),
+        proxy: Some(SocketAddr::from(([10, 0, 0, 5], 41_007))),
         broker: Some("mqtt://127.0.0.1:1883"),
+        unique_id: Some("5f0c9be4a1d24a53b2a3e3b7a8f6c1d2"),
         bytes_to_broker: Some(1204),
         bytes_to_device: Some(96),
         duration: Some(Duration::from_millis(61_005)),
@@ -98,7 +100,7 @@ fn the_json_keys_stand_in_the_promised_order() {
         concat!(
             r#"{"time":"2026-07-01T12:00:00.045Z","level":"info","event":"closed","#,
             r#""reason":"device_closed","why":"the device closed the connection","#,
-            r#""address":"192.0.2.7:49152","listener":"devices","device":"meter-7","#,
+            r#""address":"192.0.2.7:49152","proxy":"10.0.0.5:41007","listener":"devices","device":"meter-7","#,
             r#""mode":"mutual-tls","tls_version":"1.3","cipher":"TLS13_AES_256_GCM_SHA384","#,
             r#""resumed":false,"sni":"mqtt.example.net","alpn":"mqtt","#,
             r#""certificate_subject":"CN=meter-7","certificate_issuer":"CN=Fleet CA","#,
@@ -106,6 +108,7 @@ fn the_json_keys_stand_in_the_promised_order() {
             r#""d2150e42df8e0855291ba506c1818072ac4ddaebd2fd790d4b76c55a3223e559","#,
             r#""trust":"fleet","mqtt_version":"3.1.1","client_id_asked":"7","#,
             r#""client_id_given":"meter-7","broker":"mqtt://127.0.0.1:1883","#,
+            r#""unique_id":"5f0c9be4a1d24a53b2a3e3b7a8f6c1d2","#,
             r#""bytes_to_broker":1204,"bytes_to_device":96,"duration_ms":61005}"#,
             "\n"
         )
