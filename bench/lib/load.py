@@ -16,9 +16,9 @@ class Load:
         self.tidegate, self.processes, self.keys, self.folder = tidegate, processes, keys, folder
         self.notes = []  # why its figures may be its own, in sentences
 
-    def sink(self, port, before=()):
-        """Starts the broker that admits whoever comes, acknowledges, and forgets; `before` it stands a command."""
-        command = [*before, self.tidegate, "bench", "sink", f"127.0.0.1:{port}"]
+    def sink(self, port):
+        """Starts the broker that admits whoever comes, acknowledges, and forgets."""
+        command = [self.tidegate, "bench", "sink", f"127.0.0.1:{port}"]
         cores = self.processes.cores.load
         running = self.processes.start("the sink broker", command, cores, self.folder / "sink.log")
         running.wait_for_port(port)

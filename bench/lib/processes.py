@@ -161,6 +161,20 @@ def pinned(command, cores):
     return ["taskset", "--cpu-list", ",".join(map(str, cores)), *map(str, command)]
 
 
+def precede(pid, nice):
+    """Lets a process that has just begun go before others, where this one may do that: before all (None: real-time, SCHED_FIFO),
+    or by its nice value, and that of the group that the kernel makes of each session (sched(7), autogroup), within
+    which alone the first counts."""
+    if nice is None:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
+        return
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+
+
 def raise_descriptors():
     """As many descriptors as the system lets this process have; what it starts inherits them. Gives the number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -66,9 +66,12 @@ class Share:
     def write(self, quota):
         if self.folder is None:
             return
+        # Where others run on the core, it gets what it is due before they get theirs.
         if self.version == 2:
+            (self.folder / "cpu.weight").write_text("5000")
             (self.folder / "cpu.max").write_text(f"{'max' if quota is None else quota} {PERIOD_US}")
         else:
+            (self.folder / "cpu.shares").write_text("51200")
             (self.folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
             (self.folder / "cpu.cfs_quota_us").write_text(str(-1 if quota is None else quota))
 

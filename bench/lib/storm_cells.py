@@ -8,7 +8,7 @@ from . import memory, storms, together
 from .figures import median
 from .load import Load, checked, resumed_share, told
 from .packaged import ESTABLISHED
-from .processes import Trouble, free_port
+from .processes import Trouble, free_port, precede
 from .rounds import progress, warm_up
 from .servers import Place, Setting
 
@@ -19,8 +19,8 @@ AT_ONCE = (16, 64, 256)
 # Messages of each established connection per second, on a whole core.
 EACH = 25
 
-# The processes that tell latencies come before the one that makes the storm on the same core.
-FIRST = ("nice", "-n", "-10")
+# On the core that they share, what tells latencies goes before what makes the storm, and that before strangers.
+FIRST, SECOND = None, -10
 
 
 class Cells:
@@ -92,9 +92,8 @@ class Cells:
         }
         if late:
             return None, {}, [f"it lagged, which does not count: {', '.join(late)}"]
-        failed = ping["failed"] + ping["attempts"] - ping["succeeded"]
-        if failed:
-            notes = [*notes, f"{failed} of {ping['attempts']} messages of established connections were lost: {told(ping['errors'])}"]
+        if lost := ping["attempts"] - ping["succeeded"]:
+            notes = [*notes, f"{lost} of {ping['attempts']} messages of established connections were lost: {told(ping['errors'])}"]
         return found["ratio"], extra, notes
 
     @contextlib.contextmanager
@@ -104,7 +103,8 @@ class Cells:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             place = Place(Path(folder), self.keys, free_port(), free_port(), self.descriptors)
             load = Load(self.programs.tidegate, self.processes, self.keys, place.folder)
-            sink = load.sink(place.broker, FIRST)
+            sink = load.sink(place.broker)
+            precede(sink.pid, FIRST)
             self.share.lift()
             command = self.share.wrap(server.command(place, setting))
             variables, cores = server.environment(place, setting), self.processes.cores.server
@@ -126,11 +126,11 @@ class Cells:
         setting = Setting(tickets=mixed)
         rate = ESTABLISHED * EACH * self.share.part
         sending = ["--connections", ESTABLISHED, "--size", 64, "--qos", 1, "--rate", f"{rate:g}", "--duration", f"{seconds}s"]
-        ping = [*FIRST, *load.command("relay", running, port, setting, [*load.unknown(ESTABLISHED), *sending])]
+        ping = load.command("relay", running, port, setting, [*load.unknown(ESTABLISHED), *sending])
         came = load.command("handshake", running, port, setting, ["--connect", *flags])
         harnesses = [
-            together.Harness(self.processes, "relay", ping, load.folder),
-            together.Harness(self.processes, "handshake", came, load.folder),
+            together.Harness(self.processes, "relay", ping, load.folder, FIRST),
+            together.Harness(self.processes, "handshake", came, load.folder, SECOND),
         ]
 
         def prepared():

@@ -4,15 +4,15 @@ import json
 import subprocess
 import time
 
-from .processes import Running, Trouble, pinned
+from .processes import Running, Trouble, pinned, precede
 
 LONGEST_TO_PREPARE = 300
 
 
 class Harness:
-    """One `tidegate bench … --begin-on-line --json`, on the cores of the load."""
+    """One `tidegate bench … --begin-on-line --json`, on the cores of the load, where it goes before others by `nice`."""
 
-    def __init__(self, processes, name, command, folder):
+    def __init__(self, processes, name, command, folder, nice):
         self.processes = processes
         self.out, log = folder / f"{name}.json", folder / f"{name}.log"
         with open(self.out, "wb") as out, open(log, "wb") as err:
@@ -23,6 +23,7 @@ class Harness:
                 stderr=err,
                 start_new_session=True,
             )
+        precede(popen.pid, nice)
         self.running = Running(f"the load ({name})", popen, log)
         processes.started.append(self.running)
 
