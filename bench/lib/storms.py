@@ -86,8 +86,8 @@ STORMS = (
 def figures(report, peak, lengths):
     """The figures of one storm, from the load's report; those that nothing can be said of are None."""
     storm = [phase for phase in report["phases"] if phase["begin"] < lengths.storm]
-    # Where a fleet comes first, and then comes back, the second part is the longer one.
-    longest = max(storm, key=lambda phase: phase["seconds"])
+    # A fleet comes, and then comes back: times are those of the part in which more got in.
+    most = max(storm, key=lambda phase: phase["succeeded"])
     got_in = sum(second["succeeded"] for second in report["timeline"] if second["second"] < lengths.storm)
     share, seconds = recovery(report["arrivals"], lengths.storm, lengths.recovery)
     goodput = got_in / lengths.storm
@@ -95,8 +95,8 @@ def figures(report, peak, lengths):
         "offered": sum(phase["begun"] for phase in storm) / lengths.storm / peak,
         "goodput": goodput,
         "ratio": goodput / peak,
-        "p50 ms": thousandth(longest["p50_us"]),
-        "p99 ms": thousandth(longest["p99_us"]),
+        "p50 ms": thousandth(most["p50_us"]),
+        "p99 ms": thousandth(most["p99_us"]),
         "recovered": share,
         "recovery s": seconds,
     }
@@ -124,8 +124,9 @@ def lagging(report):
     late, busy = report["client"]["late_p99_us"], report["client"]["busiest_thread"]
     why = []
     if late is None or late > LATEST_US:
-        why.append(f"its tries began {'?' if late is None else round(late / 1000)} ms late at p99")
-    if busy > BUSIEST:
+        behind = "?" if late is None else round(late / 1000)
+        why.append(f"its tries began {behind} ms late at p99, with {busy:.0%} of its core in use")
+    elif busy > BUSIEST:
         why.append(f"it used {busy:.0%} of its core")
     return why
 

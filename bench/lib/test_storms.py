@@ -25,8 +25,8 @@ def steps(shares, begin=4.0):
 def report(**changes):
     usual = {
         "phases": [
-            {"begin": 0, "seconds": 4, "begun": 1200, "p50_us": 250_000, "p99_us": None},
-            {"begin": 4, "seconds": 4, "begun": 200, "p50_us": 900, "p99_us": 1000},
+            {"begin": 0, "seconds": 4, "begun": 1200, "succeeded": 320, "p50_us": 250_000, "p99_us": None},
+            {"begin": 4, "seconds": 4, "begun": 200, "succeeded": 200, "p50_us": 900, "p99_us": 1000},
         ],
         "timeline": [{"second": second, "succeeded": 80} for second in range(9)],
         "arrivals": steps([1] * 16),
@@ -73,7 +73,9 @@ class Found(unittest.TestCase):
     def test_a_load_that_kept_no_schedule_does_not_count(self):
         self.assertEqual(lagging(report()), [])
         late = lagging(report(client={"late_p99_us": 80_000, "busiest_thread": 1.0}))
-        self.assertEqual(late, ["its tries began 80 ms late at p99", "it used 100% of its core"])
+        self.assertEqual(late, ["its tries began 80 ms late at p99, with 100% of its core in use"])
+        busy = lagging(report(client={"late_p99_us": 9000, "busiest_thread": 0.98}))
+        self.assertEqual(busy, ["it used 98% of its core"])
         self.assertTrue(lagging(report(client={"late_p99_us": None, "busiest_thread": 0.1})))
 
     def test_latencies_of_a_late_sender_are_its_own(self):
