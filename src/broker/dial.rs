@@ -1,61 +1,49 @@
 //! Finding a broker that takes the connection, in time.
 
-use std::borrow::Cow;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::proxy_protocol::{Told, Version};
 use crate::rules::device::DeviceId;
-use crate::tls::client::{ClientTls, Towards};
+use crate::tls::client::ClientTls;
 
-use super::address::Address;
-use super::socket::{BROKER, Socket, prepare, prepare_local};
-use super::{Settings, secure};
+use super::balance::Choice;
+use super::endpoint::{At, Endpoint, Preface, Unreached};
+use super::names::Endpoints;
+use super::pace::{NoPlace, Place};
+use super::probe::Prober;
+use super::socket::Socket;
+use super::sources::Sources;
+use super::{Balance, Settings};
 
-/// How long to wait, at most, before a socket file whose queue is full is asked again.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+pub use super::endpoint::Kept;
+pub use super::names::Broker;
 
-/// The brokers of a gate, in the order they are tried.
+/// One that swallows the attempt leaves time for so many others; each takes what it needs.
+const SHARES: u32 = 3;
+
+/// An operator is told that ports are wanting at most once in so many ms.
+const APART: u64 = 10_000;
+
+/// A probe takes no longer, however rarely there is one.
+const LONGEST_PROBE: Duration = Duration::from_secs(10);
+
+/// The brokers of a gate.
 #[derive(Debug)]
 pub struct Brokers {
-    brokers: Vec<Broker>,
+    all: Vec<Broker>,
+    pub(super) endpoints: Endpoints,
+    pub(super) sources: Sources,
+    pub(super) prober: Prober,
+    balance: Balance,
+    turn: AtomicUsize,
     dial_timeout: Duration,
-}
-
-/// One broker.
-#[derive(Debug)]
-pub struct Broker {
-    /// Its address as configured: the label in metrics and logs.
-    pub label: Arc<str>,
-    target: Target,
-    /// `None`: it is spoken to in plaintext.
-    tls: Option<Towards>,
-    /// What it must be sent first.
-    proxy_protocol: Option<Version>,
-    up: AtomicBool,
-}
-
-/// Where to dial.
-#[derive(Debug)]
-enum Target {
-    /// An IP address: nothing to look up.
-    Fixed(SocketAddr),
-    /// A name; its addresses are looked up beside the path (threats.md V4) by [`Broker::resolve`].
-    Named {
-        host: String,
-        port: u16,
-        resolved: RwLock<Arc<[SocketAddr]>>,
-    },
-    /// A socket file.
-    Unix(PathBuf),
+    born: Instant,
+    /// When an operator was last told that ports are wanting, in ms since `born`; 0: never.
+    told_no_port: AtomicU64,
 }
 
 /// For whom a broker is dialled.
@@ -74,27 +62,18 @@ pub struct Dialled {
     pub socket: Socket,
     /// Which one, in the order of the configuration.
     pub place: usize,
+    /// Its endpoint, which wants to hear of the CONNACK.
+    pub leg: Leg,
+    /// Local ports for it run out: a sentence for the operator, once for each time that it comes to that.
+    pub few_ports: Option<String>,
 }
 
-/// Why there is no link to a broker that a CONNECT could be sent on.
-#[derive(Debug, thiserror::Error)]
-pub enum NotReady {
-    /// It did not take the connection, or the connection broke.
-    #[error("{0}")]
-    Socket(#[from] io::Error),
-    /// It took the connection, but TLS failed: a sentence for the one who mends it.
-    #[error("TLS failed: {0}")]
-    Tls(String),
-}
-
-impl NotReady {
-    /// The word for the metric.
-    fn result(&self) -> &'static str {
-        match self {
-            Self::Socket(_) => "refused",
-            Self::Tls(_) => "tls_failed",
-        }
-    }
+/// A connection whose CONNACK has not come yet: it holds a place at its endpoint.
+#[derive(Debug)]
+pub struct Leg {
+    kept: Kept,
+    place: Place,
+    began: Instant,
 }
 
 /// No broker took the connection.
@@ -107,6 +86,13 @@ pub enum NoBroker {
     },
     /// The gate has no file descriptor left.
     OutOfDescriptors,
+    /// Every local port for them is in use.
+    OutOfPorts {
+        /// For which broker, how many there are, and the way out.
+        why: String,
+        /// An operator is to be told: at most once in ten seconds.
+        tell: bool,
+    },
 }
 
 impl Brokers {
@@ -115,24 +101,57 @@ impl Brokers {
     /// # Panics
     /// When an address is `mqtts://` and there is no `tls`, or the address's host is no name that a certificate could be for.
     pub fn new(settings: &Settings, tls: Option<&ClientTls>) -> Self {
-        let version = settings.proxy_protocol;
-        let all = settings.addresses.iter();
-        let brokers = all
-            .map(|address| Broker::new(address, version, tls))
-            .collect();
+        let (brokers, endpoints) =
+            Endpoints::new(&settings.addresses, settings.proxy_protocol, tls);
         Self {
-            brokers,
+            all: brokers,
+            endpoints,
+            sources: Sources::new(&settings.source_addresses),
+            prober: Prober::new(settings.probe, settings.health_interval.min(LONGEST_PROBE)),
+            balance: settings.balance,
+            turn: AtomicUsize::new(0),
             dial_timeout: settings.dial_timeout,
+            born: Instant::now(),
+            told_no_port: AtomicU64::new(0),
         }
     }
 
     /// Every broker, in the order of the configuration.
     pub fn all(&self) -> &[Broker] {
-        &self.brokers
+        &self.all
     }
 
-    /// Connects to the first broker that takes the connection, and finishes TLS where it is `mqtts://`, within `dial_timeout`. Those that answered their last
-    /// probe come first. Only the connecting is tried again elsewhere, never a CONNECT (threats.md V5).
+    /// Whether the broker at `place` answers; of a name, any of its addresses.
+    pub fn is_up(&self, place: usize) -> bool {
+        let endpoints = self.endpoints.load();
+        let mut its = endpoints.iter().filter(|one| one.place == place);
+        its.any(|one| one.standing.is_up())
+    }
+
+    /// Whether any broker answers.
+    pub fn any_up(&self) -> bool {
+        self.endpoints.load().iter().any(|one| one.standing.is_up())
+    }
+
+    /// Whether every broker is known to be away, by its probe or by what devices found; a device can then be turned away before it
+    /// costs anything (threats.md V5). What is not known yet is not away. A few loads for each endpoint.
+    pub fn known_away(&self) -> bool {
+        let endpoints = self.endpoints.load();
+        endpoints.iter().all(|one| one.standing.is_down())
+            && !self.all.iter().any(Broker::is_looked_for)
+    }
+
+    /// Whether a connection would be dialled at once: not where all brokers that answer came back a moment ago and have as many
+    /// waiting for their CONNACK as they may. A few loads for each endpoint.
+    pub fn has_room(&self) -> bool {
+        let endpoints = self.endpoints.load();
+        let mut left = endpoints.iter().filter(|one| !one.standing.is_down());
+        left.any(|one| one.standing.pace.has_room())
+    }
+
+    /// Connects to a broker that takes the connection within `dial_timeout`: the best by `broker.balance` of those that answer, then
+    /// the others. Where a broker that came back has as many waiting as it may, waits for a place. Only the connecting is tried again
+    /// elsewhere, never a CONNECT (threats.md V5).
     ///
     /// `tried` is told of each attempt: which broker, how it went, how long it took. Dropping it half-way drops the
     /// attempt.
@@ -145,226 +164,200 @@ impl Brokers {
         mut tried: impl FnMut(usize, &'static str, Duration),
     ) -> Result<Dialled, NoBroker> {
         let deadline = Instant::now() + self.dial_timeout;
-        let mut order: Vec<usize> = (0..self.brokers.len()).collect();
-        order.sort_by_key(|&place| !self.brokers[place].is_up()); // stable: ties keep the configured order
-        let mut last = String::from("no address is known");
-        for (nth, &place) in order.iter().enumerate() {
-            let began = Instant::now();
-            let left = deadline.saturating_duration_since(began);
-            // A broker that swallows the attempt must leave time for those after it.
-            let share = left / u32::try_from(order.len() - nth).unwrap_or(u32::MAX);
-            let broker = &self.brokers[place];
-            match timeout(share, broker.connect(call.preface)).await {
-                Ok(Ok(socket)) => {
-                    tried(place, "ok", began.elapsed());
-                    return Ok(Dialled { socket, place });
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let choice = Choice::new(self.balance, turn, call.device.as_str());
+        let mut failed = Failed::default();
+        while let Some((endpoint, left)) = self.best(&choice, &failed.endpoints) {
+            let kept = endpoint.clone().take(); // counted from here on, so that those who dial at once spread
+            let place = match self.enter(&endpoint, deadline).await {
+                Ok(place) => place,
+                Err(NoPlace::Changed) => continue,
+                Err(NoPlace::Full) => {
+                    let label = &self.all[endpoint.place].label;
+                    failed.last = Some(format!(
+                        "{label}: came back a moment ago, and is given connections as fast as it answers them"
+                    ));
+                    break;
                 }
-                Ok(Err(NotReady::Socket(fault))) if is_out_of_descriptors(&fault) => {
-                    tried(place, "out_of_descriptors", began.elapsed());
+            };
+            let began = Instant::now();
+            let share = deadline.saturating_duration_since(began) / left.clamp(1, SHARES);
+            let reached = timeout(
+                share,
+                endpoint.connect(&self.sources, Preface::Given(call.preface)),
+            )
+            .await;
+            let took = began.elapsed();
+            match reached {
+                Ok(Ok(socket)) => {
+                    tried(endpoint.place, "ok", took);
+                    endpoint.standing.takes();
+                    let leg = Leg { kept, place, began };
+                    return Ok(Dialled {
+                        socket,
+                        place: endpoint.place,
+                        leg,
+                        few_ports: self.few_ports(&endpoint),
+                    });
+                }
+                Ok(Err(Unreached::Io(fault))) if is_out_of_descriptors(&fault) => {
+                    tried(endpoint.place, "out_of_descriptors", took);
                     return Err(NoBroker::OutOfDescriptors);
                 }
+                Ok(Err(Unreached::NoPort)) => {
+                    tried(endpoint.place, "no_port", took);
+                    endpoint.standing.note_no_port();
+                }
                 Ok(Err(fault)) => {
-                    tried(place, fault.result(), began.elapsed());
-                    last = format!("{}: {fault}", broker.label);
+                    let result = if matches!(fault, Unreached::Tls(_)) {
+                        "tls_failed"
+                    } else {
+                        "refused"
+                    };
+                    tried(endpoint.place, result, took);
+                    endpoint.standing.refused(began);
+                    failed.last = Some(self.told(&endpoint, &fault.to_string()));
                 }
                 Err(_) => {
-                    tried(place, "timeout", began.elapsed());
-                    last = format!("{}: did not answer within {share:?}", broker.label);
+                    tried(endpoint.place, "timeout", took);
+                    endpoint.standing.refused(began);
+                    failed.last =
+                        Some(self.told(&endpoint, &format!("did not answer within {share:?}")));
                 }
             }
+            failed.endpoints.push(endpoint);
         }
-        Err(NoBroker::Away { last })
+        Err(self.no_broker(failed))
     }
-}
 
-impl Broker {
-    fn new(address: &Address, proxy_protocol: Option<Version>, tls: Option<&ClientTls>) -> Self {
-        let target = match address {
-            Address::Unix(path) => Target::Unix(path.clone()),
-            Address::Tcp { host, port } | Address::Tls { host, port } => {
-                match host.parse::<IpAddr>() {
-                    Ok(ip) => Target::Fixed(SocketAddr::new(ip, *port)),
-                    Err(_) => Target::Named {
-                        host: host.clone(),
-                        port: *port,
-                        resolved: RwLock::new(Arc::from(Vec::new())),
-                    },
-                }
+    /// The next endpoint to try, and how many are left with it.
+    fn best(&self, choice: &Choice, tried: &[Arc<Endpoint>]) -> Option<(Arc<Endpoint>, u32)> {
+        let endpoints = self.endpoints.load();
+        let best = choice.best(&endpoints, tried)?;
+        let left = endpoints.len().saturating_sub(tried.len());
+        Some((best.clone(), u32::try_from(left).unwrap_or(u32::MAX)))
+    }
+
+    async fn enter(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Place, NoPlace> {
+        let pace = &endpoint.standing.pace;
+        match pace.try_enter() {
+            Err(NoPlace::Full) => {
+                let entered = timeout_at(deadline, pace.enter()).await;
+                entered.unwrap_or(Err(NoPlace::Full))
             }
+            entered => entered,
+        }
+    }
+
+    fn no_broker(&self, failed: Failed) -> NoBroker {
+        let endpoints = self.endpoints.load();
+        let lacking = endpoints.iter().find(|one| one.standing.lacks_ports());
+        match (failed.last, lacking) {
+            (Some(last), _) => NoBroker::Away { last },
+            (None, Some(endpoint)) => NoBroker::OutOfPorts {
+                why: self.no_port(endpoint),
+                tell: self.may_tell(),
+            },
+            (None, None) => NoBroker::Away {
+                last: self.why_nobody(&endpoints),
+            },
+        }
+    }
+
+    /// Why there was nobody to try.
+    fn why_nobody(&self, endpoints: &[Arc<Endpoint>]) -> String {
+        match endpoints.iter().find(|one| one.standing.is_silent()) {
+            Some(silent) => self.told(
+                silent,
+                "takes connections and answered no CONNECT of late; it is asked each broker.health.interval",
+            ),
+            None => "no address is known".into(),
+        }
+    }
+
+    /// What is to be said of an endpoint: with its address, where that is not the broker's own.
+    pub(super) fn told(&self, endpoint: &Endpoint, what: &str) -> String {
+        let broker = &self.all[endpoint.place];
+        match broker.name {
+            None => format!("{}: {what}", broker.label),
+            Some(_) => format!("{} at {}: {what}", broker.label, endpoint.at),
+        }
+    }
+
+    fn no_port(&self, endpoint: &Endpoint) -> String {
+        let open = endpoint.open();
+        let what = format!(
+            "no local port is left for it, {open} connections to it are open or under way; add addresses of this host to \
+             broker.source_addresses, widen net.ipv4.ip_local_port_range, or add a broker"
+        );
+        self.told(endpoint, &what)
+    }
+
+    /// Tells once when nine tenths of the ports for `endpoint` are in use, and again when it was below eight tenths since.
+    fn few_ports(&self, endpoint: &Endpoint) -> Option<String> {
+        let At::Tcp(address) = endpoint.at else {
+            return None;
         };
-        Self {
-            label: address.to_string().into(),
-            target,
-            tls: address.tls_host().map(|host| {
-                let towards = tls.and_then(|tls| tls.towards(host));
-                towards.expect("the configuration is refused without [broker.tls] and a name")
-            }),
-            proxy_protocol,
-            up: AtomicBool::new(false),
-        }
-    }
-
-    /// Whether the last probe found it answering.
-    pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// Notes what a probe found; gives whether that is news.
-    pub fn set_up(&self, up: bool) -> bool {
-        self.up.swap(up, Ordering::Relaxed) != up
-    }
-
-    /// Looks its name up, if it has one; on a failure the addresses known before stay.
-    ///
-    /// # Errors
-    /// When the look-up fails or finds nothing.
-    pub async fn resolve(&self) -> io::Result<()> {
-        let Target::Named {
-            host,
-            port,
-            resolved,
-        } = &self.target
-        else {
-            return Ok(());
-        };
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port))
-            .await?
-            .collect();
-        if found.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("{host} has no address"),
-            ));
-        }
-        *resolved.write().unwrap_or_else(PoisonError::into_inner) = found.into();
-        Ok(())
-    }
-
-    /// Connects, sends `preface`, and does the TLS handshake where it is `mqtts://`: what it gives is ready for a CONNECT. Of a
-    /// name with several addresses, the first that gets so far.
-    ///
-    /// # Errors
-    /// The last address's [`NotReady`]. It has no deadline of its own. Dropping it half-way drops the connection.
-    pub async fn connect(&self, preface: &[u8]) -> Result<Socket, NotReady> {
-        self.reach(Preface::Given(preface)).await
-    }
-
-    /// Connects for a look only, and tells so, if the broker must be told who calls: the gate itself.
-    ///
-    /// A header that says so outright (LOCAL, UNKNOWN) would not do: RabbitMQ 3.10 tells of a crash for either, and Mosquitto 2.1 closes
-    /// at once.
-    ///
-    /// # Errors
-    /// As [`Broker::connect`].
-    pub async fn probe(&self) -> Result<Socket, NotReady> {
-        self.reach(
-            self.proxy_protocol
-                .map_or(Preface::Given(&[]), Preface::Own),
-        )
-        .await
-    }
-
-    async fn reach(&self, preface: Preface<'_>) -> Result<Socket, NotReady> {
-        match &self.target {
-            Target::Fixed(address) => self.link(*address, preface).await,
-            Target::Unix(path) => {
-                let mut socket = unix(path).await?;
-                // On this host, where no port has that number: RabbitMQ takes no 0.
-                let here = SocketAddr::from(([127, 0, 0, 1], 1));
-                socket
-                    .write_all(&preface.bytes(|| Ok((here, here)))?)
-                    .await?;
-                Ok(Socket::Unix(socket))
+        let (open, room) = (
+            u64::from(endpoint.open()),
+            u64::from(self.sources.room_for(address)),
+        );
+        if open * 10 < room * 9 {
+            if open * 10 < room * 8 && endpoint.told_ports.load(Relaxed) {
+                endpoint.told_ports.store(false, Relaxed);
             }
-            Target::Named { host, resolved, .. } => {
-                let known = resolved
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
-                let mut last =
-                    io::Error::new(io::ErrorKind::NotFound, format!("{host} is not resolved"))
-                        .into();
-                for (nth, address) in (1..).zip(known.iter()) {
-                    let link = self.link(*address, preface);
-                    if nth == known.len() {
-                        return link.await; // nobody waits behind it
-                    }
-                    let soon = Instant::now() + Duration::from_secs(1);
-                    match timeout_at(soon, link).await {
-                        Ok(Ok(socket)) => return Ok(socket),
-                        Ok(Err(fault)) => last = fault,
-                        Err(_) => last = io::Error::from(io::ErrorKind::TimedOut).into(),
-                    }
-                }
-                Err(last)
-            }
+            return None;
         }
+        (!endpoint.told_ports.swap(true, Relaxed)).then(|| {
+            let what = format!(
+                "{open} connections to it are open, and there are local ports for {room}; add addresses of this host to \
+                 broker.source_addresses, widen net.ipv4.ip_local_port_range, or add a broker"
+            );
+            self.told(endpoint, &what)
+        })
     }
 
-    /// The same to one address.
-    async fn link(&self, address: SocketAddr, preface: Preface<'_>) -> Result<Socket, NotReady> {
-        let mut socket = tcp(address).await?;
-        let first = preface.bytes(|| Ok((socket.local_addr()?, socket.peer_addr()?)))?;
-        socket.write_all(&first).await?;
-        let Some(tls) = &self.tls else {
-            return Ok(Socket::Tcp(socket));
-        };
-        let stream = tls.secure(socket).await.map_err(secure::failed)?;
-        Ok(Socket::Tls(Box::new(stream)))
+    fn may_tell(&self) -> bool {
+        let now = u64::try_from(self.born.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let told = self.told_no_port.load(Relaxed);
+        let due = told == 0 || now.saturating_sub(told) >= APART;
+        due && self
+            .told_no_port
+            .compare_exchange(told, now, Relaxed, Relaxed)
+            .is_ok()
     }
 }
 
-/// What a broker is sent first.
-#[derive(Clone, Copy)]
-enum Preface<'a> {
-    /// This.
-    Given(&'a [u8]),
-    /// A header that names the gate's own end of the socket.
-    Own(Version),
+/// What was tried in vain.
+#[derive(Default)]
+struct Failed {
+    endpoints: Vec<Arc<Endpoint>>,
+    /// What the last one said.
+    last: Option<String>,
 }
 
-impl Preface<'_> {
-    /// Its bytes, where the ends of the socket are these: ours, and the broker's.
-    ///
-    /// # Errors
-    /// When `ends` fails.
-    fn bytes(
-        &self,
-        ends: impl FnOnce() -> io::Result<(SocketAddr, SocketAddr)>,
-    ) -> io::Result<Cow<'_, [u8]>> {
-        match *self {
-            Self::Given(bytes) => Ok(bytes.into()),
-            Self::Own(version) => {
-                let (from, to) = ends()?;
-                Ok(Told::ends(from, to).header(version).into())
-            }
+impl Leg {
+    /// The CONNACK came. `busy`: it says that the broker cannot serve now, so it gets no more at once than before.
+    pub fn answered(self, busy: bool) -> Kept {
+        let standing = &self.kept.0.standing;
+        standing.answers();
+        if !busy {
+            standing.pace.answered(self.place);
         }
+        self.kept
     }
-}
 
-/// Where TCP would wait for a place in the broker's queue, a socket file says `EAGAIN` at once (connect(2)), and
-/// nothing wakes us when there is one: so it is asked again, until the caller's deadline.
-async fn unix(path: &Path) -> io::Result<UnixStream> {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match UnixStream::connect(path).await {
-            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            answer => return answer,
-        }
+    /// Something else came, or a close: the broker is there. What a device sent may have made it do so, so it is no mark against it.
+    pub fn spurned(self) {
+        self.kept.0.standing.speaks();
     }
-}
 
-async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect(address).await?;
-    if address.ip().is_loopback() {
-        prepare_local(&socket, BROKER)?;
-    } else {
-        prepare(&socket, BROKER)?;
+    /// Nothing came in time.
+    pub fn unanswered(self) {
+        self.kept.0.standing.ignored(self.began);
     }
-    Ok(socket)
 }
 
 /// Whether the process or the host has no file descriptor left.
@@ -376,69 +369,116 @@ pub fn is_out_of_descriptors(fault: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
-    use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::tls::{client, testing};
+    use crate::broker::{Balance, Probe};
+    use crate::rules::device::Alphabet;
 
-    /// threats.md V7: a broker that is gone is found.
-    #[tokio::test]
-    async fn a_dialled_socket_finds_out_that_its_broker_is_gone() {
-        let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let dialled = tcp(broker.local_addr().expect("bound")).await;
-        let dialled = dialled.expect("it listens");
-        let socket = SockRef::from(&dialled);
-        let second = Duration::from_secs(1); // docs/operation.md, "Dead links"
-        assert!(socket.tcp_nodelay().expect("a socket"));
-        assert_eq!(
-            socket.tcp_user_timeout().expect("a socket"),
-            Some(60 * second)
-        );
-        // Of a broker on this host the kernel knows without asking.
-        assert!(!socket.keepalive().expect("a socket"));
-        prepare(&dialled, BROKER).expect("a socket");
-        assert!(socket.keepalive().expect("a socket") && socket.tcp_nodelay().expect("a socket"));
-        assert_eq!(socket.tcp_keepalive_time().expect("a socket"), 30 * second);
-        assert_eq!(
-            socket.tcp_keepalive_interval().expect("a socket"),
-            10 * second
-        );
-        assert_eq!(socket.tcp_keepalive_retries().expect("a socket"), 3);
-        assert_eq!(
-            socket.tcp_user_timeout().expect("a socket"),
-            Some(60 * second)
-        );
+    fn brokers(addresses: &[String]) -> Brokers {
+        let address = |text: &String| text.parse().expect("an address");
+        let settings = Settings {
+            tls: None,
+            proxy_protocol: None,
+            addresses: addresses.iter().map(address).collect(),
+            balance: Balance::LeastConnections,
+            source_addresses: Vec::new(),
+            dial_timeout: Duration::from_millis(300),
+            health_interval: Duration::from_secs(5),
+            probe: Probe::Tcp,
+        };
+        Brokers::new(&settings, None)
     }
 
-    /// The header of the PROXY protocol stands before TLS, in the clear.
-    #[tokio::test]
-    async fn what_goes_before_tls_is_sent_before_tls() {
+    async fn dial(brokers: &Brokers) -> Result<Dialled, NoBroker> {
+        let device = Alphabet::default().device("meter-7").expect("a name");
+        let call = Call {
+            device: &device,
+            preface: &[],
+        };
+        brokers.dial(call, |_, _, _| {}).await
+    }
+
+    async fn listening() -> (TcpListener, String) {
         let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let folder = tempfile::tempdir().expect("a folder");
-        let ca = folder.path().join("ca.pem");
-        std::fs::write(&ca, testing::root("CA").pem).expect("written");
-        let settings = client::Settings {
-            ca,
-            identity: None,
-            server_name: None,
+        let address = format!("mqtt://{}", broker.local_addr().expect("bound"));
+        (broker, address)
+    }
+
+    /// threats.md V5: paced on recovery. Each CONNACK lets two more in; who has no turn in time is told that it is our trouble.
+    #[tokio::test]
+    async fn a_broker_that_came_back_is_given_few_at_first() {
+        let (_broker, address) = listening().await;
+        let brokers = brokers(&[address]);
+        let standing = &brokers.endpoints.of(0)[0].standing;
+        standing.fell(false);
+        assert!(brokers.known_away() && !brokers.has_room());
+        standing.takes();
+        assert!(!brokers.known_away() && brokers.has_room());
+        let mut legs = Vec::new();
+        for _ in 0..16 {
+            legs.push(dial(&brokers).await.expect("there is a place").leg);
+        }
+        assert!(!brokers.has_room());
+        let Err(NoBroker::Away { last }) = dial(&brokers).await else {
+            panic!("one too many");
         };
-        let tls = ClientTls::load(&settings).expect("a CA");
-        let address = broker.local_addr().expect("bound");
-        let address: Address = format!("mqtts://{address}").parse().expect("an address");
-        let dialled = Broker::new(&address, None, Some(&tls));
-        let calls = dialled.connect(b"PROXY UNKNOWN\r\n");
-        let hears = async {
-            let (mut socket, _) = broker.accept().await.expect("a caller");
-            let mut came = [0; 17];
-            socket.read_exact(&mut came).await.expect("bytes");
-            came
+        assert!(last.contains("came back a moment ago"), "{last}");
+        let answer = async {
+            tokio::task::yield_now().await;
+            legs.pop().expect("one").answered(false)
         };
-        let (ready, came) = tokio::join!(calls, hears);
-        // The preface, then a handshake record of TLS (RFC 8446 §5.1).
-        assert_eq!(&came[..15], b"PROXY UNKNOWN\r\n");
-        assert_eq!(came[15..], [22, 3]);
-        assert!(matches!(ready, Err(NotReady::Tls(_))), "{ready:?}");
+        let (dialled, kept) = tokio::join!(dial(&brokers), answer);
+        assert!(dialled.is_ok() && brokers.has_room());
+        assert_eq!(kept.0.open(), 17);
+    }
+
+    /// One that takes connections and answers no CONNECT is not dialled: a CONNECT that was sent is never sent again.
+    #[tokio::test]
+    async fn a_silent_broker_gets_no_connect_until_it_answers_one() {
+        let (_one, silent) = listening().await;
+        let brokers = brokers(std::slice::from_ref(&silent));
+        for _ in 0..3 {
+            assert!(!brokers.known_away());
+            dial(&brokers).await.expect("it listens").leg.unanswered();
+        }
+        assert!(brokers.known_away());
+        let Err(NoBroker::Away { last }) = dial(&brokers).await else {
+            panic!("nobody answers");
+        };
+        assert!(
+            last.contains(&silent) && last.contains("answered no CONNECT"),
+            "{last}"
+        );
+        assert_eq!(brokers.endpoints.of(0)[0].open(), 0);
+        brokers.endpoints.of(0)[0].standing.answers();
+        assert!(dial(&brokers).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn without_a_port_devices_are_refused_and_an_operator_is_told_now_and_then() {
+        let (_one, address) = listening().await;
+        let brokers = brokers(std::slice::from_ref(&address));
+        let _open: Vec<_> = (0..30_000)
+            .map(|_| brokers.endpoints.of(0).remove(0).take())
+            .collect();
+        let dialled = dial(&brokers).await.expect("it listens");
+        let why = dialled.few_ports.expect("nine tenths are in use");
+        assert!(
+            why.contains(&address) && why.contains("broker.source_addresses"),
+            "{why}"
+        );
+        assert_eq!(
+            dial(&brokers).await.expect("it listens").few_ports,
+            None,
+            "told once"
+        );
+        brokers.endpoints.of(0)[0].standing.note_no_port();
+        for told in [true, false] {
+            let Err(NoBroker::OutOfPorts { why, tell }) = dial(&brokers).await else {
+                panic!("no port");
+            };
+            assert!(why.contains(&address) && tell == told, "{why}");
+        }
     }
 }

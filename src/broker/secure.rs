@@ -8,22 +8,22 @@ use rustls_pki_types::UnixTime;
 use crate::tls::stream::Lost;
 use crate::tls::trust::date;
 
-use super::dial::NotReady;
+use super::endpoint::Unreached;
 
 /// How many names of a certificate are told.
 const NAMES: usize = 5;
 
 /// What a handshake that failed says of the broker.
-pub(super) fn failed(lost: Lost) -> NotReady {
+pub(super) fn failed(lost: Lost) -> Unreached {
     match lost {
-        Lost::Tls(fault) => NotReady::Tls(why(&fault)),
+        Lost::Tls(fault) => Unreached::Tls(why(&fault)),
         Lost::Io(fault) => match fault.kind() {
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe => NotReady::Tls(
+            | io::ErrorKind::BrokenPipe => Unreached::Tls(
                 "it closed the connection in the handshake; see that this port speaks TLS, and what the broker logs".into(),
             ),
-            _ => NotReady::Socket(fault),
+            _ => Unreached::Io(fault),
         },
     }
 }

@@ -1,6 +1,6 @@
 //! A link to a broker, or a plain one to a device: TCP, a Unix socket, or TLS; and what is set on TCP sockets.
 
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -83,6 +83,18 @@ impl Socket {
                 other => return Poll::Ready(other),
             }
         }, tls => tls.poll_write(cx, plain).map_ok(|()| plain.len()).map_err(told))
+    }
+
+    /// Writes all of `bytes`, and sends them. Dropping it half-way leaves the other side with a part.
+    ///
+    /// # Errors
+    /// When the socket or TLS failed.
+    pub(super) async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            bytes = &bytes[written..];
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// Sends what was taken over and is not the kernel's yet.

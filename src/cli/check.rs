@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::settings::{self, Settings};
 use super::{Failure, say};
 use crate::config::{self, Examined, Origin, Source};
-use crate::gate::{LoadedBrokers, LoadedListener, RegistrySettings, StartFault};
+use crate::gate::{LoadedBrokers, LoadedListener, RegistrySettings, StartFault, source_faults};
 use crate::jwks::{self, KeySource};
 use crate::registry::look::look;
 use crate::tls;
@@ -137,6 +137,11 @@ impl Report {
         }
         if let Some(registry) = &examined.registry {
             self.look_at(registry);
+        }
+        if let Some(config) = &examined.config {
+            for StartFault { key, sentence } in source_faults(&config.gate.broker) {
+                self.fault(key, sentence);
+            }
         }
         if examined.config.is_none() {
             let left = |group: &&tls::trust::Settings| !looked_at.contains(group.name.as_str());

@@ -1,13 +1,15 @@
 //! `[broker]`
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::broker_tls;
 use super::fault::quoted;
 use super::quantities::Bounds;
 use super::reader::{Got, Section};
-use crate::broker::Settings;
 use crate::broker::address::Address;
+use crate::broker::sources::serves;
+use crate::broker::{Balance, Probe, Settings};
 use crate::proxy_protocol::Version;
 
 /// `[broker]` as far as it could be read.
@@ -15,6 +17,16 @@ pub(super) struct Broker {
     pub(super) settings: Settings,
     pub(super) allow_plaintext: bool,
 }
+
+/// The words of `broker.balance`.
+pub(super) const BALANCES: [(&str, Balance); 3] = [
+    ("round-robin", Balance::RoundRobin),
+    ("least-connections", Balance::LeastConnections),
+    ("device", Balance::Device),
+];
+
+/// The words of `broker.health.probe`.
+pub(super) const PROBES: [(&str, Probe); 2] = [("tcp", Probe::Tcp), ("mqtt", Probe::Mqtt)];
 
 /// Reads `[broker]`. `has_password`: `connect.password_file` is written, well or not.
 pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
@@ -26,6 +38,8 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
         default: Duration::from_secs(3),
     };
     let dial_timeout = section.duration("dial_timeout", dial).or(dial.default);
+    let balance = one_of(&mut section, "balance", &BALANCES);
+    let source_addresses = read_sources(&mut section, &addresses);
     let plaintext = section.boolean("allow_plaintext");
     let judged = !matches!(plaintext, Got::Faulty);
     let allow_plaintext = plaintext.or(false);
@@ -40,6 +54,7 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
         default: Duration::from_secs(5),
     };
     let health_interval = health.duration("interval", interval).or(interval.default);
+    let probe = one_of(&mut health, "probe", &PROBES);
     health.finish();
     section.finish();
     if judged {
@@ -53,9 +68,12 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
         settings: Settings {
             addresses,
             tls: tls.settings,
+            balance,
+            source_addresses,
             dial_timeout,
             health_interval,
             proxy_protocol,
+            probe,
         },
         allow_plaintext,
     }
@@ -103,6 +121,57 @@ pub(super) const PROXY_PROTOCOL: [(&str, Option<Version>); 3] = [
     ("v1", Some(Version::V1)),
     ("v2", Some(Version::V2)),
 ];
+/// One of `words`; left out, the default.
+fn one_of<T: Copy + Default>(section: &mut Section<'_>, key: &str, words: &[(&str, T)]) -> T {
+    let find = |word: &str| words.iter().find(|(known, _)| *known == word);
+    let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    let got = section.word(key, &known, |word| find(word).map(|(_, value)| *value));
+    got.or(T::default())
+}
+
+/// Whether this host has them, is seen when the gate starts, and by `tidegate check`.
+fn read_sources(section: &mut Section<'_>, brokers: &[(String, Address)]) -> Vec<IpAddr> {
+    const KEY: &str = "source_addresses";
+    let texts = section.texts(KEY, "10.0.0.7").or(Vec::new());
+    let mut sources: Vec<IpAddr> = Vec::new();
+    for (key, text) in texts {
+        let Ok(source) = text.parse::<IpAddr>().map(|ip| ip.to_canonical()) else {
+            let way_out = "write an address of this host, without a port: 10.0.0.7";
+            section.fault(&key, format!("{} is no IP address", quoted(&text)), way_out);
+            continue;
+        };
+        if source.is_unspecified() || source.is_multicast() {
+            let way_out = "write each address of this host that is to be used";
+            section.fault(
+                &key,
+                format!("{source} is not one address of a host"),
+                way_out,
+            );
+        } else if sources.contains(&source) {
+            section.fault(&key, format!("{source} is there twice"), "write it once");
+        } else {
+            sources.push(source);
+        }
+    }
+    if sources.is_empty() {
+        return sources;
+    }
+    for (key, address) in brokers {
+        let without = match address {
+            Address::Unix(_) => true,
+            Address::Tcp { host, .. } | Address::Tls { host, .. } => host
+                .parse::<IpAddr>()
+                .is_ok_and(|ip| !sources.iter().any(|source| serves(*source, ip))),
+        };
+        if without {
+            let sentence = format!(
+                "none of broker.source_addresses leads to {address}: it is dialled from where the system chooses"
+            );
+            section.warn(key, &sentence);
+        }
+    }
+    sources
+}
 
 fn read_addresses(section: &mut Section<'_>) -> Vec<(String, Address)> {
     let example = "mqtt://127.0.0.1:1883";

@@ -115,6 +115,17 @@ impl Config {
                     .map(|address| text(&address.to_string())),
             ),
         );
+        set(
+            out,
+            "balance",
+            &text(word(&broker::BALANCES, &settings.balance)),
+        );
+        let sources = settings.source_addresses.iter();
+        set(
+            out,
+            "source_addresses",
+            &list(sources.map(|source| text(&source.to_string()))),
+        );
         set(out, "dial_timeout", &duration(settings.dial_timeout));
         set(
             out,
@@ -135,6 +146,7 @@ impl Config {
         }
         section(out, "[broker.health]");
         set(out, "interval", &duration(settings.health_interval));
+        set(out, "probe", &text(word(&broker::PROBES, &settings.probe)));
 
         let limits = &self.gate.limits;
         section(out, "[limits]");

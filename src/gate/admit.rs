@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
 
-use crate::broker::dial::{Call, NoBroker};
+use crate::broker::dial::{Call, Kept, NoBroker};
 use crate::broker::socket::Socket;
 use crate::mqtt::Version;
 use crate::mqtt::connack::{self, Connack};
@@ -30,6 +30,9 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The largest CONNACK taken from a broker, in bytes.
 const LARGEST_CONNACK: usize = 64 * 1024;
+
+/// A broker's word for "not now": server unavailable, server busy (MQTT 3.1.1 §3.2.2.3, MQTT 5.0 §3.2.2.2).
+const BUSY: [u8; 3] = [0x03, 0x88, 0x89];
 
 /// Sent a well-formed CONNECT.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub(crate) struct Linked {
     pub(crate) from_device: Vec<u8>,
     pub(crate) from_broker: Vec<u8>,
     pub(crate) broker_open: OpenGuard,
+    /// Counted at its endpoint, for the balance.
+    pub(crate) leg: Kept,
     pub(crate) seat: Seat,
 }
 
@@ -336,13 +341,26 @@ impl Admitted {
                         last,
                     },
                     NoBroker::OutOfDescriptors => Refusal::OutOfDescriptors,
+                    NoBroker::OutOfPorts { why, tell } => {
+                        if tell {
+                            tracing::error!(
+                                event = "out_of_ports",
+                                "devices are turned away: {why}"
+                            );
+                        }
+                        Refusal::OutOfPorts { why }
+                    }
                 };
                 return Err(self.refused(refusal).await);
             }
         };
+        if let Some(why) = dialled.few_ports {
+            tracing::warn!(event = "few_ports", "{why}");
+        }
         if let Some(cause) = self.seat.control.cause() {
             return Err(self.refused(Refusal::Revoked(cause)).await);
         }
+        let leg = dialled.leg;
         let broker_open = gate.metrics.broker(dialled.place).opened();
         facts.broker = Some(gate.brokers.all()[dialled.place].label.clone());
         let mut broker = dialled.socket;
@@ -351,10 +369,16 @@ impl Admitted {
         let (connack, from_broker) = match self.ask(&mut broker, deadline, limit).await {
             Ok(answer) => answer,
             Err(refusal) => {
+                match refusal {
+                    Refusal::BrokerSilent { .. } => leg.unanswered(),
+                    Refusal::BrokerClosed { .. } | Refusal::BrokerGarbage(_) => leg.spurned(),
+                    _ => drop(leg),
+                }
                 drop(broker); // no session there for a device that is told that it has none
                 return Err(self.refused(refusal).await);
             }
         };
+        let leg = leg.answered(BUSY.contains(&connack.code));
         let metrics = gate.metrics.listener(self.listener);
         metrics.connect_to_connack(self.asked.elapsed());
         metrics.connack(connack.code);
@@ -380,6 +404,7 @@ impl Admitted {
             from_device: self.behind,
             from_broker,
             broker_open,
+            leg,
             seat: self.seat,
         })
     }

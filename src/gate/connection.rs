@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::broker::dial::Kept;
 use crate::mqtt::Version;
 use crate::observe::logging::{CertificateLine, Event, LONGEST_VALUE, Line};
 use crate::observe::metrics::OpenGuard;
@@ -193,6 +194,7 @@ impl<'a> Teller<'a> {
                 metrics.listener(self.listener).opened(mode),
                 linked.broker_open,
             ],
+            leg: linked.leg,
         }))
     }
 
@@ -203,6 +205,7 @@ impl<'a> Teller<'a> {
             seat,
             place,
             open,
+            leg,
         } = *carried;
         let closed = relay.close(ending);
         self.facts.to_broker = Some(closed.to_broker);
@@ -210,7 +213,7 @@ impl<'a> Teller<'a> {
         if self.gate.is_draining() && (closed.lost > 0 || closed.ending == Ending::Cut) {
             self.gate.note_loss();
         }
-        drop(open);
+        drop((open, leg));
         if let Ending::Revoked(cause) = closed.ending {
             self.gate.metrics.revoked(cause);
         }
@@ -277,6 +280,8 @@ struct Carried {
     place: Place,
     /// Counted as open, at the listener and at the broker.
     open: [OpenGuard; 2],
+    /// Counted at the broker's endpoint.
+    leg: Kept,
 }
 
 /// The steps before the relay. Each consumes the one before, so none can be skipped or reordered.

@@ -55,7 +55,7 @@ use tokens::TokenDesk;
 
 pub use connections::{Connections, Open, Wanted};
 pub use running::{Outcome, Running};
-pub use start::{Loaded, LoadedBrokers, LoadedListener, StartFault};
+pub use start::{Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};
 
 /// `[[listener]]` as the gate obeys it.
 #[derive(Clone, Debug)]

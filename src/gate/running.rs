@@ -70,16 +70,16 @@ impl Running {
     /// Asks the brokers whether they answer, for as long as it is polled; tells metrics, log and `/readyz`.
     pub async fn watch_brokers(&self) {
         let gate = &self.gate;
-        broker::health::watch(&gate.brokers, self.health, |place, up, news, why| {
-            gate.metrics.broker(place).up(up);
-            let broker = &gate.brokers.all()[place].label;
-            if news && up {
-                tracing::info!(event = "broker_up", broker = %broker, "{why}");
-            } else if news {
-                tracing::warn!(event = "broker_down", broker = %broker, "{why}");
+        broker::health::watch(&gate.brokers, self.health, |told| {
+            gate.metrics.broker(told.place).up(told.up);
+            let broker = &gate.brokers.all()[told.place].label;
+            let why = told.why;
+            match told.news {
+                Some(true) => tracing::info!(event = "broker_up", broker = %broker, "{why}"),
+                Some(false) => tracing::warn!(event = "broker_down", broker = %broker, "{why}"),
+                None => {}
             }
-            self.ready
-                .set_broker_up(gate.brokers.all().iter().any(broker::dial::Broker::is_up));
+            self.ready.set_broker_up(gate.brokers.any_up());
         })
         .await;
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::broker;
 use crate::broker::dial::Brokers;
 use crate::jwks::KeySource;
 use crate::observe::logging::Logger;
@@ -180,6 +181,21 @@ impl LoadedBrokers {
     }
 }
 
+/// Every address to dial brokers from that this host does not have.
+pub fn source_faults(broker: &broker::Settings) -> Vec<StartFault> {
+    let each = broker.source_addresses.iter().enumerate();
+    let fault = |(place, source): (usize, &IpAddr)| {
+        let why = broker::sources::is_here(*source).err()?;
+        Some(StartFault {
+            key: format!("broker.source_addresses[{place}]"),
+            sentence: format!(
+                "cannot dial from {source}: {why}; give this host that address (ip address add), or name one that it has"
+            ),
+        })
+    };
+    each.filter_map(fault).collect()
+}
+
 /// Settings whose files were read and found good.
 #[derive(Debug)]
 pub struct Loaded {
@@ -205,6 +221,7 @@ impl Loaded {
             mut faults,
             mut warnings,
         } = LoadedBrokers::load(settings.broker.tls.as_ref());
+        faults.extend(source_faults(&settings.broker));
         for listener in &mut listeners {
             faults.append(&mut listener.faults);
             warnings.append(&mut listener.warnings);

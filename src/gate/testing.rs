@@ -62,9 +62,12 @@ pub(super) fn gate() -> Arc<Gate> {
             &broker::Settings {
                 addresses: Vec::new(),
                 tls: None,
+                balance: broker::Balance::default(),
+                source_addresses: Vec::new(),
                 dial_timeout: Duration::from_secs(1),
                 health_interval: Duration::from_secs(1),
                 proxy_protocol: None,
+                probe: broker::Probe::default(),
             },
             None,
         ),

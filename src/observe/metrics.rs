@@ -140,7 +140,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_broker_up",
         Kind::Gauge,
         &["broker"],
-        "1 when the last probe of the broker succeeded, else 0.",
+        "1 when the last probe of the broker, or of any address of its name, succeeded, else 0.",
     ),
     family(
         "tidegate_broker_connections_open",

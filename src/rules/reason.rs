@@ -272,6 +272,12 @@ pub enum Refusal {
         "the gate is out of file descriptors; raise its limit (LimitNOFILE) or lower limits.connections"
     )]
     OutOfDescriptors,
+    /// The gate has no local port left for the broker's leg.
+    #[error("no broker could be dialled: {why}")]
+    OutOfPorts {
+        /// For which broker, and the way out.
+        why: String,
+    },
     /// A fault of ours.
     #[error("a fault in the gate ended this connection; please report it")]
     GateFault,
@@ -431,6 +437,7 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("broker_closed", Step::Broker),
     ("broker_garbage", Step::Broker),
     ("out_of_descriptors", Step::Broker),
+    ("out_of_ports", Step::Broker),
     ("gate_fault", Step::Broker),
 ];
 
@@ -517,6 +524,7 @@ impl Refusal {
             Self::BrokerGarbage(_) => "broker_garbage",
             Self::Draining => "draining",
             Self::OutOfDescriptors => "out_of_descriptors",
+            Self::OutOfPorts { .. } => "out_of_ports",
             Self::GateFault => "gate_fault",
         }
     }
@@ -574,6 +582,7 @@ impl Refusal {
             | Self::Jwt(_)
             | Self::RegistryAway { .. }
             | Self::Draining
+            | Self::OutOfPorts { .. }
             | Self::GateFault => (0x03, 0x88),
         };
         version.map(|version| (version, if version == Version::V5 { v5 } else { v3 }))
@@ -869,6 +878,7 @@ mod tests {
             },
             Refusal::Draining,
             Refusal::OutOfDescriptors,
+            Refusal::OutOfPorts { why: String::new() },
             Refusal::GateFault,
         ]
     }
@@ -913,6 +923,7 @@ mod tests {
             "broker_garbage",
             "draining",
             "out_of_descriptors",
+            "out_of_ports",
             "gate_fault",
             "registry_away",
             "registration_full",

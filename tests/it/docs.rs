@@ -431,6 +431,7 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         "broker_closed" => Refusal::BrokerClosed { what: text() },
         "broker_garbage" => Refusal::BrokerGarbage(Malformed::NotConnack { first: 0 }),
         "out_of_descriptors" => Refusal::OutOfDescriptors,
+        "out_of_ports" => Refusal::OutOfPorts { why: String::new() },
         "gate_fault" => Refusal::GateFault,
         word => panic!("{word} has no sample here"),
     }

@@ -98,7 +98,12 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
         ("[broker]", "allow_plaintext = \"yes\"", "broker.allow_plaintext: is a text, where true or false belongs; write allow_plaintext = true"),
         ("[broker]", "proxy_protocol = \"on\"", "broker.proxy_protocol: \"on\" is not known here; write one of off | v1 | v2"),
         ("[broker.health]", "interval = \"1us\"", "broker.health.interval: \"1us\" is not within 100ms to 1h; leave it out to get 5s"),
-        ("[broker.health]", "probe = \"tcp\"", "broker.health.probe: is not a known key; known here: interval"),
+        ("[broker.health]", "timeout = \"1s\"", "broker.health.timeout: is not a known key; known here: interval, probe"),
+        ("[broker.health]", "probe = \"http\"", "broker.health.probe: \"http\" is not known here; write one of tcp | mqtt"),
+        ("[broker]", "balance = \"least-connection\"", "broker.balance: \"least-connection\" is not known here; did you mean \"least-connections\"? write one of round-robin | least-connections | device"),
+        ("[broker]", "source_addresses = [\"10.0.0.7:0\"]", "broker.source_addresses[0]: \"10.0.0.7:0\" is no IP address; write an address of this host, without a port: 10.0.0.7"),
+        ("[broker]", "source_addresses = [\"::\"]", "broker.source_addresses[0]: :: is not one address of a host; write each address of this host that is to be used"),
+        ("[broker]", "source_addresses = [\"10.0.0.7\", \"::ffff:10.0.0.7\"]", "broker.source_addresses[1]: 10.0.0.7 is there twice; write it once"),
         // [limits]
         ("[limits]", "connections = 0", "limits.connections: 0 is not within 1 to 10000000; leave it out to get 100000"),
         ("[limits]", "connections = 99999999999999999999", "limits.connections: a number beyond 64 bits is not within 1 to 10000000; leave it out to get 100000"),

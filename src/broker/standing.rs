@@ -1,0 +1,240 @@
+//! What is thought of an endpoint: by its probes, and by what devices found there.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::pace::Pace;
+
+/// So many dials in a row that failed, or CONNECTs in a row without an answer, and the endpoint is taken to be down.
+const TOO_MANY: u32 = 3;
+
+/// How long one that was down takes less than its share.
+const WARMS: Duration = Duration::from_secs(10);
+
+/// Where there was no local port, none is looked for again for so many ms.
+const NO_PORT: u64 = 50;
+
+/// Nobody has asked yet: as good as up.
+const UNKNOWN: u8 = 0;
+const UP: u8 = 1;
+/// It appeared while others were at work: tried after them until a probe finds it up, as one that comes back.
+const NEW: u8 = 2;
+/// It takes no connection.
+const DOWN: u8 = 3;
+/// It takes connections, and answers no CONNECT.
+const SILENT: u8 = 4;
+
+/// What is thought of one endpoint.
+#[derive(Debug)]
+pub(super) struct Standing {
+    state: AtomicU8,
+    /// Dials in a row that failed.
+    failed: AtomicU32,
+    /// CONNECTs in a row that had no answer in time.
+    unanswered: AtomicU32,
+    /// When it last answered a CONNECT, in ms since `born`.
+    heard: AtomicU64,
+    /// When there was no local port for it, in ms since `born`; 0: never.
+    no_port: AtomicU64,
+    /// When it came up after having been down, in ms since `born`; 0: never.
+    back: AtomicU64,
+    born: Instant,
+    /// Devices say that it is down: the next probe need not wait.
+    doubt: Notify,
+    pub(super) pace: Pace,
+}
+
+impl Standing {
+    /// `late`: others were known before it.
+    pub(super) fn new(late: bool) -> Self {
+        Self {
+            state: AtomicU8::new(if late { NEW } else { UNKNOWN }),
+            failed: AtomicU32::new(0),
+            unanswered: AtomicU32::new(0),
+            heard: AtomicU64::new(0),
+            no_port: AtomicU64::new(0),
+            back: AtomicU64::new(0),
+            born: Instant::now(),
+            doubt: Notify::new(),
+            pace: Pace::default(),
+        }
+    }
+
+    /// Known to answer.
+    pub(super) fn is_up(&self) -> bool {
+        self.state.load(Relaxed) == UP
+    }
+
+    /// Known to be away, by a probe or by what devices found.
+    pub(super) fn is_down(&self) -> bool {
+        self.state.load(Relaxed) >= DOWN
+    }
+
+    /// To be tried after those that answer.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.state.load(Relaxed) >= NEW
+    }
+
+    /// Takes connections, and answers no CONNECT: not to be tried, since a CONNECT that was sent is never sent again.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state.load(Relaxed) == SILENT
+    }
+
+    /// There was no local port for it: to look for one costs the kernel much, so that is not done all the time.
+    pub(super) fn note_no_port(&self) {
+        self.no_port.store(self.now(), Relaxed);
+    }
+
+    /// A moment ago there was no local port for it.
+    pub(super) fn lacks_ports(&self) -> bool {
+        let at = self.no_port.load(Relaxed);
+        at != 0 && self.now().saturating_sub(at) < NO_PORT
+    }
+
+    /// How much of its share it takes: 256 is all of it.
+    pub(super) fn share(&self) -> u16 {
+        let back = self.back.load(Relaxed);
+        if back == 0 {
+            return 256;
+        }
+        let since = self.now().saturating_sub(back);
+        let whole = u64::try_from(WARMS.as_millis()).unwrap_or(u64::MAX);
+        if since >= whole {
+            self.back.store(0, Relaxed);
+            return 256;
+        }
+        u16::try_from(26 + 230 * since / whole).unwrap_or(256)
+    }
+
+    /// It answered a CONNECT: a device's, or the probe's. Gives whether that it is up is news.
+    pub(super) fn answers(&self) -> bool {
+        self.heard.store(self.now(), Relaxed);
+        self.unanswered.store(0, Relaxed);
+        self.failed.store(0, Relaxed);
+        self.rise()
+    }
+
+    /// It took a connection. One that answers no CONNECT did that all the time. Gives whether that it is up is news.
+    pub(super) fn takes(&self) -> bool {
+        self.failed.store(0, Relaxed);
+        !self.is_silent() && self.rise()
+    }
+
+    /// It said something, or closed: it is not silent.
+    pub(super) fn speaks(&self) {
+        self.unanswered.store(0, Relaxed);
+    }
+
+    fn rise(&self) -> bool {
+        if self.is_up() {
+            return false;
+        }
+        let before = self.state.swap(UP, Relaxed);
+        if before >= NEW {
+            self.back.store(self.now(), Relaxed);
+            self.pace.begin();
+        }
+        before != UP
+    }
+
+    /// A probe had no answer; `silent`: it took the connection, and not a word came. Gives whether that is news.
+    pub(super) fn fell(&self, silent: bool) -> bool {
+        let now = if silent { SILENT } else { DOWN };
+        let was_down = self.state.swap(now, Relaxed) >= DOWN;
+        if !was_down {
+            self.pace.close();
+        }
+        !was_down
+    }
+
+    /// A dial that was begun then failed.
+    pub(super) fn refused(&self, began: Instant) {
+        if self.counts(&self.failed, began) && !self.is_down() {
+            self.fell(false);
+            self.doubt.notify_one();
+        }
+    }
+
+    /// A CONNECT that was begun then had no answer in time.
+    pub(super) fn ignored(&self, began: Instant) {
+        if self.counts(&self.unanswered, began) && !self.is_silent() {
+            self.fell(true);
+            self.doubt.notify_one();
+        }
+    }
+
+    /// Counts one more; whether they are too many. What began before it was last heard says nothing about now.
+    fn counts(&self, count: &AtomicU32, began: Instant) -> bool {
+        let began = began.saturating_duration_since(self.born);
+        let heard = self.heard.load(Relaxed);
+        u64::try_from(began.as_millis()).unwrap_or(u64::MAX) >= heard
+            && count.fetch_add(1, Relaxed) + 1 >= TOO_MANY
+    }
+
+    /// Waits until devices say that it is down.
+    pub(super) async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+
+    /// In ms since `born`, never 0.
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// threats.md V5: found by deadlines, before the next probe.
+    #[tokio::test(start_paused = true)]
+    async fn what_devices_find_counts_before_the_next_probe() {
+        let standing = Standing::new(false);
+        assert!(
+            !standing.is_down() && !standing.is_doubtful(),
+            "not known is not down"
+        );
+        for nth in 1..=TOO_MANY {
+            assert!(!standing.is_down(), "{nth}");
+            standing.refused(Instant::now());
+        }
+        assert!(standing.is_down() && !standing.is_silent());
+        standing.doubted().await; // the next probe need not wait
+        assert!(standing.answers(), "news");
+        assert!(!standing.answers(), "none");
+        for _ in 1..TOO_MANY {
+            standing.refused(Instant::now());
+        }
+        assert!(!standing.takes());
+        standing.refused(Instant::now());
+        assert!(!standing.is_down(), "not in a row");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_that_began_before_an_answer_says_nothing() {
+        let standing = Standing::new(false);
+        let began = Instant::now();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        standing.answers();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        for _ in 0..9 {
+            standing.ignored(began);
+        }
+        assert!(!standing.is_down());
+        for _ in 0..TOO_MANY {
+            standing.ignored(Instant::now());
+        }
+        assert!(standing.is_silent());
+        assert!(
+            !standing.takes() && standing.is_silent(),
+            "that was never in doubt"
+        );
+        assert!(!standing.fell(false), "known already");
+        assert!(standing.is_down() && !standing.is_silent());
+    }
+}
