@@ -122,10 +122,11 @@ enum Does {
 async fn a_broker_that_does_not_answer_well_is_temporary_trouble_and_is_asked_once() {
     use Does::{Closes, Nothing, Resets, Says, SaysAndCloses};
     let cases: [(Does, &str); 15] = [
+        // Three in a row that were silent would be a broker that is down.
         (Nothing, "broker_silent"),
         (Says(b"\x20"), "broker_silent"),
-        (Says(b"\x20\x03\x00"), "broker_silent"),
         (Resets, "broker_closed"),
+        (Says(b"\x20\x03\x00"), "broker_silent"),
         (Closes, "broker_closed"),
         (SaysAndCloses(b"\x20\x02\x00"), "broker_closed"),
         (Says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "broker_garbage"),
@@ -144,47 +145,48 @@ async fn a_broker_that_does_not_answer_well_is_temporary_trouble_and_is_asked_on
     gate.metric_becomes("tidegate_broker_up", &[], 2.0).await;
     let device = gate.device("meter-7");
     let mut sent = 0;
-    for (does, reason) in cases {
-        for version in Version::ALL {
-            let mut link = asks(&device, version).await;
-            let mut visit = first.visit().await;
-            match does {
-                Nothing | Closes => {}
-                Resets => {
-                    let socket = SockRef::from(&visit.socket.stream);
-                    socket.set_linger(Some(Duration::ZERO)).expect("a reset");
-                }
-                Says(bytes) | SaysAndCloses(bytes) => visit.say(bytes).await,
+    let cases = Version::ALL.map(|version| cases.map(|case| (version, case)));
+    for (version, (does, reason)) in cases.into_iter().flatten() {
+        let mut link = asks(&device, version).await;
+        let mut visit = tokio::select! {
+            visit = first.visit() => visit,
+            visit = second.visit() => visit,
+        };
+        match does {
+            Nothing | Closes => {}
+            Resets => {
+                let socket = SockRef::from(&visit.socket.stream);
+                socket.set_linger(Some(Duration::ZERO)).expect("a reset");
             }
-            let kept = match does {
-                Resets | Closes | SaysAndCloses(_) => {
-                    drop(visit);
-                    None
-                }
-                _ => Some(visit),
-            };
-            assert_eq!(link.answer(version).await, not_now(version), "{does:?}");
-            assert_eq!(link.packet().await, None, "closed behind it");
-            drop(link);
-            if let Some(mut visit) = kept {
-                assert_eq!(visit.packet().await, None, "the broker is let go");
-            }
-            sent += 1;
-            gate.metric_becomes("tidegate_refusals_total", &[], f64::from(sent))
-                .await;
-            let line = until("the log line", async || {
-                let told = gate.lines("refused");
-                (told.len() == sent as usize).then(|| told[sent as usize - 1].clone())
-            })
-            .await;
-            assert_eq!(line["reason"], reason, "{does:?}: {line}");
-            assert_eq!(line["level"], "info", "{line}");
+            Says(bytes) | SaysAndCloses(bytes) => visit.say(bytes).await,
         }
+        let kept = match does {
+            Resets | Closes | SaysAndCloses(_) => {
+                drop(visit);
+                None
+            }
+            _ => Some(visit),
+        };
+        assert_eq!(link.answer(version).await, not_now(version), "{does:?}");
+        assert_eq!(link.packet().await, None, "closed behind it");
+        drop(link);
+        if let Some(mut visit) = kept {
+            assert_eq!(visit.packet().await, None, "the broker is let go");
+        }
+        sent += 1;
+        gate.metric_becomes("tidegate_refusals_total", &[], f64::from(sent))
+            .await;
+        let line = until("the log line", async || {
+            let told = gate.lines("refused");
+            (told.len() == sent as usize).then(|| told[sent as usize - 1].clone())
+        })
+        .await;
+        assert_eq!(line["reason"], reason, "{does:?}: {line}");
+        assert_eq!(line["level"], "info", "{line}");
     }
-    assert_eq!(first.visits(), sent as usize);
     assert_eq!(
-        second.visits(),
-        0,
+        first.visits() + second.visits(),
+        sent as usize,
         "a CONNECT that was sent is never sent again"
     );
     let growth = gate.proc_status("VmHWM");

@@ -9,6 +9,7 @@ mod admin_api;
 mod arrows;
 mod bench;
 mod broker_faults;
+mod brokers;
 mod certificates;
 mod certificates_page;
 mod changes;

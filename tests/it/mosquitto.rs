@@ -326,7 +326,7 @@ async fn devices_come_back_when_their_broker_does_on_a_socket_file() {
     is_killed_amid_traffic_and_comes_back(Mosquitto::start_on_socket_file().await).await;
 }
 
-/// The second is used while the first is away, and the first again when it is back.
+/// The second alone is used while the first is away, and the first again when it is back.
 #[tokio::test]
 async fn another_broker_stands_in_for_one_that_is_down() {
     let mut first = Mosquitto::start().await;
@@ -345,8 +345,14 @@ async fn another_broker_stands_in_for_one_that_is_down() {
         })
         .await
     };
+    let takes_part = async |version, broker: String| {
+        until("a device to go to each", async || {
+            (goes_to(version).await == broker).then_some(())
+        })
+        .await;
+    };
     for version in Version::ALL {
-        assert_eq!(goes_to(version).await, first.address(), "{version}");
+        takes_part(version, first.address()).await;
 
         first.kill();
         // At once, whatever the last probe found.
@@ -359,7 +365,7 @@ async fn another_broker_stands_in_for_one_that_is_down() {
         gate.metric_becomes(up, &[("broker", &first.address())], 1.0)
             .await;
     }
-    assert_eq!(goes_to(Version::V5).await, first.address());
+    takes_part(Version::V5, first.address()).await;
 }
 
 /// More devices than its socket queues for come while the broker looks away for a moment: they wait, and get in

@@ -145,6 +145,13 @@ impl Mosquitto {
         }
     }
 
+    /// The lines of its log so far that hold `words`.
+    pub fn logged(&self, words: &str) -> Vec<String> {
+        let log = self.log.lock().expect("no panic while held");
+        let lines = log.iter().filter(|line| line.contains(words));
+        lines.cloned().collect()
+    }
+
     /// Waits for a line of its log that holds `words`.
     pub async fn logs(&self, words: &str) {
         until(&format!("Mosquitto to log {words:?}"), async || {
