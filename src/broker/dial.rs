@@ -141,12 +141,16 @@ impl Brokers {
             && !self.all.iter().any(Broker::is_looked_for)
     }
 
-    /// Whether a connection would be dialled at once: not where all brokers that answer came back a moment ago and have as many
-    /// waiting for their CONNACK as they may. A few loads for each endpoint.
+    /// Whether a device that began its handshake now would find a place: not where every broker that answers came back a moment ago
+    /// and has as many waiting for their CONNACK as it may. Where none answers there is none to wait for. A few loads for each
+    /// endpoint.
     pub fn has_room(&self) -> bool {
         let endpoints = self.endpoints.load();
-        let mut left = endpoints.iter().filter(|one| !one.standing.is_down());
-        left.any(|one| one.standing.pace.has_room())
+        let mut left = endpoints
+            .iter()
+            .filter(|one| !one.standing.is_down())
+            .peekable();
+        left.peek().is_none() || left.any(|one| one.standing.pace.has_room())
     }
 
     /// Connects to a broker that takes the connection within `dial_timeout`: the best by `broker.balance` of those that answer, then

@@ -9,6 +9,7 @@
 //!   always, or those who resume could keep everybody else out.
 //! - Of those who have not begun, the newest comes first: the older one has waited, the likelier it has given up. Who
 //!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
+//! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
 //! - While many wait, the listener accepts no more: what the kernel cannot keep either it drops, and TCP calls again.
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use crate::tls::stream::Pace;
 
@@ -29,6 +31,9 @@ const WAITING: usize = 1024;
 
 /// Of so many beginnings one is of a device that does not resume, if any waits.
 const SHARE: u8 = 8;
+
+/// How soon it is looked again whether a broker has a place.
+const A_MOMENT: Duration = Duration::from_millis(2);
 
 /// A turn to handshake, from its beginning to its end: a place among `limits.handshakes`.
 pub(crate) type Turn = OwnedSemaphorePermit;
@@ -85,6 +90,8 @@ enum Left {
     Some,
     /// Some wait to begin, and there is no turn.
     NoTurn,
+    /// Some wait to begin, and no broker has a place for them.
+    NoRoom,
 }
 
 impl Queues {
@@ -160,13 +167,13 @@ impl Door {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets in who waits, round by round, for as long as it is polled.
-    pub(crate) async fn open(&self) {
+    /// Lets in who waits, round by round, for as long as it is polled; `may_begin`: there will be a place at a broker.
+    pub(crate) async fn open(&self, may_begin: impl Fn() -> bool) {
         let mut spare = None;
         loop {
             // Behind all that is ready now, and behind a look at the sockets.
             yield_now().await;
-            match self.round(&mut spare) {
+            match self.round(&mut spare, &may_begin) {
                 Left::Some => {}
                 Left::Nobody => {
                     spare = None;
@@ -175,14 +182,18 @@ impl Door {
                 Left::NoTurn => tokio::select! {
                     turn = self.turns.clone().acquire_owned() => spare = turn.ok(),
                     () = self.came.notified() => {}
-                    () = tokio::time::sleep(self.patience / 8) => {} // somebody's patience may be over
+                    () = sleep(self.patience / 8) => {} // somebody's patience may be over
+                },
+                Left::NoRoom => tokio::select! {
+                    () = sleep(A_MOMENT) => {}
+                    () = self.came.notified() => {}
                 },
             }
         }
     }
 
     /// One round; `spare`: a turn that was waited for.
-    fn round(&self, spare: &mut Option<Turn>) -> Left {
+    fn round(&self, spare: &mut Option<Turn>, may_begin: impl Fn() -> bool) -> Left {
         let mut queues = self.lock();
         if queues.is_empty() {
             queues.pieces = PIECES;
@@ -200,6 +211,10 @@ impl Door {
                 continue;
             }
             if queues.waiting() == 0 {
+                break;
+            }
+            if !may_begin() {
+                left = Left::NoRoom;
                 break;
             }
             let turn = spare.take().or_else(|| self.turn());
@@ -225,9 +240,9 @@ impl Door {
     }
 
     /// A turn for a handshake that may begin at once, since nobody waits.
-    pub(crate) fn try_begin(&self) -> Option<Turn> {
+    pub(crate) fn try_begin(&self, may_begin: bool) -> Option<Turn> {
         let mut queues = self.lock();
-        if queues.pieces == 0 || !queues.is_empty() {
+        if !may_begin || queues.pieces == 0 || !queues.is_empty() {
             return None;
         }
         let turn = self.turn()?;

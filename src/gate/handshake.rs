@@ -167,7 +167,13 @@ impl Accepted {
         hello: &[u8],
         gate: &Gate,
     ) -> Result<Turn, Refusal> {
-        if let Some(turn) = self.door.try_begin() {
+        if gate.turns_away() {
+            return Err(Refusal::BrokerAway {
+                waited: Duration::ZERO,
+                last: "all brokers were known to be away, so its handshake was not begun".into(),
+            });
+        }
+        if let Some(turn) = self.door.try_begin(gate.brokers.has_room()) {
             return Ok(turn);
         }
         let caller = if tls.would_resume(hello) {

@@ -168,9 +168,8 @@ pub(crate) async fn accept(
             () = door.has_room() => {}
             () = told(&mut draining) => {}
         }
-        in_a_row += 1;
-        if in_a_row >= IN_A_ROW && door.is_busy() {
-            in_a_row = 0;
+        in_a_row = (in_a_row + 1) % IN_A_ROW;
+        if in_a_row == 0 && door.is_busy() {
             yield_now().await;
         }
         let accepted = tokio::select! {

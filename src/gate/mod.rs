@@ -5,12 +5,14 @@
 //! stays with its worker, so nothing on its path is shared but counters and what is known of devices' chains (in shards).
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker;
@@ -161,6 +163,8 @@ pub(crate) struct Gate {
     spare: Spare,
     /// Turns to handshake.
     pub(crate) handshakes: Arc<Semaphore>,
+    /// How often a device is let through to be told that all brokers are away.
+    words_when_away: DefaultDirectRateLimiter,
     names: Vec<Arc<str>>,
     draining: watch::Sender<bool>,
     lost: AtomicBool,
@@ -170,6 +174,12 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// Whether a device is turned away before its handshake, since all brokers are known to be away (threats.md V5). A few a second
+    /// are let through: they are told so by a CONNACK.
+    pub(crate) fn turns_away(&self) -> bool {
+        self.brokers.known_away() && self.words_when_away.check().is_err()
     }
 
     pub(crate) fn listener_name(&self, place: usize) -> &str {
@@ -194,6 +204,12 @@ impl Gate {
         }
         due
     }
+}
+
+/// So many devices a second are told by CONNACK that all brokers are away; it costs a handshake each.
+pub(crate) fn words_when_away() -> DefaultDirectRateLimiter {
+    const A_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("not 0");
+    RateLimiter::direct(Quota::per_second(A_SECOND))
 }
 
 /// When the second `until` is over (both in seconds since 1970), by the clock that nobody sets (threats.md V8); `None`: in more

@@ -33,7 +33,7 @@ use super::reload::{Live, Looked};
 use super::running::Running;
 use super::spare::Spare;
 use super::tokens::TokenDesk;
-use super::{Gate, ListenerSettings, Settings, now, worker};
+use super::{Gate, ListenerSettings, Settings, now, words_when_away, worker};
 
 /// Handshakes at once for each core, where `limits.handshakes` leaves it to us. Slow devices take seconds over one, so
 /// it is many times what a core computes in a second; it bounds memory, some 20 KiB each.
@@ -334,6 +334,7 @@ impl Loaded {
             limits: settings.limits,
             connect: settings.connect,
             draining: watch::Sender::new(false),
+            words_when_away: words_when_away(),
             lost: AtomicBool::new(false),
             told_no_accept: Mutex::new(None),
             metrics,

@@ -77,6 +77,7 @@ pub(super) fn gate() -> Arc<Gate> {
         handshakes: Arc::new(Semaphore::new(ROOM)),
         names: vec!["devices".into()],
         draining: watch::Sender::new(false),
+        words_when_away: super::words_when_away(),
         lost: AtomicBool::new(false),
         told_no_accept: Mutex::new(None),
     })

@@ -76,7 +76,10 @@ async fn work(
             draining.clone(),
         ));
     }
-    let opening = tokio::spawn(async move { door.open().await });
+    let opening = tokio::spawn({
+        let gate = gate.clone();
+        async move { door.open(|| gate.brokers.has_room()).await }
+    });
     let expiring = tokio::spawn(expire(roll.clone()));
     // Only a drain ends a worker: should accepting fail, its open connections go on.
     let _ = draining.wait_for(|draining| *draining).await;

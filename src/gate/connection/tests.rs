@@ -83,7 +83,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
     let address = socket.local_addr().expect("bound");
     let door = Arc::new(Door::new(gate.handshakes.clone(), Duration::from_secs(5)));
     let opened = door.clone();
-    let opening = tokio::spawn(async move { opened.open().await });
+    let opening = tokio::spawn(async move { opened.open(|| true).await });
     let accepting = tokio::spawn(accept(
         socket,
         trapped(),

@@ -22,7 +22,7 @@ fn now<F: Future>(waits: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 #[tokio::test]
 async fn where_nobody_waits_a_handshake_begins_at_once() {
     let door = door(10);
-    assert!(door.try_begin().is_some());
+    assert!(door.try_begin(true).is_some());
     assert!(now(pin!(door.go_on())).is_ready());
     assert!(!door.is_busy());
 }
@@ -30,7 +30,7 @@ async fn where_nobody_waits_a_handshake_begins_at_once() {
 #[tokio::test]
 async fn in_one_round_only_so_many_pieces_are_computed() {
     let door = door(100);
-    let at_once: Vec<_> = std::iter::from_fn(|| door.try_begin()).collect();
+    let at_once: Vec<_> = std::iter::from_fn(|| door.try_begin(true)).collect();
     assert_eq!(at_once.len(), usize::from(PIECES));
     let wait = |_| {
         let mut begin = Box::pin(door.begin(Caller::New));
@@ -40,7 +40,7 @@ async fn in_one_round_only_so_many_pieces_are_computed() {
     let mut waiting: Vec<_> = (0..50).map(wait).collect();
     let mut begun = 0;
     while !waiting.is_empty() {
-        door.round(&mut None);
+        door.round(&mut None, || true);
         let before = waiting.len();
         waiting.retain_mut(|begin| now(begin.as_mut()).is_pending());
         assert!(before - waiting.len() <= usize::from(PIECES));
@@ -58,7 +58,7 @@ async fn who_came_last_begins_first() {
     for begin in &mut waiting {
         assert!(now(begin.as_mut()).is_pending());
     }
-    door.round(&mut None);
+    door.round(&mut None, || true);
     let begins: Vec<_> = waiting
         .iter_mut()
         .map(|one| now(one.as_mut()).is_ready())
@@ -78,10 +78,10 @@ async fn what_was_begun_is_ended_before_anything_begins() {
     for piece in &mut begun {
         assert!(now(piece.as_mut()).is_pending());
     }
-    door.round(&mut None);
+    door.round(&mut None, || true);
     assert!(begun.iter_mut().all(|piece| now(piece.as_mut()).is_ready()));
     assert!(now(new.as_mut()).is_pending());
-    door.round(&mut None);
+    door.round(&mut None, || true);
     assert!(now(new.as_mut()).is_ready());
 }
 
@@ -99,7 +99,7 @@ async fn who_resumes_begins_first_but_not_always() {
     let mut returning: Vec<_> = (0..50).map(|_| wait(Caller::Returning)).collect();
     let rounds = 40 / PIECES;
     for _ in 0..rounds {
-        door.round(&mut None);
+        door.round(&mut None, || true);
     }
     new.retain_mut(|begin| now(begin.as_mut()).is_pending());
     returning.retain_mut(|begin| now(begin.as_mut()).is_pending());
@@ -112,7 +112,7 @@ async fn who_has_waited_too_long_is_sent_away() {
     let door = Door::new(Arc::new(Semaphore::new(0)), Duration::ZERO);
     let mut begin = Box::pin(door.begin(Caller::New));
     assert!(now(begin.as_mut()).is_pending());
-    door.round(&mut None);
+    door.round(&mut None, || true);
     assert!(matches!(now(begin.as_mut()), Poll::Ready(None)));
     assert!(!door.is_busy());
 }
@@ -129,7 +129,7 @@ async fn who_leaves_is_in_no_queue_and_takes_no_turn() {
     // One that was let in, and left before it knew.
     let mut let_in = Box::pin(door.begin(Caller::New));
     assert!(now(let_in.as_mut()).is_pending());
-    door.round(&mut None);
+    door.round(&mut None, || true);
     drop(let_in);
     assert_eq!(door.turns.available_permits(), 1);
 }
@@ -151,11 +151,26 @@ async fn a_full_queue_accepts_no_more_until_one_is_gone() {
     assert!(now(room).is_ready());
 }
 
+/// threats.md V5: the return to a broker that was away is paced before the costly part.
+#[tokio::test]
+async fn nobody_begins_whom_no_broker_has_a_place_for_and_what_was_begun_goes_on() {
+    let door = door(10);
+    assert!(door.try_begin(false).is_none());
+    take_all(&door);
+    let mut new = Box::pin(door.begin(Caller::New));
+    let mut begun = Box::pin(door.go_on());
+    assert!(now(new.as_mut()).is_pending() && now(begun.as_mut()).is_pending());
+    door.round(&mut None, || false);
+    assert!(now(begun.as_mut()).is_ready() && now(new.as_mut()).is_pending());
+    door.round(&mut None, || true);
+    assert!(now(new.as_mut()).is_ready());
+}
+
 #[tokio::test]
 async fn an_open_door_lets_in_all_who_come() {
     let door = Arc::new(door(3));
     let opened = door.clone();
-    let opening = tokio::spawn(async move { opened.open().await });
+    let opening = tokio::spawn(async move { opened.open(|| true).await });
     let mut devices = tokio::task::JoinSet::new();
     for n in 0..500 {
         let door = door.clone();
@@ -165,7 +180,7 @@ async fn an_open_door_lets_in_all_who_come() {
             } else {
                 Caller::Returning
             };
-            let turn = match door.try_begin() {
+            let turn = match door.try_begin(true) {
                 Some(turn) => turn,
                 None => door.begin(caller).await.expect("nobody waits for long"),
             };
