@@ -124,7 +124,9 @@ impl Accepted {
         let timed = timeout(limit, self.secure(secure, gate, facts, &mut attempt)).await;
         let outcome = match timed {
             Ok(outcome) => outcome,
-            Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull { limit }),
+            Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull {
+                limit: patience(limit),
+            }),
             Err(_) => Err(Refusal::HandshakeTimeout { limit }),
         };
         // A handshake cut short by its deadline is told with what was learnt before, too.

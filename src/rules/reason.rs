@@ -66,9 +66,12 @@ pub enum Refusal {
         limit: Duration,
     },
     /// It waited for its turn to handshake until its time was over.
-    #[error("{limit:?} went by waiting for a turn: limits.handshakes were under way all the time")]
+    #[error(
+        "{limit:?} went by, half of limits.handshake_timeout, and its turn to handshake did not come: more devices call than the cores, \
+         limits.handshakes, or a broker that came back a moment ago can take"
+    )]
     HandshakesFull {
-        /// `limits.handshake_timeout`
+        /// Half of `limits.handshake_timeout`
         limit: Duration,
     },
     /// It went away before it was admitted.

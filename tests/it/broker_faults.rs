@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use socket2::{Domain, SockRef, Socket, Type};
 use tidegate::mqtt::Version;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -456,4 +457,43 @@ async fn a_broker_that_comes_back_is_used_again() {
     let mut link = asks(&device, Version::V5).await;
     let _visit = broker.welcome().await;
     assert_eq!(link.answer(Version::V5).await, Answer::Admitted);
+}
+
+/// threats.md V5: with all brokers known to be away a few devices a second are told so, and the others cost nothing; each is
+/// counted, and when a broker is back they get in.
+#[tokio::test]
+async fn while_all_brokers_are_away_devices_are_turned_away_before_the_costly_part() {
+    const CALLS: usize = 100;
+    let mut gate = Gate::plan(Plan {
+        broker: "[broker.health]\ninterval = \"100ms\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let address = gate.take_broker().stop();
+    gate.line("broker_down", |_| true).await;
+    let device = gate.device("meter-7");
+    let call = async || device.connects_as("meter-7", Version::V311).await;
+
+    let answers = join_all((0..CALLS).map(|_| call())).await;
+
+    let told = answers.iter().filter(|one| **one == not_now(Version::V311));
+    let told = told.count();
+    let closed = answers.iter().filter(|one| matches!(one, Answer::NoTls(_)));
+    assert_eq!(told + closed.count(), CALLS, "{answers:?}");
+    assert!((1..CALLS).contains(&told), "{told}");
+    #[expect(clippy::cast_precision_loss, reason = "a hundred")]
+    let calls = CALLS as f64;
+    gate.metric_becomes(
+        "tidegate_refusals_total",
+        &[("reason", "broker_away")],
+        calls,
+    )
+    .await;
+
+    let broker = Broker::start_at(address).await;
+    let _house = broker.welcome_all();
+    until("a device to be let in again", async || {
+        (call().await == Answer::Admitted).then_some(())
+    })
+    .await;
 }

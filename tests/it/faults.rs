@@ -69,7 +69,10 @@ async fn what_is_open_goes_on_without_descriptors_and_all_is_well_with_new_ones(
     assert_eq!(gate.admin_get("/readyz").await, (200, "ready\n".into()));
     let (mut more, _visit) = tokio::join!(let_in(&device), gate.broker().welcome());
     more.say(&[0xc0, 0]).await.expect("the gate reads");
-    let refused = gate.metric("tidegate_refusals_total", &[("reason", "out_of_descriptors")]);
+    let refused = gate.metric(
+        "tidegate_refusals_total",
+        &[("reason", "out_of_descriptors")],
+    );
     assert!(refused.await >= 1.0);
     gate.line("reloaded", |_| true).await;
     gate.metric_becomes("tidegate_config_last_reload_successful", &[], 1.0)
