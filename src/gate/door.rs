@@ -10,12 +10,16 @@
 //! - Of those who have not begun, the newest comes first: the older one has waited, the likelier it has given up. Who
 //!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener accepts no more: what the kernel cannot keep either it drops, and TCP calls again.
+//! - While many wait, the listener accepts two for each that begins, and the oldest who wait make room for them. The others stay
+//!   with the kernel, which keeps few then; what it cannot keep it drops, and TCP calls again. None of that costs anything, and
+//!   who is let in has called just now.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::HandshakeKind;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -26,8 +30,17 @@ use crate::tls::stream::Pace;
 /// the rounds themselves cost: with two, 7 % more CPU time for each handshake; with eight, nothing measurable.
 const PIECES: u8 = 8;
 
-/// While so many wait to begin at a worker, it accepts no more. It bounds memory, some 10 KiB each, and how old the choice is.
+/// So many wait to begin at a worker at most: the oldest makes room. It bounds memory, some 10 KiB each.
 const WAITING: usize = 1024;
+
+/// While so many wait, few are accepted.
+const CROWDED: usize = WAITING / 2;
+
+/// So few: for each that begins.
+const FOR_EACH: u8 = 2;
+
+/// So many of these at once.
+const MAY_COME: u8 = 2 * PIECES;
 
 /// Of so many beginnings one is of a device that does not resume, if any waits.
 const SHARE: u8 = 8;
@@ -56,7 +69,7 @@ pub(crate) struct Door {
     queues: Mutex<Queues>,
     /// Somebody came, or a piece was taken.
     came: Notify,
-    /// Fewer wait to begin than [`WAITING`].
+    /// Perhaps one more may be accepted.
     room: Notify,
 }
 
@@ -70,6 +83,8 @@ struct Queues {
     new: Line,
     /// Beginnings of who resumes, since one who does not.
     in_a_row: u8,
+    /// So many may be accepted although it is crowded.
+    may_come: u8,
     next: u64,
 }
 
@@ -80,6 +95,15 @@ type Line = BTreeMap<u64, Waiting>;
 struct Waiting {
     since: Instant,
     turn: oneshot::Sender<Turn>,
+}
+
+/// How many wait to begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Crowd {
+    /// Few, or nobody.
+    Thin,
+    /// So many that few are accepted.
+    Thick,
 }
 
 /// What is left when the queues were gone through.
@@ -135,6 +159,26 @@ impl Queues {
         }
     }
 
+    /// Sends away the oldest while more than [`WAITING`] wait.
+    fn make_room(&mut self) {
+        while self.waiting() > WAITING {
+            let oldest = [&mut self.returning, &mut self.new]
+                .into_iter()
+                .filter_map(BTreeMap::first_entry)
+                .min_by_key(|entry| *entry.key());
+            oldest.expect("many wait").remove();
+        }
+    }
+
+    /// Whether one more may be accepted: freely, for one that began, or not now.
+    fn admits(&mut self) -> Option<Crowd> {
+        if self.waiting() < CROWDED {
+            return Some(Crowd::Thin);
+        }
+        self.may_come = self.may_come.checked_sub(1)?;
+        Some(Crowd::Thick)
+    }
+
     /// Sends away who came before `before`.
     fn forget(&mut self, before: Instant) {
         for line in [&mut self.returning, &mut self.new] {
@@ -179,15 +223,30 @@ impl Door {
                     spare = None;
                     self.came.notified().await;
                 }
-                Left::NoTurn => tokio::select! {
-                    turn = self.turns.clone().acquire_owned() => spare = turn.ok(),
-                    () = self.came.notified() => {}
-                    () = sleep(self.patience / 8) => {} // somebody's patience may be over
-                },
-                Left::NoRoom => tokio::select! {
-                    () = sleep(A_MOMENT) => {}
-                    () = self.came.notified() => {}
-                },
+                Left::NoTurn => spare = self.wait_for_turn(&may_begin).await,
+                Left::NoRoom => {
+                    spare = None;
+                    tokio::select! {
+                        () = sleep(A_MOMENT) => {}
+                        () = self.came.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a turn, in the line of all workers; what was begun goes on meanwhile.
+    async fn wait_for_turn(&self, may_begin: &impl Fn() -> bool) -> Option<Turn> {
+        let mut turn = pin!(self.turns.clone().acquire_owned());
+        loop {
+            tokio::select! {
+                turn = &mut turn => return turn.ok(),
+                () = self.came.notified() => {}
+                () = sleep(self.patience / 8) => {} // somebody's patience may be over
+            }
+            yield_now().await;
+            if !matches!(self.round(&mut None, may_begin), Left::NoTurn) {
+                return None;
             }
         }
     }
@@ -197,12 +256,12 @@ impl Door {
         let mut queues = self.lock();
         if queues.is_empty() {
             queues.pieces = PIECES;
+            self.room.notify_waiters();
             return Left::Nobody;
         }
         if let Some(before) = Instant::now().checked_sub(self.patience) {
             queues.forget(before);
         }
-        let was_full = queues.waiting() >= WAITING;
         let mut pieces = PIECES;
         let mut left = Left::Some;
         while pieces > 0 {
@@ -224,14 +283,16 @@ impl Door {
             };
             let next = queues.pop().expect("somebody waits");
             match next.turn.send(turn) {
-                Ok(()) => pieces -= 1,
+                Ok(()) => {
+                    pieces -= 1;
+                    queues.may_come = queues.may_come.saturating_add(FOR_EACH).min(MAY_COME);
+                }
                 Err(turn) => *spare = Some(turn), // it has just gone
             }
         }
         queues.pieces = 0;
-        if was_full && queues.waiting() < WAITING {
-            self.room.notify_waiters();
-        }
+        // Whoever waits for room looks for itself.
+        self.room.notify_waiters();
         left
     }
 
@@ -258,6 +319,7 @@ impl Door {
             let number = queues.number();
             let since = Instant::now();
             queues.line(caller).insert(number, Waiting { since, turn });
+            queues.make_room();
             (self.place(number, Place::Line(caller)), answer)
         };
         self.came.notify_one();
@@ -306,12 +368,17 @@ impl Door {
         !self.lock().is_empty()
     }
 
-    /// Waits until fewer wait to begin than [`WAITING`].
-    pub(crate) async fn has_room(&self) {
+    /// Whether one more may be accepted now.
+    pub(crate) fn try_admit(&self) -> Option<Crowd> {
+        self.lock().admits()
+    }
+
+    /// Waits until one more may be accepted.
+    pub(crate) async fn admit(&self) -> Crowd {
         loop {
             let room = self.room.notified();
-            if self.lock().waiting() < WAITING {
-                return;
+            if let Some(crowd) = self.try_admit() {
+                return crowd;
             }
             room.await;
         }
@@ -322,12 +389,18 @@ impl Door {
 pub(crate) struct Pieces<'a> {
     pub(crate) door: &'a Door,
     /// The device is asked for a certificate: what it sends next holds signatures, unless it resumes.
-    pub(crate) dear: bool,
+    pub(crate) asks: bool,
 }
 
 impl Pace for Pieces<'_> {
-    async fn next(&self, resumes: bool) {
-        if self.dear && !resumes {
+    async fn next(&self, so_far: Option<HandshakeKind>) {
+        let dear = match so_far {
+            Some(HandshakeKind::Resumed) => false,
+            Some(HandshakeKind::Full) => self.asks,
+            // Our own signature is still to come.
+            Some(HandshakeKind::FullWithHelloRetryRequest) | None => true,
+        };
+        if dear {
             self.door.go_on().await;
         }
     }
@@ -357,7 +430,7 @@ impl Drop for Waits<'_> {
             Place::Begun => drop(queues.begun.remove(&self.number)),
             Place::Line(caller) => drop(queues.line(caller).remove(&self.number)),
         }
-        if queues.waiting() + 1 == WAITING {
+        if queues.waiting() < CROWDED {
             self.door.room.notify_waiters();
         }
     }

@@ -225,7 +225,7 @@ impl Accepted {
         });
         let pieces = Pieces {
             door: &self.door,
-            dear: tls.verifier().is_some(),
+            asks: tls.verifier().is_some(),
         };
         let outcome = stream.handshake(hello, seen, &pieces).await;
         // Whoever failed and takes its time to hear it keeps nobody from computing.

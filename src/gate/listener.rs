@@ -23,11 +23,14 @@ use crate::tls::trust::Groups;
 use super::Gate;
 use super::connection::{turned_away, walk};
 use super::control::Roll;
-use super::door::Door;
+use super::door::{Crowd, Door};
 use super::handshake::Accepted;
 
 /// How many connections may wait in the kernel for accept, for each socket; the kernel caps it (`somaxconn`).
 const BACKLOG: i32 = 1024;
+
+/// How many while a crowd waits at the door: whoever is accepted must have called just now.
+const SHORT_BACKLOG: i32 = 64;
 
 /// How many are accepted in one round of the door, while somebody waits there.
 const IN_A_ROW: u8 = 8;
@@ -160,13 +163,23 @@ pub(crate) async fn accept(
         }
     };
     let mut last_ones = BACKLOG;
-    let mut in_a_row = 0;
+    let (mut in_a_row, mut crowd) = (0, Crowd::Thin);
     loop {
         // What waits in the kernel waits at no cost.
-        tokio::select! {
-            biased;
-            () = door.has_room() => {}
-            () = told(&mut draining) => {}
+        let now = match door.try_admit() {
+            Some(now) => now,
+            None => {
+                gate.metrics.accept_paused("handshakes");
+                tokio::select! {
+                    biased;
+                    now = door.admit() => now,
+                    () = told(&mut draining) => Crowd::Thin,
+                }
+            }
+        };
+        if now != crowd {
+            crowd = now;
+            let _ = SockRef::from(&socket).listen(backlog(crowd)); // as it was will do, too
         }
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 && door.is_busy() {
@@ -251,6 +264,13 @@ pub(crate) fn reset(socket: TcpStream) {
     // If it cannot be set, this is an ordinary close.
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     drop(socket);
+}
+
+fn backlog(crowd: Crowd) -> i32 {
+    match crowd {
+        Crowd::Thin => BACKLOG,
+        Crowd::Thick => SHORT_BACKLOG,
+    }
 }
 
 /// Counts and tells that accept failed and is tried again after [`PAUSE`]: it would fail on and on, and spin.

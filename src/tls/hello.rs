@@ -5,22 +5,29 @@
 ///
 /// `hello` is the record that it came in, header included. Nothing hangs on it but who comes first.
 ///
-/// Source: RFC 8446 §4.1.2, §4.2.11; RFC 5077 §3.2.
+/// Source: RFC 8446 §4.1.2, §4.2.9, §4.2.11; RFC 5077 §3.2.
 pub(super) fn ticket(hello: &[u8]) -> Option<&[u8]> {
     /// Headers of the record (5) and of the message (4), version (2), random (32).
     const SESSION_ID: usize = 43;
     const SESSION_TICKET: usize = 35;
     const PRE_SHARED_KEY: usize = 41;
+    const PSK_KEY_EXCHANGE_MODES: usize = 45;
+    const PSK_DHE_KE: u8 = 1; // the only one that rustls resumes by
     let body = first_record(hello)?.get(SESSION_ID..)?;
     let (_, rest) = split::<1>(body)?; // session id
     let (_, rest) = split::<2>(rest)?; // cipher suites
     let (_, rest) = split::<1>(rest)?; // compression methods
     let (mut extensions, _) = split::<2>(rest)?;
-    let mut ticket = None;
+    let (mut ticket, mut by_dhe) = (None, false);
     while let Some((kind, rest)) = number::<2>(extensions) {
         let (content, rest) = split::<2>(rest)?;
         match kind {
+            PSK_KEY_EXCHANGE_MODES => by_dhe = split::<1>(content)?.0.contains(&PSK_DHE_KE),
+            // The last extension of all (RFC 8446 §4.2.11).
             PRE_SHARED_KEY => {
+                if !by_dhe {
+                    return None;
+                }
                 let (identities, _) = split::<2>(content)?;
                 return Some(split::<2>(identities)?.0);
             }

@@ -66,9 +66,9 @@ pub enum Got {
 
 /// Says when the next piece of a handshake is computed.
 pub trait Pace {
-    /// Waits until what the device has sent may be computed; `resumes`: an earlier TLS session goes on, so it holds no
-    /// signature. Dropping it drops the connection.
-    fn next(&self, resumes: bool) -> impl Future<Output = ()> + Send;
+    /// Waits until what the device has sent may be computed. `so_far`: what kind of handshake it is, once our answer to the
+    /// ClientHello told. Dropping it drops the connection.
+    fn next(&self, so_far: Option<HandshakeKind>) -> impl Future<Output = ()> + Send;
 }
 
 /// Nobody else wants the core.
@@ -76,7 +76,7 @@ pub trait Pace {
 pub struct AtOnce;
 
 impl Pace for AtOnce {
-    async fn next(&self, _: bool) {}
+    async fn next(&self, _: Option<HandshakeKind>) {}
 }
 
 /// Which of the two sides of TLS we are. rustls has a type for each, and the same methods on both, but no trait.
@@ -241,7 +241,7 @@ impl<S: Side> TlsStream<S> {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             self.read_more(&mut came).await?;
-            pace.next(self.resumed()).await;
+            pace.next(self.tls.handshake_kind()).await;
         }
     }
 

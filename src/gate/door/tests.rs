@@ -1,5 +1,5 @@
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use super::*;
@@ -134,21 +134,79 @@ async fn who_leaves_is_in_no_queue_and_takes_no_turn() {
     assert_eq!(door.turns.available_permits(), 1);
 }
 
-/// threats.md V1: bounded in count: what cannot wait here waits in the kernel.
+/// So many who wait to begin, the first first.
+fn crowd(door: &Door, count: usize) -> Vec<Pin<Box<impl Future<Output = Option<Turn>>>>> {
+    let wait = |_| {
+        let mut begin = Box::pin(door.begin(Caller::New));
+        assert!(now(begin.as_mut()).is_pending());
+        begin
+    };
+    (0..count).map(wait).collect()
+}
+
+/// threats.md V1: bounded in count. The oldest makes room, and is told so.
 #[tokio::test]
-async fn a_full_queue_accepts_no_more_until_one_is_gone() {
+async fn who_comes_to_a_full_queue_takes_the_place_of_the_oldest() {
     let door = door(0);
-    let mut waiting: Vec<_> = (0..WAITING)
-        .map(|_| {
-            let mut begin = Box::pin(door.begin(Caller::New));
-            assert!(now(begin.as_mut()).is_pending());
-            begin
-        })
+    let mut waiting = crowd(&door, WAITING);
+    assert!(waiting.iter_mut().all(|one| now(one.as_mut()).is_pending()));
+    let _more = crowd(&door, 3);
+    let sent_away: Vec<_> = waiting
+        .iter_mut()
+        .map(|one| now(one.as_mut()).is_ready())
         .collect();
-    let mut room = pin!(door.has_room());
+    assert!(sent_away[..3].iter().all(|away| *away));
+    assert!(!sent_away[3..].iter().any(|away| *away));
+}
+
+/// threats.md V1: what cannot be begun is not accepted, but for two for each that begins.
+#[tokio::test]
+async fn of_a_crowd_two_are_accepted_for_each_that_begins() {
+    let door = door(100);
+    take_all(&door);
+    let _waiting = crowd(&door, CROWDED + 50);
+    let mut room = pin!(door.admit());
+    assert!(now(room.as_mut()).is_pending());
+    door.round(&mut None, || true);
+    assert_eq!(now(room), Poll::Ready(Crowd::Thick));
+    let more = std::iter::from_fn(|| door.try_admit()).count();
+    assert_eq!(more + 1, usize::from(FOR_EACH * PIECES));
+}
+
+/// threats.md V1, V9: whichever way they leave, accepting goes on.
+#[tokio::test]
+async fn accepting_goes_on_when_the_crowd_leaves_or_is_sent_away() {
+    let door = door(0);
+    let mut waiting = crowd(&door, CROWDED);
+    let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());
     waiting.pop();
-    assert!(now(room).is_ready());
+    assert_eq!(now(room), Poll::Ready(Crowd::Thin));
+
+    let door = Door::new(Arc::new(Semaphore::new(0)), Duration::ZERO);
+    let _waiting = crowd(&door, WAITING);
+    let mut room = pin!(door.admit());
+    assert!(now(room.as_mut()).is_pending());
+    door.round(&mut None, || true); // their patience is over
+    assert_eq!(now(room), Poll::Ready(Crowd::Thin));
+}
+
+/// threats.md V1: a signature of ours is a piece, too, when a device makes us ask for another key share first.
+#[tokio::test]
+async fn only_what_holds_no_signature_is_not_paced() {
+    let door = door(10);
+    take_all(&door);
+    for (asks, so_far, waits) in [
+        (true, Some(HandshakeKind::Full), true),
+        (false, Some(HandshakeKind::Full), false),
+        (true, Some(HandshakeKind::Resumed), false),
+        (false, Some(HandshakeKind::FullWithHelloRetryRequest), true),
+        (false, None, true),
+    ] {
+        let pieces = Pieces { door: &door, asks };
+        let waited = now(pin!(pieces.next(so_far))).is_pending();
+        assert_eq!(waited, waits, "{asks} {so_far:?}");
+    }
 }
 
 /// threats.md V5: the return to a broker that was away is paced before the costly part.

@@ -48,11 +48,14 @@ fn a_ticket_of_either_version_is_found() {
 fn without_a_ticket_there_is_none() {
     assert_eq!(ticket(&hello(&[])), None);
     assert_eq!(ticket(&hello(&[(35, b""), (43, b"\x02\x03\x04")])), None); // it would like one
+    let new = offered(&[b"new"]);
+    assert_eq!(ticket(&hello(&[(45, b"\x01\x00"), (41, &new)])), None); // without a new key exchange
+    assert_eq!(ticket(&hello(&[(41, &new)])), None);
 }
 
 #[test]
 fn what_is_cut_short_or_garbled_shows_no_ticket_that_is_not_there() {
-    let whole = hello(&[(0, b"name"), (41, &offered(&[b"new"]))]);
+    let whole = hello(&[(45, b"\x01\x01"), (41, &offered(&[b"new"]))]);
     for length in 0..whole.len() {
         assert_eq!(ticket(&whole[..length]), None, "{length}");
     }
