@@ -42,8 +42,9 @@ const FOR_EACH: u8 = 2;
 /// So many of these at once.
 const MAY_COME: u8 = 2 * PIECES;
 
-/// Of so many beginnings one is of a device that does not resume, if any waits.
-const SHARE: u8 = 8;
+/// Of so many beginnings one is of a device that does not resume, if any waits. Not many: a ticket may be shown by whoever has
+/// seen it, and the handshake may become a full one.
+const SHARE: u8 = 4;
 
 /// How soon it is looked again whether a broker has a place.
 const A_MOMENT: Duration = Duration::from_millis(2);
@@ -141,7 +142,7 @@ impl Queues {
 
     /// The one that begins next.
     fn pop(&mut self) -> Option<Waiting> {
-        let new_one_is_due = self.in_a_row + 1 >= SHARE && !self.new.is_empty();
+        let new_one_is_due = self.in_a_row >= SHARE - 1 && !self.new.is_empty();
         let returning = if new_one_is_due {
             None
         } else {

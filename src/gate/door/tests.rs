@@ -103,7 +103,30 @@ async fn who_resumes_begins_first_but_not_always() {
     }
     new.retain_mut(|begin| now(begin.as_mut()).is_pending());
     returning.retain_mut(|begin| now(begin.as_mut()).is_pending());
-    assert_eq!((50 - new.len(), 50 - returning.len()), (5, 35));
+    assert_eq!((50 - new.len(), 50 - returning.len()), (10, 30));
+}
+
+/// However many resume in a row, who comes new is not forgotten, nor does the count run over.
+#[tokio::test]
+async fn a_new_one_is_let_in_after_a_thousand_who_resume() {
+    let door = door(2000);
+    take_all(&door);
+    let wait = |caller| {
+        let mut begin = Box::pin(door.begin(caller));
+        assert!(now(begin.as_mut()).is_pending());
+        begin
+    };
+    for _ in 0..100 {
+        let mut returning: Vec<_> = (0..10).map(|_| wait(Caller::Returning)).collect();
+        while door.is_busy() {
+            door.round(&mut None, || true);
+        }
+        returning.clear();
+    }
+    let mut new = wait(Caller::New);
+    let _returning: Vec<_> = (0..10).map(|_| wait(Caller::Returning)).collect();
+    door.round(&mut None, || true);
+    assert!(now(new.as_mut()).is_ready());
 }
 
 /// threats.md V1: the queue is bounded in time.

@@ -37,11 +37,11 @@ fn offered(tickets: &[&[u8]]) -> Vec<u8> {
 fn a_ticket_of_either_version_is_found() {
     assert_eq!(ticket(&hello(&[(35, b"old")])), Some(&b"old"[..]));
     let new = offered(&[b"new", b"older"]);
-    assert_eq!(ticket(&hello(&[(0, b"x"), (41, &new)])), Some(&b"new"[..]));
-    assert_eq!(
-        ticket(&hello(&[(35, b"old"), (41, &new)])),
-        Some(&b"new"[..])
-    );
+    let modes = (45, &b"\x02\x00\x01"[..]);
+    let whole = hello(&[(0, b"x"), modes, (41, &new)]);
+    assert_eq!(ticket(&whole), Some(&b"new"[..]));
+    let both = hello(&[(35, b"old"), modes, (41, &new)]);
+    assert_eq!(ticket(&both), Some(&b"new"[..]));
 }
 
 #[test]
