@@ -148,20 +148,13 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 /// Those who came before the drain are still let in, and told; but neither a want of descriptors nor devices that keep
 /// coming put the drain off (V10).
 pub(crate) async fn accept(
-    socket: TcpListener,
+    socket: Arc<tokio::net::TcpListener>,
     listener: Arc<Listener>,
     gate: Arc<Gate>,
     roll: Arc<Roll>,
     door: Arc<Door>,
     mut draining: watch::Receiver<bool>,
 ) {
-    let socket = match tokio::net::TcpListener::from_std(socket) {
-        Ok(socket) => socket,
-        Err(fault) => {
-            tracing::error!(event = "accept_failed", listener = %listener.name, "cannot wait for connections: {fault}");
-            return;
-        }
-    };
     let mut last_ones = BACKLOG;
     let (mut in_a_row, mut crowd) = (0, Crowd::Thin);
     loop {
@@ -179,7 +172,7 @@ pub(crate) async fn accept(
         };
         if now != crowd {
             crowd = now;
-            let _ = SockRef::from(&socket).listen(backlog(crowd)); // as it was will do, too
+            let _ = SockRef::from(&*socket).listen(backlog(crowd)); // as it was will do, too
         }
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 && door.is_busy() {

@@ -29,6 +29,9 @@ const STILL_ASKING: Duration = Duration::from_secs(1);
 /// How long connections have for their last packets after the last of them was told to end.
 const LAST_PACKETS: Duration = Duration::from_secs(5);
 
+/// Between a fault of ours in what a worker lives by, and its next beginning.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How often a worker looks whose time is over; nobody's, nearly always, and then it looks at one number.
 const EXPIRY: Duration = Duration::from_millis(250);
 
@@ -67,20 +70,37 @@ async fn work(
     let door = Arc::new(Door::new(gate.handshakes.clone(), patience));
     let mut accepting = JoinSet::new();
     for (socket, listener) in sockets {
-        accepting.spawn(accept(
-            socket,
-            listener,
-            gate.clone(),
-            roll.clone(),
-            door.clone(),
-            draining.clone(),
-        ));
+        let socket = match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => Arc::new(socket),
+            Err(fault) => {
+                tracing::error!(event = "accept_failed", listener = %listener.name, "cannot wait for connections: {fault}");
+                continue;
+            }
+        };
+        let (gate, roll, door, draining) =
+            (gate.clone(), roll.clone(), door.clone(), draining.clone());
+        accepting.spawn(tended(move || {
+            accept(
+                socket.clone(),
+                listener.clone(),
+                gate.clone(),
+                roll.clone(),
+                door.clone(),
+                draining.clone(),
+            )
+        }));
     }
-    let opening = tokio::spawn({
+    let opening = tokio::spawn(tended({
         let gate = gate.clone();
-        async move { door.open(|| gate.brokers.has_room()).await }
-    });
-    let expiring = tokio::spawn(expire(roll.clone()));
+        move || {
+            let (door, gate) = (door.clone(), gate.clone());
+            async move { door.open(|| gate.brokers.has_room()).await }
+        }
+    }));
+    let expiring = tokio::spawn(tended({
+        let roll = roll.clone();
+        move || expire(roll.clone())
+    }));
     // Only a drain ends a worker: should accepting fail, its open connections go on.
     let _ = draining.wait_for(|draining| *draining).await;
     while accepting.join_next().await.is_some() {}
@@ -93,6 +113,17 @@ async fn work(
     }
     expiring.abort();
     opening.abort();
+}
+
+/// Does what a worker lives by, and begins it anew should it panic: a fault of ours ends no more than it must (threats.md V9).
+/// That it did is in the log by the panic itself.
+async fn tended<F>(begin: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    while tokio::spawn(begin()).await.is_err_and(|end| end.is_panic()) {
+        sleep(AGAIN).await; // one that panics at once must not spin
+    }
 }
 
 /// Ends connections when what their devices showed has reached its end (threats.md T5).
@@ -152,4 +183,26 @@ async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
 
 fn all_gone(gate: &Gate) -> bool {
     gate.connections.available_permits() == gate.limits.connections as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// threats.md V9: a worker outlives a fault in its accepting, its door, its clock.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_worker_lives_by_begins_anew_after_a_fault() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let count = begun.clone();
+        tended(move || {
+            let count = count.clone();
+            async move {
+                assert!(count.fetch_add(1, Ordering::Relaxed) >= 3, "a fault");
+            }
+        })
+        .await;
+        assert_eq!(begun.load(Ordering::Relaxed), 4);
+    }
 }
