@@ -99,7 +99,7 @@ impl Running {
         }
     }
 
-    /// Tells every 5 s how many refusals the log left out, if any; for as long as it is polled.
+    /// Tells every 5 s how many lines the log left out, if any; for as long as it is polled.
     pub async fn watch_log(&self) {
         let mut ticks = interval(SUPPRESSED);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,7 +109,7 @@ impl Running {
         }
     }
 
-    /// Tells how many refusals the log left out since that was last told.
+    /// Tells how many lines the log left out since that was last told.
     pub fn tell_suppressed(&self) {
         self.gate.logger.tell_suppressed();
     }

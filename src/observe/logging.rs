@@ -137,8 +137,12 @@ fn loss(lines: Lines, lost: u64) -> String {
     line
 }
 
-/// Tells a panic like everything else: in one line, in the form of the log, without waiting for its reader.
+/// Tells a panic like everything else: in one line, in the form of the log, without waiting for its reader; no more of them
+/// than a log should hold.
 fn tell_panic(panic: &PanicHookInfo<'_>) {
+    if !connection::PANICS.passes() {
+        return;
+    }
     let what = panic.payload_as_str().unwrap_or("a panic without words");
     let at = panic.location().map(tracing::field::display);
     let backtrace = std::backtrace::Backtrace::capture(); // only when RUST_BACKTRACE asks for it

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -15,7 +15,7 @@ use governor::{Quota, RateLimiter};
 use crate::mqtt::Version;
 use crate::observe::metrics::Metrics;
 use crate::rules::device::{DeviceId, Mode};
-use crate::rules::reason::REFUSALS;
+use crate::rules::reason::{ENDINGS, REFUSALS};
 
 /// What became of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -137,13 +137,15 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Refusals for one reason that are told at once, and then each second: strangers decide how many there are.
-const AT_ONCE: u32 = 50;
-const PER_SECOND: u32 = 10;
+/// Refusals for one reason that are told each second, and at once: strangers decide how many there are.
+const REFUSED: (u32, u32) = (10, 50);
 
-/// Writes the lines about connections. Of refusals no more than a log should hold (threats.md V11): for each reason 50 at
-/// once and 10 a second. Those beyond are counted, and told as a number by [`Logger::tell_suppressed`]. Connections that
-/// were admitted are all told.
+/// Ends of admitted connections, for all reasons together: devices of the fleet, one of which may come back in a loop.
+const CLOSED: (u32, u32) = (2000, 4000);
+
+/// Writes the lines about connections, no more than a log should hold (threats.md V11): of refusals 10 a second for each
+/// reason, 50 at once; of ends 2000 a second in all, 4000 at once. Those beyond are counted, and told as a number by
+/// [`Logger::tell_suppressed`].
 ///
 /// Cheap to clone; all clones share the limits.
 #[derive(Clone)]
@@ -180,21 +182,37 @@ impl Logger {
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
-        if line.event == Event::Closed || self.limits.of(line.reason).passes() {
+        if self.limits.of(line.event, line.reason).passes() {
             write(line);
         } else if let Some(metrics) = &self.metrics {
             metrics.suppressed(1);
         }
     }
 
-    /// Tells, for each reason, how many refusals were held back since this was last called; nothing where there were none.
+    /// Tells, for each event and reason, how many lines were held back since this was last called; nothing where there were
+    /// none. Of panics, which are told without a logger, too.
     pub fn tell_suppressed(&self) {
-        for (reason, suppressed) in self.limits.take_suppressed() {
+        for (event, reason, suppressed) in self.limits.take_suppressed() {
             tracing::info!(
                 event = "suppressed",
                 reason,
+                of = event.word(),
                 suppressed,
-                "{suppressed} more connections were refused for this reason than the log tells of; the metrics have counted them all"
+                "{suppressed} more connections were {} for this reason than the log tells of; the metrics have counted them all",
+                event.word()
+            );
+        }
+        let suppressed = PANICS.take_suppressed();
+        if suppressed > 0 {
+            if let Some(metrics) = &self.metrics {
+                metrics.suppressed(suppressed);
+            }
+            tracing::info!(
+                event = "suppressed",
+                reason = "gate_fault",
+                of = "panicked",
+                suppressed,
+                "{suppressed} more panics happened than the log tells of"
             );
         }
     }
@@ -236,58 +254,112 @@ fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One [`Limit`] for each reason, and one for what has no word among them: a flood for one reason hides no other.
+/// Refusals: a limit for each reason, so that a flood for one hides no other. Ends: one for all, counted by reason.
 struct Limits<C: Clock> {
-    by_reason: HashMap<&'static str, Limit<C>>,
-    other: Limit<C>,
+    refused: ByReason<C>,
+    closed: ByReason<C>,
 }
 
 impl<C: Clock + Clone> Limits<C> {
     fn new(clock: &C) -> Self {
-        let each = REFUSALS.iter().map(|(word, _)| (*word, Limit::new(clock)));
+        let closed = rate(CLOSED, clock);
         Self {
-            by_reason: each.collect(),
-            other: Limit::new(clock),
+            refused: ByReason::new(REFUSALS.iter().map(|(word, _)| *word), || {
+                rate(REFUSED, clock)
+            }),
+            closed: ByReason::new(ENDINGS.iter().copied(), || closed.clone()),
+        }
+    }
+
+    fn of(&self, event: Event, reason: &str) -> &Limit<C> {
+        match event {
+            Event::Refused => self.refused.of(reason),
+            Event::Closed => self.closed.of(reason),
+        }
+    }
+
+    /// What was held back since the last time.
+    fn take_suppressed(&self) -> impl Iterator<Item = (Event, &'static str, u64)> {
+        let of = |event, limits: &ByReason<C>| {
+            let each = limits.take_suppressed();
+            each.map(move |(reason, count)| (event, reason, count))
+                .collect::<Vec<_>>()
+        };
+        let refused = of(Event::Refused, &self.refused);
+        refused.into_iter().chain(of(Event::Closed, &self.closed))
+    }
+}
+
+/// One [`Limit`] for each reason, and one for what has no word among them.
+struct ByReason<C: Clock> {
+    words: Box<[&'static str]>,
+    each: HashMap<&'static str, Limit<C>>,
+    other: Limit<C>,
+}
+
+impl<C: Clock + Clone> ByReason<C> {
+    fn new(words: impl Iterator<Item = &'static str>, rate: impl Fn() -> Arc<Rate<C>>) -> Self {
+        let words: Box<[_]> = words.collect();
+        let each = words.iter().map(|word| (*word, Limit::new(rate())));
+        Self {
+            each: each.collect(),
+            other: Limit::new(rate()),
+            words,
         }
     }
 
     fn of(&self, reason: &str) -> &Limit<C> {
-        self.by_reason.get(reason).unwrap_or(&self.other)
+        self.each.get(reason).unwrap_or(&self.other)
     }
 
-    /// What was held back since the last time, by reason, in the order of [`REFUSALS`].
+    /// What was held back since the last time, by reason, in the order of the words.
     fn take_suppressed(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let words = REFUSALS.iter().map(|(word, _)| *word).chain(["other"]);
-        let each = words.map(|word| (word, self.of(word).suppressed.swap(0, Ordering::Relaxed)));
+        let words = self.words.iter().copied().chain(["other"]);
+        let each = words.map(|word| (word, self.of(word).take_suppressed()));
         each.filter(|(_, suppressed)| *suppressed > 0)
     }
 }
 
-/// One rate, and what it held back.
-struct Limit<C: Clock> {
-    rate: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+type Rate<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// So many each second, and so many at once; neither is zero.
+fn rate<C: Clock + Clone>((per_second, at_once): (u32, u32), clock: &C) -> Arc<Rate<C>> {
+    let whole = |n| NonZeroU32::new(n).expect("the constants are not zero");
+    let quota = Quota::per_second(whole(per_second)).allow_burst(whole(at_once));
+    Arc::new(RateLimiter::direct_with_clock(quota, clock.clone()))
+}
+
+/// A rate, its own or one that others go by, too; and what was held back here.
+pub(super) struct Limit<C: Clock> {
+    rate: Arc<Rate<C>>,
     suppressed: AtomicU64,
 }
 
 impl<C: Clock + Clone> Limit<C> {
-    fn new(clock: &C) -> Self {
-        let whole = |n| NonZeroU32::new(n).expect("the constants above are not zero");
-        let quota = Quota::per_second(whole(PER_SECOND)).allow_burst(whole(AT_ONCE));
+    fn new(rate: Arc<Rate<C>>) -> Self {
         Self {
-            rate: RateLimiter::direct_with_clock(quota, clock.clone()),
+            rate,
             suppressed: AtomicU64::new(0),
         }
     }
 
     /// Whether one more line may be written; if not, it is counted.
-    fn passes(&self) -> bool {
+    pub(super) fn passes(&self) -> bool {
         let passes = self.rate.check().is_ok();
         if !passes {
             self.suppressed.fetch_add(1, Ordering::Relaxed);
         }
         passes
     }
+
+    fn take_suppressed(&self) -> u64 {
+        self.suppressed.swap(0, Ordering::Relaxed)
+    }
 }
+
+/// Panics that are told: one a second, ten at once. Whoever found out how to cause one must not fill the log with them.
+pub(super) static PANICS: LazyLock<Limit<DefaultClock>> =
+    LazyLock::new(|| Limit::new(rate((1, 10), &DefaultClock::default())));
 
 #[cfg(test)]
 mod tests {
@@ -300,19 +372,54 @@ mod tests {
     fn a_flood_is_held_back_and_counted() {
         let clock = FakeRelativeClock::default();
         let limits = Limits::new(&clock);
-        let told = |reason| (0..10_000).filter(|_| limits.of(reason).passes()).count();
+        let refused = |reason| limits.of(Event::Refused, reason);
+        let told = |reason| (0..10_000).filter(|_| refused(reason).passes()).count();
 
         assert_eq!(told("not_tls"), 50);
         assert_eq!(told("full"), 50);
         assert_eq!(told("no reason of ours"), 50);
         let suppressed: Vec<_> = limits.take_suppressed().collect();
-        let all_but_50 = ["full", "not_tls", "other"].map(|reason| (reason, 9_950));
+        let all_but_50 = ["full", "not_tls", "other"].map(|reason| (Event::Refused, reason, 9_950));
         assert_eq!(suppressed, all_but_50);
 
         clock.advance(Duration::from_secs(1));
         assert_eq!(told("not_tls"), 10);
         let suppressed: Vec<_> = limits.take_suppressed().collect();
-        assert_eq!(suppressed, [("not_tls", 9_990)], "since it was last told");
+        assert_eq!(
+            suppressed,
+            [(Event::Refused, "not_tls", 9_990)],
+            "since it was last told"
+        );
         assert_eq!(limits.take_suppressed().count(), 0);
+    }
+
+    /// V11: an admitted device that comes and goes in a loop does not fill the log either, by whatever ends it chooses; and
+    /// refusals keep their lines.
+    #[test]
+    fn a_flood_of_ends_is_held_back_and_counted() {
+        let clock = FakeRelativeClock::default();
+        let limits = Limits::new(&clock);
+        let passes = |reason| limits.of(Event::Closed, reason).passes();
+        let round = |times: usize| {
+            let ends = ["device_closed", "gate_fault"].into_iter().cycle();
+            ends.take(times).filter(|reason| passes(reason)).count()
+        };
+
+        assert_eq!(round(10_000), 4000);
+        assert!(limits.of(Event::Refused, "gate_fault").passes());
+        let suppressed: Vec<_> = limits.take_suppressed().collect();
+        let rest = ["device_closed", "gate_fault"].map(|reason| (Event::Closed, reason, 3000));
+        assert_eq!(suppressed, rest);
+
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(round(10_000), 2000);
+    }
+
+    /// V11: nor does whoever found out how to cause a panic.
+    #[test]
+    fn a_flood_of_panics_is_held_back_and_counted() {
+        let told = (0..10_000).filter(|_| PANICS.passes()).count() as u64;
+        assert!((10..1000).contains(&told), "{told}");
+        assert_eq!(PANICS.take_suppressed(), 10_000 - told);
     }
 }
