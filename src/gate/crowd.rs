@@ -48,17 +48,21 @@ impl Crowd {
     /// # Errors
     /// The [`Refusal`], when others from there have all places, or came too fast; then nothing is held.
     pub(crate) fn enter(&self, ip: IpAddr) -> Result<Place, Refusal> {
+        self.enter_at(ip, Instant::now())
+    }
+
+    fn enter_at(&self, ip: IpAddr, now: Instant) -> Result<Place, Refusal> {
         let origin = origin(ip);
-        if let Some(pace) = &self.pace
-            && !pace.allows(origin, Instant::now())
-        {
-            return Err(Refusal::AddressRate {
+        // The place first: who finds none has taken nothing of its pace, and who comes too fast gives the place back.
+        let place = match &self.inside {
+            None => Place::uncounted(),
+            Some(inside) => inside.enter(origin)?,
+        };
+        match &self.pace {
+            Some(pace) if !pace.allows(origin, now) => Err(Refusal::AddressRate {
                 most: pace.per_second,
-            });
-        }
-        match &self.inside {
-            None => Ok(Place { _taken: None }),
-            Some(inside) => inside.enter(origin),
+            }),
+            _ => Ok(place),
         }
     }
 }
@@ -77,6 +81,13 @@ fn origin(ip: IpAddr) -> IpAddr {
 pub(crate) struct Place {
     /// In a box, since most gates have no such limit and every connection has this.
     _taken: Option<Box<Taken>>,
+}
+
+impl Place {
+    /// The place of whom no limit of addresses holds.
+    pub(crate) fn uncounted() -> Self {
+        Self { _taken: None }
+    }
 }
 
 #[derive(Debug)]

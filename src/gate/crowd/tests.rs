@@ -61,6 +61,26 @@ fn an_address_has_so_many_connections() {
     assert!(crowd.enter(ip("2001:db8::1")).is_err());
 }
 
+/// Who is refused has taken nothing: no turn where it found no place, and no place where it came too fast.
+#[test]
+fn who_is_refused_has_taken_nothing() {
+    let crowd = crowd(1, 2);
+    let now = Instant::now();
+    let enter = || crowd.enter_at(ip("192.0.2.7"), now);
+    let first = enter().expect("room");
+    for _ in 0..100 {
+        let refused = enter().expect_err("no place");
+        assert_eq!(refused, Refusal::AddressFull { most: 1 });
+    }
+    drop(first);
+    drop(enter().expect("its second turn was left"));
+    for _ in 0..100 {
+        let refused = enter().expect_err("too fast");
+        assert_eq!(refused, Refusal::AddressRate { most: 2 });
+    }
+    assert_eq!(entries(&crowd).0, 0);
+}
+
 #[test]
 fn without_limits_nothing_is_kept() {
     let crowd = crowd(0, 0);
