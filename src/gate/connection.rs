@@ -296,7 +296,12 @@ async fn link(
         .await
         .map_err(Unlinked::Refused)?;
     // Here the device's own address is known, and nothing was computed for it yet.
-    let place = match gate.crowd.enter(arrived.address.ip()) {
+    let entered = if arrived.is_a_balancers_own(facts) {
+        Ok(Place::uncounted())
+    } else {
+        gate.crowd.enter(arrived.address.ip())
+    };
+    let place = match entered {
         Ok(place) => place,
         Err(refusal) => {
             reset(arrived.socket);

@@ -44,9 +44,16 @@ impl Accepted {
             }
         }
         if gate.proxy_protocol.is_some() && self.to.is_none() {
+            // Who calls where nobody knows is refused before its broker is called.
             self.to = self.socket.local_addr().ok().map(canonical);
         }
         Ok(self)
+    }
+
+    /// Whether this is a balancer's own connection, as a health check is: its header named nobody, so the address is that
+    /// of the balancer, which is no device's.
+    pub(crate) fn is_a_balancers_own(&self, facts: &Facts) -> bool {
+        facts.from.is_none() && self.listener.takes_header_from(self.address.ip())
     }
 }
 

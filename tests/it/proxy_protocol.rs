@@ -229,6 +229,39 @@ async fn without_an_address_in_the_header_the_sockets_counts() {
     }
 }
 
+/// A balancer's own connections are no crowd from its address, or its health checks would fail; whom its headers name is.
+#[tokio::test]
+async fn a_balancers_own_connections_are_not_counted_by_address() {
+    let limits =
+        "accepts_per_address = 1\nconnections_per_address = 1\nhandshake_timeout = \"5m\"\n";
+    let gate = gate_behind("\"127.0.0.1\"", "mutual-tls", limits).await;
+    let unix = [V2, b"\x21\x31\0\xd8", &[b'x'; 216]].concat();
+    let mut checks = Vec::new();
+    for _ in 0..5 {
+        for header in [LOCAL, b"PROXY UNKNOWN\r\n", &unix] {
+            let mut socket = TcpStream::connect(gate.address())
+                .await
+                .expect("it listens");
+            socket.write_all(header).await.expect("sent");
+            checks.push(socket);
+        }
+    }
+    let (line, _) = conversation(&gate, LOCAL, usize::MAX).await;
+    assert_eq!(line["reason"], "device_closed");
+    assert_eq!(gate.count("refused"), 0, "{}", gate.log_text());
+
+    let mut devices = Vec::new();
+    for _ in 0..5 {
+        let mut socket = TcpStream::connect(gate.address())
+            .await
+            .expect("it listens");
+        socket.write_all(LINE).await.expect("sent");
+        devices.push(socket);
+    }
+    let line = gate.refusal("address_full").await;
+    assert_eq!(line["address"], "203.0.113.7:49000");
+}
+
 /// However it is cut, and with the device's first bytes right behind it: none is eaten, and none is lost.
 #[tokio::test]
 async fn a_header_may_come_in_pieces() {
