@@ -211,7 +211,10 @@ impl Asking {
             .set_until(until.and_then(|until| super::deadline(until, now)));
         facts.device = Some(device);
         facts.note_given(&connect.client_id);
-        let preface = preface(&secured, facts, gate.proxy_protocol);
+        let preface = match preface(&secured, facts, gate.proxy_protocol) {
+            Ok(preface) => preface,
+            Err(refusal) => return Err(refuse(secured.link, refusal, Some(version), most).await),
+        };
         Ok(Admitted {
             link: secured.link,
             packet,
