@@ -15,11 +15,13 @@ use crate::broker;
 use crate::observe::ready::Ready;
 use crate::registry::token_key;
 use crate::rules::reason::Cause;
+use crate::tls::client::ClientTls;
 
 use super::connections::Connections;
 use super::control::Control;
 use super::devices;
 use super::reload::Live;
+use super::start::broker_warnings;
 use super::{Gate, Settings, StartFault, now};
 
 /// What has lapsed is told again after so long.
@@ -53,6 +55,8 @@ pub struct Running {
     pub(super) doubts: Mutex<Option<mpsc::UnboundedReceiver<Arc<Control>>>>,
     /// What was warned of when the files were read.
     pub(super) warned: Vec<String>,
+    /// What brokers are judged by, and what the gate shows them; `None` where no broker is spoken to in TLS.
+    pub(super) broker_tls: Option<ClientTls>,
     pub(super) health: Duration,
     pub(super) addresses: Vec<(Arc<str>, SocketAddr)>,
     pub(super) threads: Vec<JoinHandle<()>>,
@@ -84,7 +88,7 @@ impl Running {
         .await;
     }
 
-    /// Tells of each revocation list, or CA, when it lapses, and once a day while it has lapsed; for as long as it is polled.
+    /// Tells of each revocation list, CA, or certificate for brokers when it lapses, and once a day while it has lapsed; for as long as it is polled.
     /// What had lapsed at the start is told there.
     pub async fn watch_lists(&self) {
         let mut ticks = interval(self.health);
@@ -215,7 +219,11 @@ impl Running {
     fn lapsed(&self) -> BTreeSet<String> {
         let now = now();
         let all = self.live.groups();
-        all.iter().flat_map(|groups| groups.lapsed(now)).collect()
+        let lapsed = all.iter().flat_map(|groups| groups.lapsed(now));
+        let brokers = self.broker_tls.iter();
+        lapsed
+            .chain(brokers.flat_map(|tls| broker_warnings(tls, now)))
+            .collect()
     }
 
     /// Begins the drain: not ready, no more accepting, open connections end one after the other.

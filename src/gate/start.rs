@@ -164,9 +164,7 @@ impl LoadedBrokers {
         match wanted.map(ClientTls::load) {
             None => {}
             Some(Ok(tls)) => {
-                let told = tls.warnings(now()).into_iter();
-                let at = |warning| format!("broker.tls.{warning}");
-                loaded.warnings = told.map(at).collect();
+                loaded.warnings = broker_warnings(&tls, now());
                 loaded.tls = Some(tls);
             }
             Some(Err(faults)) => {
@@ -179,6 +177,13 @@ impl LoadedBrokers {
         }
         loaded
     }
+}
+
+/// What an operator should look after in `[broker.tls]`, `now` in seconds since 1970.
+pub(super) fn broker_warnings(tls: &ClientTls, now: i64) -> Vec<String> {
+    let told = tls.warnings(now).into_iter();
+    told.map(|warning| format!("broker.tls.{warning}"))
+        .collect()
 }
 
 /// Every address to dial brokers from that this host does not have.
@@ -370,6 +375,7 @@ impl Loaded {
             live: Live::new(bound, in_force, looked),
             doubts: Mutex::new(Some(doubts)),
             warned: warnings,
+            broker_tls,
             health: settings.broker.health_interval,
             addresses,
             threads,

@@ -314,6 +314,43 @@ async fn a_broker_that_is_not_who_it_should_be_hears_no_connect() {
     }
 }
 
+/// The gate's own certificate for brokers, and their CA, end while it runs: it is told by then, and not only at the start.
+#[tokio::test]
+async fn what_ends_of_the_tls_to_brokers_is_told_when_it_does() {
+    let mut site = Site::new();
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let validity = Validity {
+        not_before: now - 60,
+        not_after: now + 8,
+    };
+    site.gate = site
+        .gates
+        .issue(gate_order().valid(validity))
+        .expect("issued");
+    let broker = SecureBroker::start(&site.broker(), None, BOTH).await;
+    let mut plan = site.plan(&[address(broker.address)], OWN);
+    plan.broker = plan.broker.replace("\"1h\"", "\"100ms\"");
+    let gate = Gate::plan(plan).await;
+    let told = |event| {
+        let lines = gate.lines(event).into_iter();
+        let whys = lines.map(|line| line["why"].as_str().expect("text").to_owned());
+        whys.filter(|why| why.starts_with("broker.tls.certificate: "))
+            .collect::<Vec<_>>()
+    };
+    assert!(told("configuration")[0].contains("ends on"));
+    assert_eq!(told("lapsed"), [""; 0]);
+
+    let line = gate.line("lapsed", |_| true).await;
+
+    assert_eq!(line["level"], "warn");
+    let told = told("lapsed");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("ended on") && told[0].contains("brokers refuse it"),
+        "{told:?}"
+    );
+}
+
 /// A port without TLS, one that talks garbage, and one that takes the connection and says no more.
 #[tokio::test]
 async fn what_speaks_no_tls_is_passed_over_in_time() {
