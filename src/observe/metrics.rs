@@ -98,7 +98,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_handshake_duration_seconds",
         Kind::Histogram,
         &["listener", "resumed"],
-        "How long a TLS handshake took, of those that succeeded.",
+        "How long a TLS handshake took, of those that succeeded; the wait for its turn is part of it.",
     ),
     family(
         "tidegate_handshakes_in_progress",
