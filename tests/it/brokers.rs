@@ -15,6 +15,7 @@ use crate::support::broker::{Broker, Visit};
 use crate::support::device::{Answer, Device, Link, connect};
 use crate::support::gate::{Gate, Plan, tidegate};
 use crate::support::mosquitto::Mosquitto;
+use crate::support::namespaces::has_its_own_namespaces;
 use crate::support::wire::packet;
 use crate::support::{free_port, soon, until};
 
@@ -336,34 +337,6 @@ async fn an_mqtt_probe_finds_a_frozen_broker_also_on_a_socket_file() {
     }
 }
 
-/// Runs the test of that name again in namespaces of its own, network and mounts, as their root. Gives whether this is that run.
-///
-/// # Panics
-/// When the host allows no namespaces, or has no `unshare` or `ip`; and when the test fails there.
-fn has_its_own_namespaces(test: &str) -> bool {
-    const INSIDE: &str = "TIDEGATE_TEST_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let own = std::env::current_exe().expect("a program");
-    let ran = Command::new("unshare")
-        .args(["--map-root-user", "--net", "--mount", "sh", "-c"])
-        .arg("PATH=$PATH:/usr/sbin:/sbin; ip link set lo up && exec \"$0\" \"$@\"")
-        .arg(own)
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare, of the package util-linux");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        ran.status.success() && text(&ran.stdout).contains("1 passed"),
-        "in namespaces of its own (unshare, and ip of the package iproute2):\n{}{}",
-        text(&ran.stdout),
-        text(&ran.stderr)
-    );
-    false
-}
-
 /// The same gate on every address of loopback: with few ports, there are few connections from one address to another.
 const EVERYWHERE: &str = r#"
 [[listener]]
@@ -435,6 +408,9 @@ async fn connections_until_out_of_ports(sources: &[&str]) -> usize {
         .await;
     // It was never the broker's fault, and it ends by itself.
     gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    for link in held.iter_mut().flatten() {
+        link.say(b"\xc0\x00").await.expect("what is open goes on");
+    }
     let many = held.len();
     held.truncate(many / 2);
     until("a port to be free again", async || {

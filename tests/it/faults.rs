@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use tempfile::TempDir;
 use tidegate::mqtt::Version;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::limits::{HERE, crowd};
 use crate::support::device::{Answer, Device, Link, call_from, connect};
 use crate::support::gate::{Gate, MUTUAL, Plan};
+use crate::support::namespaces::has_its_own_namespaces;
 use crate::support::{soon, until};
 
 /// Connects, and panics unless it is let in.
@@ -171,113 +172,6 @@ async fn within_a_limit_on_its_memory_it_outlives_a_storm() {
     let_in_again(&gate.device("meter-7")).await;
 }
 
-// ── Local ports
-
-/// A network of the test's own: who is in it has its own ports. It ends with the test.
-struct Network(Child);
-
-impl Network {
-    /// Moves this thread, and what it starts, into a new network with nothing but loopback. `None` without the right to.
-    fn enter() -> Option<Self> {
-        let mut child = Command::new("unshare")
-            .args([
-                "--net",
-                "sh",
-                "-c",
-                "ip link set lo up && echo up && read end",
-            ])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("util-linux");
-        let mut up = [0; 2];
-        let out = child.stdout.as_mut().expect("a pipe");
-        if out.read_exact(&mut up).is_err() {
-            let _ = child.wait();
-            return None;
-        }
-        let space = File::open(format!("/proc/{}/ns/net", child.id())).expect("it waits");
-        let kind = rustix::thread::LinkNameSpaceType::Network;
-        rustix::thread::move_into_link_name_space(space.as_fd(), Some(kind)).expect("root");
-        Some(Self(child))
-    }
-
-    /// How many local ports there are from now on.
-    fn set_ports(&self, count: u16) {
-        let range = format!("40000 {}", 40000 + count - 1);
-        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("root");
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// V3: a device for whose broker leg no local port is left is told to come back, and may.
-#[tokio::test]
-async fn without_a_local_port_devices_are_told_to_come_back() {
-    const PORTS: u16 = 24;
-    let Some(network) = Network::enter() else {
-        eprintln!("SKIPPED: a network of its own takes root");
-        return;
-    };
-    let other = MUTUAL.replace("devices", "other");
-    let mut gate = Gate::plan(Plan {
-        listeners: Some(format!(
-            "{MUTUAL}\n{other}\n[[trust]]\nname = \"fleet\"\nca = [\"ca.pem\"]\n"
-        )),
-        broker: "[broker.health]\ninterval = \"1h\"\n".into(),
-        ..Plan::default()
-    })
-    .await;
-    gate.line("broker_up", |_| true).await;
-    let _house = gate.take_broker().welcome_all();
-    network.set_ports(PORTS);
-
-    // One listener's devices take the gate's ports to the broker; those of the other have ports of their own to the gate.
-    let device = gate.device("meter-7");
-    let mut other = device.clone();
-    other.gate = gate.addresses["other"];
-    let mut inside = Vec::new();
-    for _ in 0..PORTS - 4 {
-        inside.push(let_in(&device).await);
-    }
-    let mut refused = 0;
-    until("the ports to run out", async || {
-        let version = [Version::V311, Version::V5][inside.len() % 2];
-        let (answer, link) = other.asks(&connect("anybody", version)).await;
-        match answer {
-            Answer::Admitted => inside.push(link.expect("admitted")),
-            answer => {
-                let codes = [
-                    Answer::Refused(0x03),
-                    Answer::Refused(0x88),
-                    Answer::Refused(0x89),
-                ];
-                assert!(codes.contains(&answer), "{answer:?}");
-                refused += 1;
-            }
-        }
-        (refused == 3).then_some(())
-    })
-    .await;
-    gate.metric_becomes("tidegate_refusals_total", &[], 3.0)
-        .await;
-    let told = gate.line("refused", |_| true).await;
-    let why = told["why"].as_str().expect("text");
-    assert!(why.contains("port") || why.contains("address"), "{told}");
-    for link in &mut inside {
-        link.say(&[0xc0, 0]).await.expect("what is open goes on");
-    }
-
-    inside.clear();
-    let_in_again(&other).await;
-}
-
 // ── The log
 
 /// Comes, is let in, and goes.
@@ -389,21 +283,18 @@ async fn a_reader_that_goes_on_is_told_what_it_missed() {
     assert!((missed - lost(&gate).await).abs() < 0.5, "{missed}");
 }
 
-/// A disk of a few KiB. It ends with the test.
-struct Disk(tempfile::TempDir);
+/// A disk of a few KiB, in the mount namespace of the test alone. It ends with the test.
+struct Disk(TempDir);
 
 impl Disk {
-    /// `None` without the right to mount one.
-    fn mount() -> Option<Self> {
+    fn mount() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
             .arg(folder.path())
-            .stderr(Stdio::null())
             .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self(folder))
+        assert!(mounted.expect("mount, of the package mount").success());
+        Self(folder)
     }
 
     fn path(&self) -> &Path {
@@ -412,6 +303,7 @@ impl Disk {
 }
 
 impl Drop for Disk {
+    /// Else the folder could not be removed.
     fn drop(&mut self) {
         let _ = Command::new("umount")
             .arg("--lazy")
@@ -423,10 +315,10 @@ impl Drop for Disk {
 /// V3, V4: the disk of the log is full, and then has room again: lines are lost and counted, and the log goes on and says so.
 #[tokio::test]
 async fn a_disk_that_has_room_again_is_written_to_again() {
-    let Some(disk) = Disk::mount() else {
-        eprintln!("SKIPPED: mounting a disk takes root");
+    if !has_its_own_namespaces("faults::a_disk_that_has_room_again_is_written_to_again") {
         return;
-    };
+    }
+    let disk = Disk::mount();
     let mut ballast = File::create(disk.path().join("ballast")).expect("room");
     let path = disk.path().join("log");
     let log = File::options()
@@ -470,7 +362,7 @@ fn libfaketime() -> PathBuf {
 }
 
 /// A wall clock that the test sets while the gate runs.
-struct Clock(tempfile::TempDir);
+struct Clock(TempDir);
 
 impl Clock {
     fn new() -> Self {

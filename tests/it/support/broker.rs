@@ -49,6 +49,12 @@ impl Broker {
         Self::on(socket.listen(1024).expect("listen"))
     }
 
+    /// A broker on a socket that listens, wherever it was made.
+    pub fn listening(listener: std::net::TcpListener) -> Self {
+        listener.set_nonblocking(true).expect("a socket");
+        Self::on(TcpListener::from_std(listener).expect("a runtime"))
+    }
+
     fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("bound");
         let visits = Arc::new(AtomicUsize::new(0));

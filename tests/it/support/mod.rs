@@ -18,6 +18,7 @@ pub mod gate;
 pub mod haproxy;
 pub mod http;
 pub mod mosquitto;
+pub mod namespaces;
 pub mod odd;
 pub mod openssl;
 pub mod postgres;
