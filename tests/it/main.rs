@@ -24,6 +24,7 @@ mod drain;
 mod explain;
 mod faults;
 mod front;
+mod hosts;
 mod limits;
 mod listeners;
 mod matrix;
