@@ -120,6 +120,17 @@ fn word(cell: &str) -> &str {
 }
 
 #[test]
+fn the_page_tells_how_many_wait_for_accept() {
+    let source = page("src/gate/listener.rs");
+    let (_, rest) = source
+        .split_once("const BACKLOG: i32 = ")
+        .expect("it is there");
+    let (backlog, _) = rest.split_once(';').expect("a number");
+    let told = format!("Up to {backlog} connections wait for accept at each socket");
+    assert!(page("docs/operation.md").contains(&told), "{told}");
+}
+
+#[test]
 fn the_readme_opens_with_the_two_commands() {
     let readme = page("README.md");
     let expected = "# tidegate\n\n```sh\ncargo run --release --example quickstart\n./check\n```\n";
