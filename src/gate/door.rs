@@ -10,7 +10,7 @@
 //! - Of those who have not begun, the newest comes first: the older one has waited, the likelier it has given up. Who
 //!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener accepts two for each that begins, and the oldest who wait make room for them. The others stay
+//! - While many wait, the listener accepts three for each that begins, and the oldest who wait make room for them. The others stay
 //!   with the kernel, which keeps few then; what it cannot keep it drops, and TCP calls again. None of that costs anything, and
 //!   who is let in has called just now.
 
@@ -31,16 +31,17 @@ use crate::tls::stream::Pace;
 const PIECES: u8 = 8;
 
 /// So many wait to begin at a worker at most: the oldest makes room. It bounds memory, some 10 KiB each.
-const WAITING: usize = 1024;
+const WAITING: usize = 512;
 
 /// While so many wait, few are accepted.
 const CROWDED: usize = WAITING / 2;
 
-/// So few: for each that begins.
-const FOR_EACH: u8 = 2;
+/// So few: for each that begins. With more, turning away costs more than it gives; with fewer, more SYNs are dropped, and who comes
+/// by a second one has waited for a second.
+const FOR_EACH: u8 = 3;
 
 /// So many of these at once.
-const MAY_COME: u8 = 2 * PIECES;
+const MAY_COME: u8 = FOR_EACH * PIECES;
 
 /// Of so many beginnings one is of a device that does not resume, if any waits. Not many: a ticket may be shown by whoever has
 /// seen it, and the handshake may become a full one.

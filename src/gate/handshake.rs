@@ -183,6 +183,7 @@ impl Accepted {
         } else {
             Caller::New
         };
+        let _counted = gate.metrics.listener(self.listener.place).waiting();
         tokio::select! {
             biased;
             () = gone(&self.socket) => Err(Refusal::DeviceGone { during: "while it waited for its turn to handshake" }),

@@ -107,6 +107,12 @@ pub const FAMILIES: &[Family] = &[
         "TLS handshakes under way now.",
     ),
     family(
+        "tidegate_handshakes_waiting",
+        Kind::Gauge,
+        &[],
+        "Devices that wait for their turn to handshake now.",
+    ),
+    family(
         "tidegate_refusals_total",
         Kind::Counter,
         &["listener", "reason"],
@@ -323,7 +329,7 @@ impl Metrics {
         info.with_label_values(&[env!("CARGO_PKG_VERSION"), RUSTLS, CRYPTO])
             .set(1);
         let accept_pauses = make.counters("tidegate_accept_pauses_total");
-        for reason in ["descriptors", "fault"] {
+        for reason in ["descriptors", "fault", "handshakes"] {
             let _ = accept_pauses.with_label_values(&[reason]); // from here on it is there, at zero
         }
         let revoked = make.counters("tidegate_revoked_connections_total");
@@ -458,6 +464,7 @@ pub struct ListenerMetrics {
     handshake_ok: [IntCounter; 4],
     handshake_duration: [Histogram; 2],
     handshaking: IntGauge,
+    waiting: IntGauge,
     refusals: IntCounterVec,
     connects: [[IntCounter; 3]; 3],
     /// By code; codes without a name share one counter.
@@ -509,6 +516,12 @@ impl ListenerMetrics {
     #[must_use = "dropping the guard ends the count"]
     pub fn handshaking(&self) -> OpenGuard {
         OpenGuard::new(&self.handshaking)
+    }
+
+    /// Counts one that waits for its turn to handshake until the guard is dropped.
+    #[must_use = "dropping the guard ends the count"]
+    pub fn waiting(&self) -> OpenGuard {
+        OpenGuard::new(&self.waiting)
     }
 
     /// A connection was turned away.
@@ -711,6 +724,7 @@ struct ByListener {
     handshakes: IntCounterVec,
     handshake_duration: HistogramVec,
     handshaking: IntGauge,
+    waiting: IntGauge,
     refusals: IntCounterVec,
     connects: IntCounterVec,
     connack: IntCounterVec,
@@ -729,6 +743,7 @@ impl ByListener {
             handshakes: make.counters("tidegate_handshakes_total"),
             handshake_duration: make.histograms("tidegate_handshake_duration_seconds", HANDSHAKE),
             handshaking: make.gauge("tidegate_handshakes_in_progress"),
+            waiting: make.gauge("tidegate_handshakes_waiting"),
             refusals: make.counters("tidegate_refusals_total"),
             connects: make.counters("tidegate_connects_total"),
             connack: make.counters("tidegate_connack_total"),
@@ -769,6 +784,7 @@ impl ByListener {
             ],
             handshake_duration: [took(false), took(true)],
             handshaking: self.handshaking.clone(),
+            waiting: self.waiting.clone(),
             refusals: self.refusals.clone(),
             connects: Version::ALL.map(connects),
             connack: self.connack_by_code(name),
