@@ -358,6 +358,11 @@ impl Leg {
         self.kept.0.standing.speaks();
     }
 
+    /// The device left, or was turned away, while nothing had come.
+    pub fn abandoned(self) {
+        self.kept.0.standing.left(self.began);
+    }
+
     /// Nothing came in time.
     pub fn unanswered(self) {
         self.kept.0.standing.ignored(self.began);

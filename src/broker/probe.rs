@@ -61,10 +61,10 @@ impl Prober {
         }
     }
 
-    /// Asks `endpoint`. One that fell silent is asked by a CONNECT, whatever is configured: that it takes a connection was never in
-    /// doubt.
+    /// Asks `endpoint`. One that fell silent, or may have, is asked by a CONNECT, whatever is configured: that it takes a connection
+    /// was never in doubt.
     pub(super) async fn ask(&self, endpoint: &Endpoint, sources: &Sources) -> Found {
-        let was_silent = endpoint.standing.is_silent();
+        let by_connect = self.kind == Probe::Mqtt || endpoint.standing.wants_connect();
         let asked = timeout(self.limit, async {
             let socket = match endpoint.connect(sources, Preface::Own).await {
                 Ok(socket) => socket,
@@ -74,7 +74,7 @@ impl Prober {
                 }
                 Err(fault) => return Found::Down(fault.to_string()),
             };
-            if self.kind == Probe::Tcp && !was_silent {
+            if !by_connect {
                 return Found::Takes;
             }
             match timeout(self.limit / 2, self.talk(socket)).await {
@@ -145,12 +145,28 @@ mod tests {
     use super::super::endpoint::tests::endpoint;
     use super::*;
 
+    /// What is thought of a broker before it is asked.
+    #[derive(Clone, Copy)]
+    enum Before {
+        Nothing,
+        Silent,
+        Doubt,
+    }
+
     /// What is found of a broker that answers each CONNECT so; nothing: it keeps silent.
-    async fn found(kind: Probe, silent: bool, answer: Option<&'static [u8]>) -> Found {
+    async fn found(kind: Probe, before: Before, answer: Option<&'static [u8]>) -> Found {
         let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = endpoint(broker.local_addr().expect("bound").port());
-        if silent {
-            endpoint.standing.fell(true);
+        match before {
+            Before::Nothing => {}
+            Before::Silent => drop(endpoint.standing.fell(true)),
+            Before::Doubt => {
+                let began = tokio::time::Instant::now();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                for _ in 0..3 {
+                    endpoint.standing.left(began);
+                }
+            }
         }
         let serving = async {
             let mut kept = Vec::new();
@@ -186,7 +202,7 @@ mod tests {
             b"\x20\x02\0\x05",
         ];
         for answer in good {
-            let found = found(Probe::Mqtt, false, Some(answer)).await;
+            let found = found(Probe::Mqtt, Before::Nothing, Some(answer)).await;
             assert_eq!(found, Found::Up, "{answer:?}");
         }
         for answer in [
@@ -195,27 +211,27 @@ mod tests {
             b"HTTP/1.1 400 Bad Request\r\n",
             b"\x20\xff\xff\xff\x7f",
         ] {
-            let found = found(Probe::Mqtt, false, Some(answer)).await;
+            let found = found(Probe::Mqtt, Before::Nothing, Some(answer)).await;
             assert!(matches!(found, Found::Down(_)), "{answer:?}: {found:?}");
         }
         assert!(matches!(
-            found(Probe::Mqtt, false, None).await,
+            found(Probe::Mqtt, Before::Nothing, None).await,
             Found::Silent(_)
         ));
     }
 
     #[tokio::test]
-    async fn a_tcp_probe_asks_for_no_more_until_the_broker_falls_silent() {
-        assert_eq!(found(Probe::Tcp, false, None).await, Found::Takes);
-        assert!(matches!(
-            found(Probe::Tcp, true, None).await,
-            Found::Silent(_)
-        ));
-        assert_eq!(found(Probe::Tcp, true, Some(b"")).await, Found::Up);
-        assert_eq!(
-            found(Probe::Tcp, true, Some(b"\x20\x02\0\x05")).await,
-            Found::Up
-        );
+    async fn a_tcp_probe_asks_for_no_more_until_the_broker_falls_silent_or_may_have() {
+        assert_eq!(found(Probe::Tcp, Before::Nothing, None).await, Found::Takes);
+        for before in [Before::Silent, Before::Doubt] {
+            assert!(matches!(
+                found(Probe::Tcp, before, None).await,
+                Found::Silent(_)
+            ));
+            for answer in [b"".as_slice(), b"\x20\x02\0\x05"] {
+                assert_eq!(found(Probe::Tcp, before, Some(answer)).await, Found::Up);
+            }
+        }
     }
 
     #[tokio::test]

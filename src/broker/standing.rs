@@ -8,8 +8,13 @@ use tokio::time::Instant;
 
 use super::pace::Pace;
 
-/// So many dials in a row that failed, or CONNECTs in a row without an answer, and the endpoint is taken to be down.
+/// So many dials in a row that failed, or CONNECTs in a row without an answer, and the endpoint is taken to be down; so many devices
+/// in a row that left, and it is asked.
 const TOO_MANY: u32 = 3;
+
+/// A device that leaves without its CONNACK says something about the endpoint if it had waited so long: many times what a broker
+/// takes, and less than devices wait.
+const IN_VAIN: Duration = Duration::from_millis(500);
 
 /// How long one that was down takes less than its share.
 const WARMS: Duration = Duration::from_secs(10);
@@ -35,6 +40,8 @@ pub(super) struct Standing {
     failed: AtomicU32,
     /// CONNECTs in a row that had no answer in time.
     unanswered: AtomicU32,
+    /// Devices in a row that waited for their CONNACK in vain and left.
+    left: AtomicU32,
     /// When it last answered a CONNECT, in ms since `born`.
     heard: AtomicU64,
     /// When there was no local port for it, in ms since `born`; 0: never.
@@ -42,7 +49,7 @@ pub(super) struct Standing {
     /// When it came up after having been down, in ms since `born`; 0: never.
     back: AtomicU64,
     born: Instant,
-    /// Devices say that it is down: the next probe need not wait.
+    /// Devices say that it is down, or may be: the next probe need not wait.
     doubt: Notify,
     pub(super) pace: Pace,
 }
@@ -54,6 +61,7 @@ impl Standing {
             state: AtomicU8::new(if late { NEW } else { UNKNOWN }),
             failed: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
+            left: AtomicU32::new(0),
             heard: AtomicU64::new(0),
             no_port: AtomicU64::new(0),
             back: AtomicU64::new(0),
@@ -112,7 +120,7 @@ impl Standing {
     /// It answered a CONNECT: a device's, or the probe's. Gives whether that it is up is news.
     pub(super) fn answers(&self) -> bool {
         self.heard.store(self.now(), Relaxed);
-        self.unanswered.store(0, Relaxed);
+        self.speaks();
         self.failed.store(0, Relaxed);
         self.rise()
     }
@@ -126,6 +134,7 @@ impl Standing {
     /// It said something, or closed: it is not silent.
     pub(super) fn speaks(&self) {
         self.unanswered.store(0, Relaxed);
+        self.left.store(0, Relaxed);
     }
 
     fn rise(&self) -> bool {
@@ -166,6 +175,19 @@ impl Standing {
         }
     }
 
+    /// A device whose CONNECT was begun then left before the CONNACK. It may do so at will, and must not make a broker look dead: too
+    /// many of those that waited are a doubt, which the next probe is to settle at once.
+    pub(super) fn left(&self, began: Instant) {
+        if began.elapsed() >= IN_VAIN && self.counts(&self.left, began) {
+            self.doubt.notify_one();
+        }
+    }
+
+    /// Only a CONNECT finds out whether it answers: that it takes connections says nothing.
+    pub(super) fn wants_connect(&self) -> bool {
+        self.is_silent() || self.left.load(Relaxed) >= TOO_MANY
+    }
+
     /// Counts one more; whether they are too many. What began before it was last heard says nothing about now.
     fn counts(&self, count: &AtomicU32, began: Instant) -> bool {
         let began = began.saturating_duration_since(self.born);
@@ -174,7 +196,7 @@ impl Standing {
             && count.fetch_add(1, Relaxed) + 1 >= TOO_MANY
     }
 
-    /// Waits until devices say that it is down.
+    /// Waits until devices say that it is down, or may be.
     pub(super) async fn doubted(&self) {
         self.doubt.notified().await;
     }
@@ -213,6 +235,38 @@ mod tests {
         assert!(!standing.takes());
         standing.refused(Instant::now());
         assert!(!standing.is_down(), "not in a row");
+    }
+
+    /// threats.md V5: devices less patient than the gate find a frozen broker, too; but none can make one look dead by leaving.
+    #[tokio::test(start_paused = true)]
+    async fn devices_that_waited_and_left_are_a_doubt_and_no_mark() {
+        let standing = Standing::new(false);
+        standing.answers();
+        for _ in 0..9 {
+            standing.left(Instant::now());
+        }
+        assert!(!standing.wants_connect(), "none of them waited");
+        tokio::time::advance(IN_VAIN).await;
+        let began = Instant::now();
+        tokio::time::advance(IN_VAIN).await;
+        for _ in 1..TOO_MANY {
+            standing.left(began);
+        }
+        standing.speaks();
+        for _ in 1..TOO_MANY {
+            standing.left(began);
+        }
+        assert!(!standing.wants_connect(), "not in a row");
+        standing.left(began);
+        standing.doubted().await;
+        assert!(standing.wants_connect() && standing.is_up());
+        standing.takes();
+        assert!(standing.wants_connect(), "that was never in doubt");
+        standing.answers();
+        for _ in 0..9 {
+            standing.left(began);
+        }
+        assert!(!standing.wants_connect(), "it answered since");
     }
 
     #[tokio::test(start_paused = true)]

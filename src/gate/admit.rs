@@ -375,7 +375,7 @@ impl Admitted {
                 match refusal {
                     Refusal::BrokerSilent { .. } => leg.unanswered(),
                     Refusal::BrokerClosed { .. } | Refusal::BrokerGarbage(_) => leg.spurned(),
-                    _ => drop(leg),
+                    _ => leg.abandoned(),
                 }
                 drop(broker); // no session there for a device that is told that it has none
                 return Err(self.refused(refusal).await);

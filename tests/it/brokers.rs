@@ -308,6 +308,68 @@ async fn no_acknowledged_message_is_lost_where_brokers_are_probed_by_mqtt() {
     no_acknowledged_message_is_lost("mqtt").await;
 }
 
+/// threats.md V5: a frozen broker is found, too, where every device gives up before the gate does.
+#[tokio::test]
+async fn a_frozen_broker_is_found_by_devices_less_patient_than_the_gate() {
+    let brokers = [Mosquitto::start().await, Mosquitto::start().await];
+    let addresses = brokers.each_ref().map(Mosquitto::address);
+    let gate = gate_to(&addresses, "[broker.health]\ninterval = \"1s\"", "").await;
+    gate.metric_becomes("tidegate_broker_up", &[], 2.0).await;
+    brokers[0].freeze();
+    let device = gate.device("meter-7");
+    let asks = connect("any", V311);
+    let calls = async {
+        let mut held = Vec::new();
+        loop {
+            let called = timeout(Duration::from_secs(1), device.asks(&asks)).await;
+            held.extend(called.ok().and_then(|(_, link)| link));
+        }
+    };
+    let line = tokio::select! {
+        line = gate.line("broker_down", |_| true) => line,
+        () = calls => unreachable!("it never ends"),
+    };
+    let why = line["why"].as_str().expect("text");
+    assert!(why.contains("no CONNACK"), "{line}");
+    for _ in 0..3 {
+        enters(&device).await;
+    }
+    brokers[0].thaw();
+    gate.metric_becomes("tidegate_broker_up", &[], 2.0).await;
+}
+
+/// Devices that leave without their CONNACK make the gate ask, and no more: a broker that answers the gate stays in use, whoever
+/// leaves.
+#[tokio::test]
+async fn devices_that_leave_do_not_make_a_broker_look_dead() {
+    let broker = Broker::start().await;
+    let gate = gate_to(
+        &[address(&broker)],
+        "[broker.health]\ninterval = \"2s\"",
+        "",
+    )
+    .await;
+    gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    let device = gate.device("meter-7");
+    let asks = connect("any", V311);
+    let mut unanswered = Vec::new();
+    for _ in 0..3 {
+        let waits = timeout(Duration::from_secs(1), device.asks(&asks));
+        let (gone, visit) = tokio::join!(waits, broker.visit());
+        assert!(gone.is_err(), "nobody answered");
+        unanswered.push(visit);
+    }
+    let mut probe = broker.visit().await;
+    assert!(
+        probe.connect.client_id.starts_with("tidegateprobe"),
+        "{:?}",
+        probe.connect
+    );
+    probe.say_connack(0).await;
+    let (_link, _visit) = tokio::join!(enters(&device), broker.welcome());
+    assert_eq!(gate.count("broker_down"), 0);
+}
+
 /// A frozen broker takes connections: only a probe that asks for an answer finds it without a device that waits in vain.
 #[tokio::test]
 async fn an_mqtt_probe_finds_a_frozen_broker_also_on_a_socket_file() {
