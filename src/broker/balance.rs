@@ -24,10 +24,12 @@ enum Rank {
     Ready,
     /// It came back a moment ago, and this turn is not its own.
     Warming,
-    /// It came back, and as many as it may have wait there for their CONNACK.
+    /// It came back, and as many as it may have are under way.
     Crowded,
     /// It is new, or answered neither probe nor device of late.
     Doubtful,
+    /// Likewise, and as many as may dial it.
+    DoubtfulCrowded,
 }
 
 impl Choice {
@@ -62,7 +64,11 @@ impl Choice {
     fn rank(&self, endpoint: &Endpoint) -> Rank {
         let standing = &endpoint.standing;
         if standing.is_doubtful() {
-            Rank::Doubtful
+            if standing.pace.has_room() {
+                Rank::Doubtful
+            } else {
+                Rank::DoubtfulCrowded
+            }
         } else if self.balance == Balance::Device {
             Rank::Ready // its devices are no more than its own share, and wait for it rather than leave it
         } else if !standing.pace.has_room() {

@@ -1,7 +1,7 @@
-//! How many may wait for their CONNACK at once at a broker that has come back (threats.md V5).
+//! How many may be under way at once, dialled or waiting for their CONNACK, at a broker that is away or has come back (threats.md V5).
 //!
-//! A broker that starts must not have a whole fleet at its door at once. It begins with few, and each CONNACK lets one more in: twice as
-//! many with each round, as TCP begins. When it no longer binds it is gone.
+//! A broker that starts must not have a whole fleet at its door at once. While it is away few dial it, and they are the first that it
+//! finds; then each CONNACK lets one more in: twice as many with each round, as TCP begins. When it no longer binds it is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -21,7 +21,7 @@ const ALL: u32 = 4096;
 const LASTS: Duration = Duration::from_secs(10);
 
 /// Who may wait at one endpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace(ArcSwapOption<Window>);
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ struct Window {
     began: Instant,
 }
 
-/// A place among those who wait for their CONNACK; `None`: there are places for all.
+/// A place among those who are under way; `None`: there are places for all.
 #[derive(Debug)]
 pub(super) struct Place(Option<OwnedSemaphorePermit>);
 
@@ -45,19 +45,23 @@ pub(super) enum NoPlace {
 }
 
 impl Pace {
-    /// The endpoint came back: few at first.
-    pub(super) fn begin(&self) {
-        let window = Window {
-            places: Arc::new(Semaphore::new(FIRST as usize)),
-            size: AtomicU32::new(FIRST),
-            began: Instant::now(),
-        };
-        end(self.0.swap(Some(Arc::new(window))));
+    /// `few`: few may be under way at first; else all.
+    pub(super) fn new(few: bool) -> Self {
+        Self(ArcSwapOption::new(few.then(|| Window::with(first()))))
     }
 
-    /// Whoever waits for a place looks elsewhere; from here on there are places for all.
-    pub(super) fn close(&self) {
-        end(self.0.swap(None));
+    /// The endpoint went down: whoever waits for a place looks elsewhere, and few may dial it.
+    pub(super) fn narrow(&self) {
+        if let Some(before) = self.0.swap(Some(Window::with(first()))) {
+            before.places.close();
+        }
+    }
+
+    /// The endpoint came back: the few who dial it now are the first, and who waits for a place is next.
+    pub(super) fn begin(&self) {
+        let places = self.0.load().as_ref().map(|few| few.places.clone());
+        let window = Window::with(places.unwrap_or_else(first));
+        self.0.store(Some(window));
     }
 
     /// Whether nobody had to wait.
@@ -118,10 +122,18 @@ impl Pace {
     }
 }
 
-fn end(window: Option<Arc<Window>>) {
-    if let Some(window) = window {
-        window.places.close();
+impl Window {
+    fn with(places: Arc<Semaphore>) -> Arc<Self> {
+        Arc::new(Self {
+            places,
+            size: AtomicU32::new(FIRST),
+            began: Instant::now(),
+        })
     }
+}
+
+fn first() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(FIRST as usize))
 }
 
 #[cfg(test)]
@@ -140,7 +152,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_round_lets_twice_as_many_in() {
-        let pace = Pace::default();
+        let pace = Pace::new(false);
         assert!(pace.has_room());
         pace.begin();
         for expected in [16, 32, 64, 128] {
@@ -161,7 +173,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_let_in_in_turn_and_hears_of_an_end() {
-        let pace = Arc::new(Pace::default());
+        let pace = Arc::new(Pace::new(false));
         pace.begin();
         let mut inside = enter_all(&pace);
         let waits = |pace: &Arc<Pace>| {
@@ -176,12 +188,29 @@ mod tests {
             second.await.expect("no panic"),
         );
         assert!(first.is_ok() && second.is_ok(), "one place freed, one more");
-        pace.close();
+        pace.narrow();
         assert_eq!(third.await.expect("no panic").err(), Some(NoPlace::Changed));
-        assert!(pace.try_enter().is_ok());
         // Those of before take and give nothing in the next window.
-        pace.begin();
         answer(&pace, inside);
         assert_eq!(enter_all(&pace).len(), 16);
+    }
+
+    /// Those who dial while it is away are the first that it finds when it is back, and not in addition to these.
+    #[tokio::test(start_paused = true)]
+    async fn who_dials_one_that_is_away_is_of_the_first_few_when_it_is_back() {
+        let pace = Arc::new(Pace::new(false));
+        pace.narrow();
+        let inside = enter_all(&pace);
+        assert_eq!(inside.len(), 16);
+        let waits = tokio::spawn({
+            let pace = pace.clone();
+            async move { pace.enter().await }
+        });
+        tokio::time::advance(10 * LASTS).await;
+        pace.begin();
+        assert!(!pace.has_room());
+        answer(&pace, inside);
+        assert!(waits.await.expect("no panic").is_ok());
+        assert_eq!(enter_all(&pace).len(), 32, "as from its return on");
     }
 }

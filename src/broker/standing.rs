@@ -1,6 +1,7 @@
 //! What is thought of an endpoint: by its probes, and by what devices found there.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -36,6 +37,8 @@ const SILENT: u8 = 4;
 #[derive(Debug)]
 pub(super) struct Standing {
     state: AtomicU8,
+    /// Held for the few instructions in which the state changes, and the pace with it.
+    changes: Mutex<()>,
     /// Dials in a row that failed.
     failed: AtomicU32,
     /// CONNECTs in a row that had no answer in time.
@@ -59,6 +62,7 @@ impl Standing {
     pub(super) fn new(late: bool) -> Self {
         Self {
             state: AtomicU8::new(if late { NEW } else { UNKNOWN }),
+            changes: Mutex::new(()),
             failed: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             left: AtomicU32::new(0),
@@ -67,7 +71,7 @@ impl Standing {
             back: AtomicU64::new(0),
             born: Instant::now(),
             doubt: Notify::new(),
-            pace: Pace::default(),
+            pace: Pace::new(late),
         }
     }
 
@@ -122,13 +126,14 @@ impl Standing {
         self.heard.store(self.now(), Relaxed);
         self.speaks();
         self.failed.store(0, Relaxed);
-        self.rise()
+        !self.is_up() && self.change(|_| UP).is_some()
     }
 
     /// It took a connection. One that answers no CONNECT did that all the time. Gives whether that it is up is news.
     pub(super) fn takes(&self) -> bool {
         self.failed.store(0, Relaxed);
-        !self.is_silent() && self.rise()
+        let up = |now| if now == SILENT { SILENT } else { UP };
+        !self.is_up() && self.change(up).is_some()
     }
 
     /// It said something, or closed: it is not silent.
@@ -137,32 +142,35 @@ impl Standing {
         self.left.store(0, Relaxed);
     }
 
-    fn rise(&self) -> bool {
-        if self.is_up() {
-            return false;
-        }
-        let before = self.state.swap(UP, Relaxed);
-        if before >= NEW {
-            self.back.store(self.now(), Relaxed);
-            self.pace.begin();
-        }
-        before != UP
-    }
-
     /// A probe had no answer; `silent`: it took the connection, and not a word came. Gives whether that is news.
     pub(super) fn fell(&self, silent: bool) -> bool {
-        let now = if silent { SILENT } else { DOWN };
-        let was_down = self.state.swap(now, Relaxed) >= DOWN;
-        if !was_down {
-            self.pace.close();
+        let before = self.change(|_| if silent { SILENT } else { DOWN });
+        before.is_some_and(|before| before < DOWN)
+    }
+
+    /// Makes of the state what `to` says, and changes the pace with it, as one step: who finds it up and who finds it down at once
+    /// must not leave the one without the other. Gives the state before, if it is another now.
+    fn change(&self, to: impl FnOnce(u8) -> u8) -> Option<u8> {
+        let _alone = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.state.load(Relaxed);
+        let after = to(before);
+        if after == before {
+            return None;
         }
-        !was_down
+        self.state.store(after, Relaxed);
+        if after == UP && before >= NEW {
+            self.back.store(self.now(), Relaxed);
+            self.pace.begin();
+        } else if after >= DOWN && before < DOWN {
+            self.pace.narrow();
+        }
+        Some(before)
     }
 
     /// A dial that was begun then failed.
     pub(super) fn refused(&self, began: Instant) {
         if self.counts(&self.failed, began) && !self.is_down() {
-            self.fell(false);
+            self.change(|now| now.max(DOWN)); // silent stays silent
             self.doubt.notify_one();
         }
     }
@@ -267,6 +275,25 @@ mod tests {
             standing.left(began);
         }
         assert!(!standing.wants_connect(), "it answered since");
+    }
+
+    /// Whoever finds it down and whoever finds it up at the same time: once it was down, its return is paced.
+    #[test]
+    fn its_state_and_its_pace_change_as_one() {
+        for _ in 0..2000 {
+            let standing = Standing::new(false);
+            std::thread::scope(|threads| {
+                threads.spawn(|| standing.fell(false) && standing.takes());
+                threads.spawn(|| {
+                    standing.fell(true);
+                    standing.answers()
+                });
+            });
+            let inside: Vec<_> = std::iter::from_fn(|| standing.pace.try_enter().ok())
+                .take(99)
+                .collect();
+            assert_eq!(inside.len(), 16);
+        }
     }
 
     #[tokio::test(start_paused = true)]
