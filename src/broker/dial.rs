@@ -155,7 +155,8 @@ impl Brokers {
 
     /// Connects to a broker that takes the connection within `dial_timeout`: the best by `broker.balance` of those that answer, then
     /// the others. Where a broker that came back has as many waiting as it may, waits for a place. Only the connecting is tried again
-    /// elsewhere, never a CONNECT (threats.md V5).
+    /// elsewhere, never a CONNECT (threats.md V5). Waiting takes three quarters of the time at most, and an attempt that it cut short
+    /// is no mark against the broker.
     ///
     /// `tried` is told of each attempt: which broker, how it went, how long it took. Dropping it half-way drops the
     /// attempt.
@@ -167,20 +168,24 @@ impl Brokers {
         call: Call<'_>,
         mut tried: impl FnMut(usize, &'static str, Duration),
     ) -> Result<Dialled, NoBroker> {
-        let deadline = Instant::now() + self.dial_timeout;
+        let called = Instant::now();
+        let deadline = called + self.dial_timeout;
+        let mut queue = Queue {
+            until: called + self.dial_timeout * 3 / 4,
+            waited: false,
+        };
         let turn = self.turn.fetch_add(1, Relaxed);
         let choice = Choice::new(self.balance, turn, call.device.as_str());
         let mut failed = Failed::default();
         while let Some((endpoint, left)) = self.best(&choice, &failed.endpoints) {
             let kept = endpoint.clone().take(); // counted from here on, so that those who dial at once spread
-            let place = match self.enter(&endpoint, deadline).await {
+            let came = Instant::now();
+            let place = match queue.enter(&endpoint).await {
                 Ok(place) => place,
                 Err(NoPlace::Changed) => continue,
                 Err(NoPlace::Full) => {
-                    let label = &self.all[endpoint.place].label;
-                    failed.last = Some(format!(
-                        "{label}: came back a moment ago, and is given connections as fast as it answers them"
-                    ));
+                    tried(endpoint.place, "paced", came.elapsed());
+                    failed.last = Some(self.told(&endpoint, why_paced(&endpoint)));
                     break;
                 }
             };
@@ -224,7 +229,9 @@ impl Brokers {
                 }
                 Err(_) => {
                     tried(endpoint.place, "timeout", took);
-                    endpoint.standing.refused(began);
+                    if !queue.waited {
+                        endpoint.standing.refused(began);
+                    }
                     failed.last =
                         Some(self.told(&endpoint, &format!("did not answer within {share:?}")));
                 }
@@ -240,17 +247,6 @@ impl Brokers {
         let best = choice.best(&endpoints, tried)?;
         let left = endpoints.len().saturating_sub(tried.len());
         Some((best.clone(), u32::try_from(left).unwrap_or(u32::MAX)))
-    }
-
-    async fn enter(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Place, NoPlace> {
-        let pace = &endpoint.standing.pace;
-        match pace.try_enter() {
-            Err(NoPlace::Full) => {
-                let entered = timeout_at(deadline, pace.enter()).await;
-                entered.unwrap_or(Err(NoPlace::Full))
-            }
-            entered => entered,
-        }
     }
 
     fn no_broker(&self, failed: Failed) -> NoBroker {
@@ -331,6 +327,36 @@ impl Brokers {
             .told_no_port
             .compare_exchange(told, now, Relaxed, Relaxed)
             .is_ok()
+    }
+}
+
+/// One call's waiting for places.
+struct Queue {
+    /// No longer than that.
+    until: Instant,
+    /// It had to wait.
+    waited: bool,
+}
+
+impl Queue {
+    async fn enter(&mut self, endpoint: &Endpoint) -> Result<Place, NoPlace> {
+        let pace = &endpoint.standing.pace;
+        match pace.try_enter() {
+            Err(NoPlace::Full) => {
+                self.waited = true;
+                let entered = timeout_at(self.until, pace.enter()).await;
+                entered.unwrap_or(Err(NoPlace::Full))
+            }
+            entered => entered,
+        }
+    }
+}
+
+fn why_paced(endpoint: &Endpoint) -> &'static str {
+    if endpoint.standing.is_doubtful() {
+        "is not known to answer, and as many as may already dial it"
+    } else {
+        "came back a moment ago, and is given connections as fast as it answers them"
     }
 }
 
@@ -441,6 +467,59 @@ mod tests {
         assert!(dialled.is_ok() && brokers.has_room());
         assert_eq!(kept.0.open(), 17);
     }
+
+    /// Whoever had to wait for a place leaves the rest of its time to the dial, and if that is too short it is not the broker's fault.
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_a_place_is_no_mark_against_the_broker() {
+        use socket2::{Domain, SockAddr, Socket, Type};
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("broker.sock");
+        let at = SockAddr::unix(&path).expect("a short path");
+        let swallows = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        swallows.bind(&at).expect("bound");
+        swallows.listen(0).expect("listens");
+        let waits = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        waits.connect(&at).expect("one fits into its queue");
+        let brokers = brokers(&[format!("unix://{}", path.display())]);
+        let standing = &brokers.endpoints.of(0)[0].standing;
+        standing.fell(false);
+        standing.takes();
+        let tries = async |free_after| {
+            let mut inside: Vec<_> =
+                std::iter::from_fn(|| standing.pace.try_enter().ok()).collect();
+            let device = Alphabet::default().device("meter-7").expect("a name");
+            let call = Call {
+                device: &device,
+                preface: &[],
+            };
+            let mut results = Vec::new();
+            let dialling = brokers.dial(call, |_, result, took| results.push((result, took)));
+            let frees = async {
+                tokio::time::sleep(Duration::from_millis(free_after)).await;
+                drop(inside.pop());
+            };
+            let (dialled, ()) = tokio::join!(dialling, frees);
+            assert!(matches!(dialled, Err(NoBroker::Away { .. })));
+            results
+        };
+        for _ in 0..TIMES {
+            let [("timeout", took)] = tries(200).await[..] else {
+                panic!("it swallows the attempt");
+            };
+            assert!(took >= Duration::from_millis(75), "{took:?}");
+            let [("paced", took)] = tries(250).await[..] else {
+                panic!("there was no place in time");
+            };
+            assert!(took < Duration::from_millis(230), "{took:?}");
+        }
+        assert!(standing.is_up());
+        for _ in 0..3 {
+            assert!(dial(&brokers).await.is_err());
+        }
+        assert!(standing.is_down(), "these had all their time");
+    }
+
+    const TIMES: usize = 4;
 
     /// One that takes connections and answers no CONNECT is not dialled: a CONNECT that was sent is never sent again.
     #[tokio::test]
