@@ -285,7 +285,7 @@ impl Brokers {
     }
 
     fn no_port(&self, endpoint: &Endpoint) -> String {
-        let open = endpoint.open();
+        let open = endpoint.with_port();
         let what = format!(
             "no local port is left for it, {open} connections to it are open or under way; add addresses of this host to \
              broker.source_addresses, widen net.ipv4.ip_local_port_range, or add a broker"
@@ -299,7 +299,7 @@ impl Brokers {
             return None;
         };
         let (open, room) = (
-            u64::from(endpoint.open()),
+            u64::from(endpoint.with_port()),
             u64::from(self.sources.room_for(address)),
         );
         if open * 10 < room * 9 {
@@ -344,6 +344,7 @@ impl Queue {
         match pace.try_enter() {
             Err(NoPlace::Full) => {
                 self.waited = true;
+                let _waits = endpoint.wait();
                 let entered = timeout_at(self.until, pace.enter()).await;
                 entered.unwrap_or(Err(NoPlace::Full))
             }
@@ -550,6 +551,13 @@ mod tests {
         let _open: Vec<_> = (0..30_000)
             .map(|_| brokers.endpoints.of(0).remove(0).take())
             .collect();
+        let waiting: Vec<_> = (0..15_000)
+            .map(|_| brokers.endpoints.of(0).remove(0))
+            .collect();
+        let waiting: Vec<_> = waiting.iter().map(|one| one.wait()).collect();
+        let dialled = dial(&brokers).await.expect("it listens");
+        assert_eq!(dialled.few_ports, None, "who waits for a place has no port");
+        drop(waiting);
         let dialled = dial(&brokers).await.expect("it listens");
         let why = dialled.few_ports.expect("nine tenths are in use");
         assert!(

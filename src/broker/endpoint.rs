@@ -38,6 +38,8 @@ pub(super) struct Endpoint {
     first: First,
     /// Connections under way or open.
     open: AtomicU32,
+    /// How many of these wait for a place, without a socket.
+    waiting: AtomicU32,
     /// Its name leads elsewhere by now: nobody new comes.
     left: AtomicBool,
     /// That its ports run out was told.
@@ -91,6 +93,16 @@ impl Drop for Kept {
     }
 }
 
+/// One that waits for a place, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waits<'a>(&'a AtomicU32);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Endpoint {
     /// `late`: others were known before it.
     pub(super) fn new(place: usize, at: At, first: First, late: bool) -> Arc<Self> {
@@ -101,6 +113,7 @@ impl Endpoint {
             standing: Standing::new(late),
             first,
             open: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             left: AtomicBool::new(false),
             told_ports: AtomicBool::new(false),
         })
@@ -115,6 +128,17 @@ impl Endpoint {
     /// Connections under way or open.
     pub(super) fn open(&self) -> u32 {
         self.open.load(Relaxed)
+    }
+
+    /// One of those under way waits for a place until this is dropped.
+    pub(super) fn wait(&self) -> Waits<'_> {
+        self.waiting.fetch_add(1, Relaxed);
+        Waits(&self.waiting)
+    }
+
+    /// Connections that have a port, or look for one.
+    pub(super) fn with_port(&self) -> u32 {
+        self.open().saturating_sub(self.waiting.load(Relaxed))
     }
 
     pub(super) fn leave(&self) {
