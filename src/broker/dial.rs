@@ -28,6 +28,9 @@ const SHARES: u32 = 3;
 /// An operator is told that ports are wanting at most once in so many ms.
 const APART: u64 = 10_000;
 
+/// The way out.
+const MORE_PORTS: &str = "add addresses of this host to broker.source_addresses, widen net.ipv4.ip_local_port_range, or add a broker";
+
 /// A probe takes no longer, however rarely there is one.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
 
@@ -216,6 +219,7 @@ impl Brokers {
                 Ok(Err(Unreached::NoPort)) => {
                     tried(endpoint.place, "no_port", took);
                     endpoint.standing.note_no_port();
+                    failed.without_port = Some(endpoint.clone());
                 }
                 Ok(Err(fault)) => {
                     let result = if matches!(fault, Unreached::Tls(_)) {
@@ -251,8 +255,9 @@ impl Brokers {
 
     fn no_broker(&self, failed: Failed) -> NoBroker {
         let endpoints = self.endpoints.load();
-        let lacking = endpoints.iter().find(|one| one.standing.lacks_ports());
-        match (failed.last, lacking) {
+        let lacks = |one: &&Arc<Endpoint>| one.standing.lacks_ports();
+        let without_port = failed.without_port.as_ref();
+        match (failed.last, without_port.or(endpoints.iter().find(lacks))) {
             (Some(last), _) => NoBroker::Away { last },
             (None, Some(endpoint)) => NoBroker::OutOfPorts {
                 why: self.no_port(endpoint),
@@ -286,11 +291,9 @@ impl Brokers {
 
     fn no_port(&self, endpoint: &Endpoint) -> String {
         let open = endpoint.with_port();
-        let what = format!(
-            "no local port is left for it, {open} connections to it are open or under way; add addresses of this host to \
-             broker.source_addresses, widen net.ipv4.ip_local_port_range, or add a broker"
-        );
-        self.told(endpoint, &what)
+        let what =
+            format!("no local port is left for it, {open} connections to it are open or under way");
+        self.told(endpoint, &format!("{what}; {MORE_PORTS}"))
     }
 
     /// Tells once when nine tenths of the ports for `endpoint` are in use, and again when it was below eight tenths since.
@@ -309,11 +312,9 @@ impl Brokers {
             return None;
         }
         (!endpoint.told_ports.swap(true, Relaxed)).then(|| {
-            let what = format!(
-                "{open} connections to it are open, and there are local ports for {room}; add addresses of this host to \
-                 broker.source_addresses, widen net.ipv4.ip_local_port_range, or add a broker"
-            );
-            self.told(endpoint, &what)
+            let what =
+                format!("{open} connections to it are open, and there are local ports for {room}");
+            self.told(endpoint, &format!("{what}; {MORE_PORTS}"))
         })
     }
 
@@ -367,6 +368,8 @@ struct Failed {
     endpoints: Vec<Arc<Endpoint>>,
     /// What the last one said.
     last: Option<String>,
+    /// There was no local port for this one.
+    without_port: Option<Arc<Endpoint>>,
 }
 
 impl Leg {
@@ -576,5 +579,13 @@ mod tests {
             };
             assert!(why.contains(&address) && tell == told, "{why}");
         }
+        // Nor is it forgotten while another broker takes its time.
+        let failed = Failed {
+            without_port: brokers.endpoints.of(0).pop(),
+            ..Failed::default()
+        };
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let none = brokers.no_broker(failed);
+        assert!(matches!(none, NoBroker::OutOfPorts { .. }), "{none:?}");
     }
 }
