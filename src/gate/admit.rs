@@ -328,8 +328,12 @@ impl Admitted {
         let dialling = gate.brokers.dial(call, |place, result, took| {
             gate.metrics.broker(place).dial(result, took);
         });
+        let control = self.seat.control.clone();
         let dialled = tokio::select! {
             biased;
+            cause = control.ended() => {
+                return Err(self.refused(Refusal::Revoked(cause)).await);
+            }
             dialled = dialling => dialled,
             gone = left(&mut self.link, &mut self.behind, "before a broker took its connection") => {
                 return Err(self.refused(gone).await);
@@ -337,30 +341,13 @@ impl Admitted {
         };
         let dialled = match dialled {
             Ok(dialled) => dialled,
-            Err(none) => {
-                let refusal = match none {
-                    NoBroker::Away { last } => Refusal::BrokerAway {
-                        waited: began.elapsed(),
-                        last,
-                    },
-                    NoBroker::OutOfDescriptors => Refusal::OutOfDescriptors,
-                    NoBroker::OutOfPorts { why, tell } => {
-                        if tell {
-                            tracing::error!(
-                                event = "out_of_ports",
-                                "devices are turned away: {why}"
-                            );
-                        }
-                        Refusal::OutOfPorts { why }
-                    }
-                };
-                return Err(self.refused(refusal).await);
-            }
+            Err(none) => return Err(self.refused(nobody(none, began.elapsed())).await),
         };
         if let Some(why) = dialled.few_ports {
             tracing::warn!(event = "few_ports", "{why}");
         }
-        if let Some(cause) = self.seat.control.cause() {
+        if let Some(cause) = control.cause() {
+            drop((dialled.socket, dialled.leg)); // its place is another's while it takes in its last word
             return Err(self.refused(Refusal::Revoked(cause)).await);
         }
         let leg = dialled.leg;
@@ -388,12 +375,16 @@ impl Admitted {
         let code = connack.code;
         let packet = match self.connack_for_device(connack) {
             Ok(packet) => packet,
-            Err(refusal) => return Err(self.refused(refusal).await),
+            Err(refusal) => {
+                drop((broker, leg));
+                return Err(self.refused(refusal).await);
+            }
         };
         if let Err(what) = hand_over(&mut self.link, &packet, deadline).await {
             return Err(Unlinked::Ended(Ending::DeviceLost { what }));
         }
         if code != 0 {
+            drop((broker, leg));
             let _ = timeout(LAST_WORD, linger(&mut self.link, LINGER_BYTES)).await;
             return Err(Unlinked::Ended(Ending::BrokerRefused { code }));
         }
@@ -491,6 +482,20 @@ impl Admitted {
 
     async fn refused(self, refusal: Refusal) -> Unlinked {
         Unlinked::Refused(refuse(self.link, refusal, Some(self.version), self.most).await)
+    }
+}
+
+/// Why a device is refused for which no broker was found; an operator is told what only an operator can mend.
+fn nobody(none: NoBroker, waited: Duration) -> Refusal {
+    match none {
+        NoBroker::Away { last } => Refusal::BrokerAway { waited, last },
+        NoBroker::OutOfDescriptors => Refusal::OutOfDescriptors,
+        NoBroker::OutOfPorts { why, tell } => {
+            if tell {
+                tracing::error!(event = "out_of_ports", "devices are turned away: {why}");
+            }
+            Refusal::OutOfPorts { why }
+        }
     }
 }
 

@@ -8,11 +8,15 @@ use tidegate::rules::device::Mode;
 use tidegate::rules::identity::Certificate;
 use tidegate::rules::record::{Pin, Proof, Record, Valid};
 use tidegate::rules::token::Token;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 
 use crate::support::device::{Answer, BOTH, connect};
-use crate::support::estate::{Estate, admitted, ends, id, last_words, now, record, with_token};
-use crate::support::gate::tidegate;
-use crate::support::until;
+use crate::support::estate::{
+    Estate, KEY, MIXED, admitted, ends, id, last_words, now, record, with_token,
+};
+use crate::support::gate::{Gate, Plan, tidegate};
+use crate::support::{soon, until};
 
 /// threats.md R1, T9: a new list counts for open connections, and for nobody else's.
 #[tokio::test]
@@ -163,6 +167,42 @@ async fn each_decision_ends_the_connections_that_it_concerns_and_no_other() {
         let metric = "tidegate_revoked_connections_total";
         estate.gate.metric_becomes(metric, &labels, count).await;
     }
+}
+
+/// threats.md R1: who is disabled while its broker is dialled is told at once, and the dial ends.
+#[tokio::test]
+async fn a_device_that_is_disabled_while_its_broker_is_dialled_is_let_go() {
+    // It takes connections, and begins no TLS.
+    let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = broker.local_addr().expect("bound");
+    let gate = Gate::plan(Plan {
+        listeners: Some(MIXED.into()),
+        addresses: Some(format!("[\"mqtts://{address}\"]")),
+        broker: "dial_timeout = \"10m\"\n[broker.health]\ninterval = \"1h\"\n[broker.tls]\nca = \"ca.pem\""
+            .into(),
+        more: "[registry]\nurl = \"sqlite://tidegate.db\"\n".into(),
+        files: vec![("token.key".into(), hex::encode(KEY).into_bytes())],
+        ..Plan::default()
+    })
+    .await;
+    let estate = Estate::of(gate).await;
+    let _probe = soon("a probe", broker.accept()).await.expect("a call");
+    estate.add(record("meter-7", None)).await;
+    let device = estate.gate.device("meter-7");
+    let asks = connect("meter-7", Version::V5);
+    let disabled = async {
+        let (mut dialled, _) = soon("a dial", broker.accept()).await.expect("a call");
+        estate
+            .change("meter-7", |record| record.enabled = false)
+            .await;
+        let mut hello = Vec::new();
+        soon("the end of the dial", dialled.read_to_end(&mut hello))
+            .await
+            .expect("closed");
+    };
+    let ((answer, _link), ()) = tokio::join!(device.asks(&asks), disabled);
+    assert_eq!(answer, Answer::Refused(0x87));
+    estate.gate.refusal("revoked_meanwhile").await;
 }
 
 /// threats.md R1: whatever the moment, nobody stays who was disabled.
