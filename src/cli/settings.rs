@@ -44,7 +44,7 @@ pub(super) struct Settings {
     /// The one field of a certificate that names the device; default subject.cn
     #[arg(long, value_name = "FIELD")]
     device_field: Option<String>,
-    /// A broker, tried in the order given: mqtt://host, mqtts://host or unix:///path; repeatable
+    /// A broker: mqtt://host, mqtts://host or unix:///path; repeatable, and connections are spread over them
     #[arg(long, value_name = "ADDRESS")]
     broker: Vec<String>,
     /// The CA that judges brokers at mqtts:// (PEM)
