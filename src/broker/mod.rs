@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub mod address;
+pub mod answer;
 mod balance;
 pub mod dial;
 mod endpoint;

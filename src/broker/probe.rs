@@ -1,13 +1,10 @@
 //! Asking an endpoint whether it answers.
 
-use std::future::poll_fn;
-use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::mqtt::Version;
-use crate::mqtt::connack::{self, Connack};
 use crate::mqtt::connect::Connect;
 use crate::mqtt::properties::Properties;
 
@@ -92,23 +89,8 @@ impl Prober {
     /// Sends CONNECT, reads the CONNACK, and says good-bye. Any code is an answer but "server unavailable": a broker that refuses a
     /// stranger is at work.
     async fn talk(&self, mut socket: Socket) -> Result<(), String> {
-        let closed = |fault: io::Error| format!("it closed instead of a CONNACK: {fault}");
-        socket.send(&self.connect).await.map_err(closed)?;
-        let mut came = Vec::new();
-        let length = loop {
-            let measured = connack::measure(&came, LARGEST_CONNACK);
-            match measured.map_err(|fault| format!("its answer is no CONNACK: {fault}"))? {
-                Some(length) => break length,
-                None => {
-                    let read = poll_fn(|cx| socket.poll_read(cx, &mut came)).await;
-                    if read.map_err(closed)? == 0 {
-                        return Err("it closed instead of a CONNACK".into());
-                    }
-                }
-            }
-        };
-        let connack = Connack::decode(&came[..length], Version::V311);
-        let connack = connack.map_err(|fault| format!("its answer is no CONNACK: {fault}"))?;
+        let asked = socket.ask(&self.connect, Version::V311, LARGEST_CONNACK);
+        let (connack, _) = asked.await.map_err(|none| none.to_string())?;
         match connack.code {
             UNAVAILABLE => Err("its CONNACK says that it is unavailable (0x03)".into()),
             0 => {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{timeout, timeout_at};
 
+use crate::broker::answer::NoAnswer;
 use crate::broker::dial::{Call, Kept, NoBroker};
 use crate::broker::socket::Socket;
 use crate::mqtt::Version;
-use crate::mqtt::connack::{self, Connack};
+use crate::mqtt::connack::Connack;
 use crate::mqtt::connect::{self, Connect};
 use crate::mqtt::properties::{Id, Properties, Property, Value};
 use crate::observe::metrics::OpenGuard;
@@ -22,7 +23,7 @@ use super::connection::Facts;
 use super::control::{Roll, Seat};
 use super::handshake::Secured;
 use super::preface::preface;
-use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger, read, write_all};
+use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger, write_all};
 use super::{Gate, now};
 
 /// How long a refused device has to take in its CONNACK.
@@ -413,30 +414,13 @@ impl Admitted {
         let packet = std::mem::take(&mut self.packet);
         let control = self.seat.control.clone();
         let answer = timeout_at(deadline, async {
-            let closed = |what: &dyn std::fmt::Display| Refusal::BrokerClosed {
-                what: what.to_string(),
-            };
-            let sent = async {
-                write_all(broker, &packet).await?;
-                poll_fn(|cx| broker.poll_flush(cx)).await
-            };
-            sent.await.map_err(|fault| closed(&fault))?;
-            let mut came = Vec::new();
-            loop {
-                match connack::measure(&came, LARGEST_CONNACK).map_err(Refusal::BrokerGarbage)? {
-                    Some(length) => {
-                        let behind = came.split_off(length);
-                        let connack =
-                            Connack::decode(&came, self.version).map_err(Refusal::BrokerGarbage)?;
-                        return Ok((connack, behind));
-                    }
-                    None => match read(broker, &mut came).await {
-                        Ok(Got::Bytes) => {}
-                        Ok(Got::End) => return Err(closed(&"end of stream")),
-                        Err(fault) => return Err(closed(&fault)),
-                    },
-                }
-            }
+            let asked = broker.ask(&packet, self.version, LARGEST_CONNACK).await;
+            asked.map_err(|none| match none {
+                NoAnswer::Closed(fault) => Refusal::BrokerClosed {
+                    what: fault.to_string(),
+                },
+                NoAnswer::Garbage(fault) => Refusal::BrokerGarbage(fault),
+            })
         });
         // A change of mind does not wait for a slow broker (threats.md R1), nor does a device that has left (V2).
         tokio::select! {
