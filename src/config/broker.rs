@@ -28,6 +28,13 @@ pub(super) const BALANCES: [(&str, Balance); 3] = [
 /// The words of `broker.health.probe`.
 pub(super) const PROBES: [(&str, Probe); 2] = [("tcp", Probe::Tcp), ("mqtt", Probe::Mqtt)];
 
+/// The words of `broker.proxy_protocol`.
+pub(super) const PROXY_PROTOCOL: [(&str, Option<Version>); 3] = [
+    ("off", None),
+    ("v1", Some(Version::V1)),
+    ("v2", Some(Version::V2)),
+];
+
 /// Reads `[broker]`. `has_password`: `connect.password_file` is written, well or not.
 pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
     let addresses = read_addresses(&mut section);
@@ -43,10 +50,7 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
     let plaintext = section.boolean("allow_plaintext");
     let judged = !matches!(plaintext, Got::Faulty);
     let allow_plaintext = plaintext.or(false);
-    let words = PROXY_PROTOCOL.map(|(word, _)| word);
-    let version = |word: &str| PROXY_PROTOCOL.into_iter().find(|(known, _)| *known == word);
-    let proxy_protocol = section.word("proxy_protocol", &words, version);
-    let proxy_protocol = proxy_protocol.good().and_then(|(_, version)| version);
+    let proxy_protocol = one_of(&mut section, "proxy_protocol", &PROXY_PROTOCOL);
     let mut health = section.section("health");
     let interval = Bounds {
         least: Duration::from_millis(100),
@@ -115,12 +119,7 @@ fn check_leg(section: &Section<'_>, key: &str, address: &Address, knows_us: bool
         }
     }
 }
-/// The words of `broker.proxy_protocol`.
-pub(super) const PROXY_PROTOCOL: [(&str, Option<Version>); 3] = [
-    ("off", None),
-    ("v1", Some(Version::V1)),
-    ("v2", Some(Version::V2)),
-];
+
 /// One of `words`; left out, the default.
 fn one_of<T: Copy + Default>(section: &mut Section<'_>, key: &str, words: &[(&str, T)]) -> T {
     let find = |word: &str| words.iter().find(|(known, _)| *known == word);
