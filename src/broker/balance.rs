@@ -26,6 +26,8 @@ enum Rank {
     Warming,
     /// It came back, and as many as it may have are under way.
     Crowded,
+    /// It turned away too many devices in a row of late.
+    Sick,
     /// It is new, or answered neither probe nor device of late.
     Doubtful,
     /// Likewise, and as many as may dial it.
@@ -69,6 +71,8 @@ impl Choice {
             } else {
                 Rank::DoubtfulCrowded
             }
+        } else if standing.is_sick() {
+            Rank::Sick
         } else if self.balance == Balance::Device {
             Rank::Ready // its devices are no more than its own share, and wait for it rather than leave it
         } else if !standing.pace.has_room() {

@@ -377,15 +377,21 @@ impl Leg {
     pub fn answered(self, busy: bool) -> Kept {
         let standing = &self.kept.0.standing;
         standing.answers();
-        if !busy {
+        if busy {
+            standing.spurns();
+        } else {
+            standing.serves();
             standing.pace.answered(self.place);
         }
         self.kept
     }
 
-    /// Something else came, or a close: the broker is there. What a device sent may have made it do so, so it is no mark against it.
+    /// Something else came, or a close: the broker is there. What a device sent may have made it do so, so it is no mark against it,
+    /// unless many in a row find it so.
     pub fn spurned(self) {
-        self.kept.0.standing.speaks();
+        let standing = &self.kept.0.standing;
+        standing.speaks();
+        standing.spurns();
     }
 
     /// The device left, or was turned away, while nothing had come.

@@ -17,6 +17,9 @@ const TOO_MANY: u32 = 3;
 /// takes, and less than devices wait.
 const IN_VAIN: Duration = Duration::from_millis(500);
 
+/// So long after it last turned a device away, one that turned away too many in a row is tried after others. Then a device finds out.
+const SICK: u64 = 5_000;
+
 /// How long one that was down takes less than its share.
 const WARMS: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,10 @@ pub(super) struct Standing {
     unanswered: AtomicU32,
     /// Devices in a row that waited for their CONNACK in vain and left.
     left: AtomicU32,
+    /// Devices in a row that it did not serve: it closed, talked nonsense, or said that it cannot now.
+    spurned: AtomicU32,
+    /// When it last did, in ms since `born`.
+    spurned_at: AtomicU64,
     /// When it last answered a CONNECT, in ms since `born`.
     heard: AtomicU64,
     /// When there was no local port for it, in ms since `born`; 0: never.
@@ -66,6 +73,8 @@ impl Standing {
             failed: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             left: AtomicU32::new(0),
+            spurned: AtomicU32::new(0),
+            spurned_at: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             no_port: AtomicU64::new(0),
             back: AtomicU64::new(0),
@@ -140,6 +149,26 @@ impl Standing {
     pub(super) fn speaks(&self) {
         self.unanswered.store(0, Relaxed);
         self.left.store(0, Relaxed);
+    }
+
+    /// It served a device: let it in, or judged it.
+    pub(super) fn serves(&self) {
+        if self.spurned.load(Relaxed) != 0 {
+            self.spurned.store(0, Relaxed);
+        }
+    }
+
+    /// It did not serve a device, which is perhaps the device's fault; not that of too many in a row.
+    pub(super) fn spurns(&self) {
+        self.spurned.fetch_add(1, Relaxed);
+        self.spurned_at.store(self.now(), Relaxed);
+    }
+
+    /// It turned away too many devices in a row, the last a moment ago: to be tried after those that serve. Otherwise it would be the
+    /// one with the fewest connections, and swallow the fleet.
+    pub(super) fn is_sick(&self) -> bool {
+        self.spurned.load(Relaxed) >= TOO_MANY
+            && self.now().saturating_sub(self.spurned_at.load(Relaxed)) < SICK
     }
 
     /// A probe had no answer; `silent`: it took the connection, and not a word came. Gives whether that is news.
@@ -220,6 +249,29 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// threats.md V5: one device does not make a broker look sick; three in a row do, until it serves one, or for a while.
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_serves_nobody_is_sick_for_a_while() {
+        let standing = Standing::new(false);
+        for _ in 0..10 {
+            standing.spurns();
+            standing.spurns();
+            standing.serves();
+        }
+        assert!(!standing.is_sick());
+        for _ in 0..TOO_MANY {
+            assert!(!standing.is_sick());
+            standing.spurns();
+        }
+        assert!(standing.is_sick() && !standing.is_doubtful());
+        tokio::time::advance(Duration::from_millis(SICK + 1)).await;
+        assert!(!standing.is_sick(), "somebody is to find out");
+        standing.spurns();
+        assert!(standing.is_sick());
+        standing.serves();
+        assert!(!standing.is_sick());
+    }
 
     /// threats.md V5: found by deadlines, before the next probe.
     #[tokio::test(start_paused = true)]

@@ -177,6 +177,45 @@ async fn a_broker_that_came_back_is_given_few_connects_at_first() {
     .await;
 }
 
+/// threats.md V5: a broker that takes connections and serves nobody has always the fewest, and does not swallow the fleet for that.
+#[tokio::test]
+async fn a_sick_broker_does_not_swallow_the_fleet() {
+    for answer in [None, Some(3)] {
+        let (good, sick) = (Broker::start().await, Broker::start().await);
+        let addresses = [address(&good), address(&sick)];
+        let gate = gate_to(&addresses, "", "").await;
+        gate.metric_becomes("tidegate_broker_up", &[], 2.0).await;
+        let _house = good.welcome_all();
+        let turning_away = tokio::spawn(async move {
+            loop {
+                let mut visit = sick.visit().await;
+                if let Some(code) = answer {
+                    visit.say_connack(code).await;
+                }
+            }
+        });
+
+        let device = gate.device("meter-7");
+        let mut inside = Vec::new();
+        let mut turned_away = 0;
+        for _ in 0..20 {
+            match device.asks(&connect("any", V311)).await {
+                (Answer::Admitted, link) => inside.push(link),
+                (other, _) => {
+                    assert_eq!(other, NOT_NOW);
+                    turned_away += 1;
+                }
+            }
+        }
+
+        assert!(
+            (1..=3).contains(&turned_away),
+            "{turned_away}, by {answer:?}"
+        );
+        turning_away.abort();
+    }
+}
+
 /// A device that publishes with QoS 1, and comes back and sends again until it has its PUBACK.
 struct Publisher {
     device: Device,
