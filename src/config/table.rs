@@ -80,8 +80,8 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
     }
 }
 
-/// Descriptors that are not connections: runtimes, sockets that listen, the registry, files, operators.
-const OTHERS: u64 = 64;
+/// Descriptors that a gate of a few cores and listeners has open before the first device comes.
+const AT_REST: u64 = 64;
 
 /// That many connections are more than the host lets a process have: `run` raises its soft limit to the hard one, no further.
 /// What nobody wrote is not warned of: then the gate takes what there is.
@@ -90,13 +90,13 @@ fn warn_of_descriptors(section: &Section<'_>, connections: u32) {
     let Some(allowed) = getrlimit(Resource::Nofile).maximum else {
         return;
     };
-    let needed = 2 * u64::from(connections) + OTHERS;
-    if section.wrote("connections") && needed > allowed {
+    let places = gate::places(allowed, AT_REST);
+    if section.wrote("connections") && connections > places {
         section.warn(
             "connections",
             &format!(
-                "{connections} connections need {needed} file descriptors, and a process started here may have {allowed}: devices will \
-                 be refused for want of them (out_of_descriptors); raise the hard limit (LimitNOFILE=, ulimit -Hn), or write a lower number"
+                "{connections} connections need two file descriptors each, and a process started here may have {allowed}, enough for some \
+                 {places}: more devices are turned away (out_of_descriptors); raise the hard limit (LimitNOFILE=, ulimit -Hn), or write a lower number"
             ),
         );
     }

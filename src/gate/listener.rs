@@ -214,10 +214,26 @@ fn receive(
     door: &Arc<Door>,
 ) {
     let address = canonical(address);
-    let Ok(permit) = gate.connections.clone().try_acquire_owned() else {
+    let turn_away = |socket, refusal| {
         reset(socket);
+        if matches!(refusal, Refusal::OutOfDescriptors) {
+            tell_out_of_descriptors(gate);
+        }
+        turned_away(gate, listener.place, address, refusal);
+    };
+    if !gate.spare.is_kept() {
+        // It has the descriptor by which the next one would be turned away.
+        turn_away(socket, Refusal::OutOfDescriptors);
+        let _ = gate.spare.is_kept();
+        return;
+    }
+    let Ok(permit) = gate.connections.clone().try_acquire_owned() else {
         let most = gate.limits.connections;
-        return turned_away(gate, listener.place, address, Refusal::Full { most });
+        let refusal = match gate.room.is_short {
+            true => Refusal::OutOfDescriptors,
+            false => Refusal::Full { most },
+        };
+        return turn_away(socket, refusal);
     };
     let accepted = Accepted {
         socket,
@@ -285,7 +301,7 @@ fn tell_out_of_descriptors(gate: &Gate) {
     if gate.may_tell_no_accept(Instant::now()) {
         tracing::error!(
             event = "out_of_descriptors",
-            "new connections are turned away, or wait: no file descriptor is left; raise their limit (LimitNOFILE, ulimit -n) or \
+            "new connections are turned away, or wait: no file descriptor is left for them; raise their limit (LimitNOFILE, ulimit -n) or \
              lower limits.connections"
         );
     }

@@ -40,6 +40,7 @@ mod preface;
 mod proxied;
 mod relay;
 mod reload;
+mod room;
 mod running;
 mod spare;
 mod start;
@@ -52,10 +53,12 @@ mod worker;
 use control::Control;
 use crowd::Crowd;
 use devices::Devices;
+use room::Room;
 use spare::Spare;
 use tokens::TokenDesk;
 
 pub use connections::{Connections, Open, Wanted};
+pub use room::places;
 pub use running::{Outcome, Running};
 pub use start::{Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};
 
@@ -155,6 +158,8 @@ pub(crate) struct Gate {
     pub(crate) doubt: mpsc::UnboundedSender<Arc<Control>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
+    /// How many connections there is room for.
+    pub(crate) room: Room,
     /// Places for open connections.
     pub(crate) connections: Arc<Semaphore>,
     /// What each address may have of them.

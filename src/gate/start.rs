@@ -30,6 +30,7 @@ use super::crowd::Crowd;
 use super::devices::Devices;
 use super::listener::{self, Listener, Secure};
 use super::reload::{Live, Looked};
+use super::room::Room;
 use super::running::Running;
 use super::spare::Spare;
 use super::tokens::TokenDesk;
@@ -320,10 +321,12 @@ impl Loaded {
         let devices = open_registry(&settings)?;
         let tokens = open_tokens(&settings)?;
         let in_force = settings.clone();
+        let room = Room::measure(settings.limits.connections, workers);
         let (doubt, doubts) = mpsc::unbounded_channel();
         let gate = Arc::new(Gate {
             doubt,
-            connections: Arc::new(Semaphore::new(settings.limits.connections as usize)),
+            room,
+            connections: Arc::new(Semaphore::new(room.places as usize)),
             crowd: Crowd::new(&settings.limits),
             spare: Spare::new(),
             handshakes: Arc::new(Semaphore::new(handshakes)),

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::crowd::Crowd;
 use super::devices::Devices;
+use super::room::Room;
 use super::spare::Spare;
 use super::tokens::TokenDesk;
 use super::{Gate, Limits};
@@ -46,6 +47,7 @@ pub(super) fn gate() -> Arc<Gate> {
     Arc::new(Gate {
         crowd: Crowd::new(&limits),
         spare: Spare::new(),
+        room: Room::of(limits.connections, u32::MAX),
         limits,
         connect: ConnectSettings {
             client_id: name(),

@@ -182,7 +182,7 @@ async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
 }
 
 fn all_gone(gate: &Gate) -> bool {
-    gate.connections.available_permits() == gate.limits.connections as usize
+    gate.connections.available_permits() == gate.room.places as usize
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ async fn a_crowd_at_the_door_does_not_fill_the_log() {
 /// V3: who promises more connections than the host has descriptors for is told so at the start.
 #[tokio::test]
 async fn more_connections_than_descriptors_are_warned_of() {
-    for (connections, warned) in [(68, false), (69, true)] {
+    for (connections, warned) in [(34, false), (35, true)] {
         let gate = Gate::plan(Plan {
             under: ["prlimit", "--nofile=100:200"].map(str::to_owned).to_vec(),
             limits: format!("connections = {connections}\n"),

@@ -341,17 +341,16 @@ async fn a_failed_handshake_holds_no_turn() {
 /// V3: without file descriptors the gate turns away whoever comes, counts, tells once, and recovers.
 #[tokio::test]
 async fn out_of_descriptors_it_turns_away_and_recovers() {
-    let mut gate = Gate::plan(starved()).await;
+    let mut gate = starved().await;
     let _house = gate.take_broker().welcome_all();
-    gate.line("broker_up", |_| true).await; // not asked of the metrics: that takes a descriptor
     let before = gate.descriptors_below(64);
-    let crowd = crowd(&gate, HERE, 80).await;
+    let crowd = crowd(&gate, HERE, 260).await;
     let turned_away = until("each to be in, or turned away", async || {
         let away = shown_out(&crowd);
         (away + gate.descriptors_below(64) == before + crowd.len()).then_some(away)
     })
     .await;
-    assert!(turned_away >= 80 - 64, "{turned_away}");
+    assert!(turned_away >= 260 - 64, "{turned_away}");
     drop(crowd);
 
     let_in(&gate.device("meter-7")).await;
@@ -362,30 +361,70 @@ async fn out_of_descriptors_it_turns_away_and_recovers() {
     gate.metric_becomes(
         "tidegate_refusals_total",
         &[("reason", "device_gone")],
-        80.0 - away,
+        260.0 - away,
     )
     .await;
-    gate.metric_becomes("tidegate_connections_accepted_total", &[], 81.0)
+    gate.metric_becomes("tidegate_connections_accepted_total", &[], 261.0)
         .await;
     assert_eq!(gate.lines("out_of_descriptors").len(), 1);
     assert!(gate.lines("panicked").is_empty());
 }
 
-/// A gate of 64 descriptors, which nothing but devices and operators takes.
-fn starved() -> Plan {
-    Plan {
-        under: ["prlimit", "--nofile=64:64"].map(str::to_owned).to_vec(),
+/// A gate that has 64 descriptors, which nothing but devices and operators takes, and that reckoned with more.
+async fn starved() -> Gate {
+    let gate = Gate::plan(Plan {
         limits: "handshake_timeout = \"5m\"\ndrain_timeout = \"2s\"\n".into(),
         broker: "[broker.health]\ninterval = \"1h\"\n".into(),
         ..Plan::default()
+    })
+    .await;
+    gate.line("broker_up", |_| true).await; // not asked of the metrics: that takes a descriptor
+    gate.allow_descriptors(64);
+    gate
+}
+
+/// V3: devices leave descriptors for operators: whoever found the gate dead would end it, and everything that is connected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_answered_when_devices_have_taken_all_descriptors() {
+    let mut gate = Gate::plan(Plan {
+        under: ["prlimit", "--nofile=200:200"].map(str::to_owned).to_vec(),
+        limits: "handshake_timeout = \"5m\"\n".into(),
+        ..Plan::default()
+    })
+    .await;
+    let _house = gate.take_broker().welcome_all();
+    gate.line("few_descriptors", |_| true).await;
+    let device = gate.device("meter-7");
+    let mut link = let_in(&device).await;
+
+    let crowd = crowd(&gate, HERE, 260).await;
+    gate.line("out_of_descriptors", |_| true).await;
+
+    for page in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(gate.admin_get(page).await.0, 200, "{page}");
     }
+    gate.metric_becomes("tidegate_connections_accepted_total", &[], 261.0)
+        .await;
+    let turned_away = [("reason", "out_of_descriptors")];
+    let turned_away = gate.metric("tidegate_refusals_total", &turned_away).await;
+    assert!(turned_away > 160.5, "{turned_away}"); // 100 would leave nothing
+    until("whoever is turned away to be told", async || {
+        let away = f64::from(u32::try_from(shown_out(&crowd)).expect("few"));
+        (away >= turned_away).then_some(())
+    })
+    .await;
+    let paused = gate.metric("tidegate_accept_pauses_total", &[("reason", "descriptors")]);
+    assert!(paused.await < 0.5);
+    // Whoever is inside has had its broker's leg for sure.
+    link.say(&[0xc0, 0]).await.expect("the gate reads");
+    drop(crowd);
+    let_in(&device).await;
 }
 
 /// V3: a device for whose broker leg no descriptor is left is told that the trouble is ours.
 #[tokio::test]
 async fn a_device_is_told_when_no_descriptor_is_left_for_the_broker() {
-    let gate = Gate::plan(starved()).await;
-    gate.line("broker_up", |_| true).await; // not asked of the metrics: that takes a descriptor
+    let gate = starved().await;
     let mut crowd = Vec::new();
     for (version, code) in [(Version::V311, 0x03), (Version::V5, 0x89)] {
         let one_left = async || match gate.descriptors_below(64) {
@@ -417,7 +456,7 @@ async fn a_device_is_told_when_no_descriptor_is_left_for_the_broker() {
 /// V10: a want of descriptors does not keep the gate from draining.
 #[tokio::test]
 async fn a_gate_without_descriptors_still_drains() {
-    let mut gate = Gate::plan(starved()).await;
+    let mut gate = starved().await;
     let _crowd = crowd(&gate, HERE, 100).await;
     gate.line("out_of_descriptors", |_| true).await;
 

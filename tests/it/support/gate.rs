@@ -443,6 +443,17 @@ impl Gate {
         self.descriptors_below(u32::MAX)
     }
 
+    /// From now on it may have `limit`: fewer than it reckoned with at its start.
+    pub fn allow_descriptors(&self, limit: u64) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        let limit = Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        prlimit(pid, Resource::Nofile, limit).expect("it is ours");
+    }
+
     /// How many of those that a limit of `limit` allows. It may have inherited some beyond, which count no more.
     pub fn descriptors_below(&self, limit: u32) -> usize {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it lives");
