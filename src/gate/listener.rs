@@ -229,9 +229,10 @@ fn receive(
     }
     let Ok(permit) = gate.connections.clone().try_acquire_owned() else {
         let most = gate.limits.connections;
-        let refusal = match gate.room.is_short {
-            true => Refusal::OutOfDescriptors,
-            false => Refusal::Full { most },
+        let refusal = if gate.room.is_short {
+            Refusal::OutOfDescriptors
+        } else {
+            Refusal::Full { most }
         };
         return turn_away(socket, refusal);
     };
