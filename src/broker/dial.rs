@@ -236,8 +236,11 @@ impl Brokers {
                     if !queue.waited {
                         endpoint.standing.refused(began);
                     }
+                    // What was left of the time is no round number.
+                    let waited = share.as_micros().saturating_add(500) / 1000;
+                    let waited = Duration::from_millis(waited.try_into().unwrap_or(u64::MAX));
                     failed.last =
-                        Some(self.told(&endpoint, &format!("did not answer within {share:?}")));
+                        Some(self.told(&endpoint, &format!("did not answer within {waited:?}")));
                 }
             }
             failed.endpoints.push(endpoint);

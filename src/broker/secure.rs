@@ -46,11 +46,27 @@ pub(super) fn why(fault: &Error) -> String {
     }
 }
 
+/// The same behind the handshake. A broker that asks for another one is told that there is none, and gives up by the alert
+/// (RFC 5746 §4.5; rustls does not renegotiate).
+pub(super) fn why_later(fault: &Error) -> String {
+    match fault {
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "it asks for a client certificate (broker.tls.certificate), or to renegotiate in TLS 1.2, which the gate does not; see \
+             what the broker logs"
+                .into()
+        }
+        fault => why(fault),
+    }
+}
+
 /// What is wrong with the broker's certificate.
 fn certificate(fault: &CertificateError) -> String {
     use CertificateError as C;
     match fault {
         C::UnknownIssuer => "its certificate is of no CA in broker.tls.ca".into(),
+        C::BadSignature => {
+            "a CA in broker.tls.ca has the name of the one that issued its certificate, but another key; name the CA as it is now".into()
+        }
         C::ExpiredContext { not_after, .. } => {
             format!("its certificate ended on {}", day(*not_after))
         }

@@ -124,7 +124,7 @@ impl Socket {
 fn told(lost: Lost) -> io::Error {
     match lost {
         Lost::Io(fault) => fault,
-        Lost::Tls(fault) => io::Error::other(format!("TLS: {}", secure::why(&fault))),
+        Lost::Tls(fault) => io::Error::other(format!("TLS: {}", secure::why_later(&fault))),
     }
 }
 
