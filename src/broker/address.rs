@@ -1,6 +1,7 @@
 //! Where a broker is: `mqtt://host:port`, `mqtts://host:port` or `unix:///path`.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -36,10 +37,18 @@ pub enum NotAnAddress {
     /// The host is missing or the port is no number from 1 to 65535.
     #[error("{0:?} needs a host and, if any, a port from 1 to 65535: {1}")]
     HostOrPort(String, &'static str),
+    /// The system knows no socket of so long a path (unix(7)).
+    #[error(
+        "{0:?} has a path of more than {LONGEST_PATH} bytes, which no socket can have: give the socket a shorter one"
+    )]
+    LongPath(String),
     /// The path of a socket is missing or not absolute.
     #[error("{0:?} needs an absolute path: unix:///run/mosquitto.sock")]
     Path(String),
 }
+
+/// Of a socket's path, in bytes: `sun_path` without the NUL at its end (unix(7)).
+const LONGEST_PATH: usize = 107;
 
 impl FromStr for Address {
     type Err = NotAnAddress;
@@ -47,10 +56,12 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
         if let Some(path) = text.strip_prefix("unix://") {
             let absolute = path.starts_with('/') && path.len() > 1 && !path.contains('\0');
-            return if absolute {
-                Ok(Self::Unix(path.into()))
-            } else {
+            return if !absolute {
                 Err(NotAnAddress::Path(text.into()))
+            } else if path.len() > LONGEST_PATH {
+                Err(NotAnAddress::LongPath(text.into()))
+            } else {
+                Ok(Self::Unix(path.into()))
             };
         }
         if let Some(rest) = text.strip_prefix("mqtts://") {
@@ -87,7 +98,9 @@ fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
     let is_host = !host.is_empty() && host.len() <= 253 && host.chars().all(plain);
-    let port = port.map_or(Some(default), |port| port.parse().ok())?;
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()); // parse takes a sign, too
+    let read = |port: &str| port.parse().ok().filter(|_| digits(port));
+    let port = port.map_or(Some(default), read)?;
     (is_host && port != 0).then(|| (host.to_owned(), port))
 }
 
@@ -110,15 +123,25 @@ impl Address {
     /// Whether bytes to this broker stay on this host, as far as the address alone tells: a socket file, a loopback
     /// address, or `localhost`.
     pub fn is_this_host(&self) -> bool {
-        match self {
-            Self::Unix(_) => true,
-            Self::Tcp { host, .. } | Self::Tls { host, .. } => {
-                host == "localhost"
-                    || host
-                        .parse::<std::net::IpAddr>()
-                        .is_ok_and(|ip| ip.to_canonical().is_loopback())
-            }
+        match self.known() {
+            None => matches!(self, Self::Unix(_)),
+            Some(known) => known.iter().all(|at| at.ip().is_loopback()),
         }
+    }
+
+    /// Where it is, in canonical IP addresses, if that can be told without a look-up; a socket file is nowhere there.
+    pub fn known(&self) -> Option<Vec<SocketAddr>> {
+        let (Self::Tcp { host, port } | Self::Tls { host, port }) = self else {
+            return None;
+        };
+        let name = host.strip_suffix('.').unwrap_or(host);
+        let ips = if name.eq_ignore_ascii_case("localhost") {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        } else {
+            vec![host.parse::<IpAddr>().ok()?.to_canonical()]
+        };
+        let at = |ip| SocketAddr::new(ip, *port);
+        Some(ips.into_iter().map(at).collect())
     }
 
     /// The host of an address that is spoken to in TLS.
@@ -163,6 +186,9 @@ mod tests {
             "mqtt://b:0",
             "mqtt://b:x",
             "mqtt://b:70000",
+            "mqtt://b:+1883",
+            "mqtts://[::1]:+8883",
+            "mqtt://b:",
             "mqtt://[::1",
             "mqtt://[zz]:1",
             "mqtt://[::1]x",
@@ -188,9 +214,22 @@ mod tests {
             here("mqtt://127.9.9.9")
                 && here("mqtt://[::1]")
                 && here("mqtt://localhost")
+                && here("mqtt://localhost.")
+                && here("mqtts://LocalHost")
                 && here("unix:///s")
                 && here("mqtts://127.0.0.1")
         );
         assert!(!here("mqtt://10.0.0.1") && !here("mqtts://broker.internal"));
+        assert!(!here("mqtt://localhost.example.net") && !here("mqtt://localhost.."));
+    }
+
+    #[test]
+    fn a_path_is_as_long_as_the_system_takes_it() {
+        let path = |length: usize| format!("unix:///{}", "s".repeat(length - 1));
+        assert!(path(LONGEST_PATH).parse::<Address>().is_ok());
+        let fault = path(LONGEST_PATH + 1).parse::<Address>();
+        assert!(matches!(fault, Err(NotAnAddress::LongPath(_))));
+        let bind = |length| std::os::unix::net::SocketAddr::from_pathname("s".repeat(length));
+        assert!(bind(LONGEST_PATH).is_ok() && bind(LONGEST_PATH + 1).is_err());
     }
 }

@@ -1,21 +1,25 @@
 //! `[broker]`
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::broker_tls;
 use super::fault::quoted;
+use super::listener::Draft;
 use super::quantities::Bounds;
 use super::reader::{Got, Section};
 use crate::broker::address::Address;
-use crate::broker::sources::serves;
+use crate::broker::sources::{is_here, serves};
 use crate::broker::{Balance, Probe, Settings};
 use crate::proxy_protocol::Version;
 
 /// `[broker]` as far as it could be read.
-pub(super) struct Broker {
+pub(super) struct Broker<'n> {
     pub(super) settings: Settings,
     pub(super) allow_plaintext: bool,
+    section: Section<'n>,
+    /// Each address with the key that faults name it by.
+    addresses: Vec<(String, Address)>,
 }
 
 /// The words of `broker.balance`.
@@ -36,7 +40,7 @@ pub(super) const PROXY_PROTOCOL: [(&str, Option<Version>); 3] = [
 ];
 
 /// Reads `[broker]`. `has_password`: `connect.password_file` is written, well or not.
-pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
+pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker<'_> {
     let addresses = read_addresses(&mut section);
     let tls = broker_tls::read(&mut section, &addresses);
     let dial = Bounds {
@@ -67,10 +71,9 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
             check_leg(&section, key, address, knows_us, allow_plaintext);
         }
     }
-    let addresses = addresses.into_iter().map(|(_, address)| address).collect();
     Broker {
         settings: Settings {
-            addresses,
+            addresses: addresses.iter().map(|(_, at)| at.clone()).collect(),
             tls: tls.settings,
             balance,
             source_addresses,
@@ -80,6 +83,27 @@ pub(super) fn read(mut section: Section<'_>, has_password: bool) -> Broker {
             probe,
         },
         allow_plaintext,
+        section,
+        addresses,
+    }
+}
+
+impl Broker<'_> {
+    /// A gate that is its own broker calls itself for each device until nothing is left.
+    pub(super) fn check_loops(&self, listeners: &[Draft<'_>]) {
+        for (key, address) in &self.addresses {
+            let here = |at: &SocketAddr| at.ip().is_loopback() || is_here(at.ip()).is_ok();
+            let places = address.known().unwrap_or_default();
+            let own = places.iter().filter(|at| here(at)).find_map(|at| {
+                let mut listeners = listeners.iter();
+                listeners.find(|listener| listener.listens_at(*at))
+            });
+            if let Some(listener) = own {
+                let what = format!("{address} is where {} listens", listener.bind_name());
+                let way_out = "name the broker's own address and port: the gate would call itself";
+                self.section.fault(key, what, way_out);
+            }
+        }
     }
 }
 
@@ -139,7 +163,8 @@ fn read_sources(section: &mut Section<'_>, brokers: &[(String, Address)]) -> Vec
             section.fault(&key, format!("{} is no IP address", quoted(&text)), way_out);
             continue;
         };
-        if source.is_unspecified() || source.is_multicast() {
+        let is_broadcast = source == IpAddr::from(Ipv4Addr::BROADCAST);
+        if source.is_unspecified() || source.is_multicast() || is_broadcast {
             let way_out = "write each address of this host that is to be used";
             section.fault(
                 &key,

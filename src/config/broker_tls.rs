@@ -5,6 +5,7 @@ use rustls_pki_types::ServerName;
 use super::fault::quoted;
 use super::listener::file;
 use super::reader::{Got, Section};
+use super::secret::warn_of_readers;
 use crate::broker::address::Address;
 use crate::tls::client::{Identity, Settings};
 
@@ -35,6 +36,9 @@ pub(super) fn read(broker: &mut Section<'_>, addresses: &[(String, Address)]) ->
     let server_name = section.parsed("server_name", "broker.internal", server_name);
     let has_certificate = section.wrote("certificate") || section.wrote("key");
     let identity = identity(&section, certificate, key);
+    if let Some(identity) = &identity {
+        warn_of_readers(&section, "key", &identity.key);
+    }
     if matches!(server_name, Got::Absent) {
         for (key, host) in hosts {
             if ServerName::try_from(host).is_err() {

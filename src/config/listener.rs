@@ -10,6 +10,7 @@ use super::fault::quoted;
 use super::networks;
 use super::quantities::Bounds;
 use super::reader::{Got, Notes, Section, is_label, nearest};
+use super::secret::warn_of_readers;
 use super::table::socket_address;
 use super::trust::Group;
 use crate::gate::ListenerSettings;
@@ -93,12 +94,28 @@ fn read_one(mut section: Section<'_>) -> Draft<'_> {
 
 /// A balancer's word on addresses is believed, and limits and names may rest on it.
 fn warn_of_everybody(section: &Section<'_>, proxies: &[IpNet]) {
-    if let Some(all) = proxies.iter().find(|network| network.prefix_len() == 0) {
+    for wide in proxies.iter().filter(|network| is_wide(network)) {
+        let whoever = match wide.prefix_len() {
+            0 => "whoever reaches this listener",
+            _ => "whoever reaches this listener from there",
+        };
         let sentence = format!(
-            "{all} lets whoever reaches this listener call itself by any address; name the networks of the balancers, unless a \
-             firewall lets nobody else in"
+            "{wide} lets {whoever} call itself by any address; name the networks of the balancers, unless a firewall lets nobody \
+             else in"
         );
         section.warn("proxy_protocol_from", &sentence);
+    }
+}
+
+/// Whether no one's own network is as large: 10.0.0.0/8 is the largest private one of IPv4 (RFC 1918); of IPv6, fc00::/7
+/// (RFC 4193), and nobody has a /16 of the rest.
+fn is_wide(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(network) => network.prefix_len() < 8,
+        IpNet::V6(network) => {
+            let is_private = network.prefix_len() >= 7 && network.addr().is_unique_local();
+            network.prefix_len() < 16 && !is_private
+        }
     }
 }
 
@@ -155,6 +172,9 @@ fn read_tls(mut section: Section<'_>, needed: bool) -> Option<Tls> {
         "server.key",
         needed.then_some(", or use --key"),
     );
+    if let Some(key) = &key {
+        warn_of_readers(&section, "key", key);
+    }
     let min_version = |word: &str| match word {
         "1.2" => Some(MinVersion::Tls12),
         "1.3" => Some(MinVersion::Tls13),
@@ -195,6 +215,9 @@ fn read_resumption(section: &mut Section<'_>) -> Resumption {
     let secret_file = section.path("ticket_secret_file", "ticket.secret").good();
     match (by_tickets, secret_file) {
         (true, secret_file) => {
+            if let Some(secret) = &secret_file {
+                warn_of_readers(section, "ticket_secret_file", secret);
+            }
             if !section.wrote("ticket_secret_file") {
                 let sentence = "tickets by a secret of each start's own: no other replica takes them, nor this one once it has \
                                 started anew; give all the same ticket_secret_file";
@@ -274,6 +297,9 @@ fn read_also(mut section: Section<'_>, taken: &mut BTreeSet<String>) -> Option<A
     }
     let certificate = file(&mut section, "certificate", "eu.pem", Some(""));
     let key = file(&mut section, "key", "eu.key", Some(""));
+    if let Some(key) = &key {
+        warn_of_readers(&section, "key", key);
+    }
     section.finish();
     Some(Also {
         names,
@@ -464,6 +490,11 @@ impl Draft<'_> {
             trust: self.counting.clone(),
             proxy_protocol_from: self.proxies.clone(),
         })
+    }
+
+    /// Its `bind`, as faults name it.
+    pub(super) fn bind_name(&self) -> String {
+        self.section.name_of("bind")
     }
 
     /// Whether it listens where `address` would.

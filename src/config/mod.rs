@@ -270,6 +270,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         issuer: jwt.is_some(),
     };
     listener::check_together(&mut listeners, &groups, by);
+    broker.check_loops(&listeners);
     // A faulty registry is told already.
     let bound = registry
         .as_ref()

@@ -9,6 +9,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, version};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::der::{self, Front};
 use super::files;
@@ -48,8 +49,17 @@ pub struct ClientTls {
     config: ClientConfig,
     server_name: Option<ServerName<'static>>,
     shown: Option<Arc<Shown>>,
-    /// Of each CA, its subject and when it ends, in seconds since 1970.
-    cas: Vec<(String, i64)>,
+    cas: Vec<Ca>,
+}
+
+/// What is to be told of a CA.
+#[derive(Clone, Debug)]
+struct Ca {
+    subject: String,
+    /// In seconds since 1970.
+    not_after: i64,
+    /// It was issued by a CA, and is none.
+    is_leaf: bool,
 }
 
 /// How one broker is spoken to in TLS.
@@ -107,7 +117,15 @@ impl ClientTls {
     /// What an operator should look after, `now` in seconds since 1970.
     pub fn warnings(&self, now: i64) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (subject, not_after) in &self.cas {
+        for ca in &self.cas {
+            let Ca {
+                subject, not_after, ..
+            } = ca;
+            if ca.is_leaf {
+                warnings.push(format!(
+                    "ca: {subject:?} is no CA, but was issued by one: brokers are judged by the CA that issued their certificates; name that"
+                ));
+            }
             let ends = date(*not_after);
             if *not_after < now {
                 warnings.push(format!("ca: {subject:?} ended on {ends}; replace it"));
@@ -117,6 +135,11 @@ impl ClientTls {
         }
         if let Some(shown) = &self.shown {
             warnings.extend(shown.time_warnings(now, "brokers refuse it"));
+            if !is_for_clients(shown) {
+                warnings.push(shown.warning(
+                    "is not for clients (extended key usage): brokers that ask for it refuse it; have it issued with clientAuth",
+                ));
+            }
         }
         warnings
     }
@@ -156,11 +179,37 @@ fn config(
     }
 }
 
-/// The CAs of a file, each with its subject and its end.
-fn roots(
-    path: &Path,
-    faults: &mut Vec<SettingFault>,
-) -> Option<(RootCertStore, Vec<(String, i64)>)> {
+/// Whether its certificate says that it is for clients, or says nothing of that (RFC 5280 §4.2.1.12).
+fn is_for_clients(shown: &Shown) -> bool {
+    let Some(Ok((_, read))) = shown
+        .certified
+        .cert
+        .first()
+        .map(|leaf| X509Certificate::from_der(leaf))
+    else {
+        return true;
+    };
+    match read.extended_key_usage() {
+        Ok(Some(usage)) => usage.value.client_auth || usage.value.any,
+        Ok(None) | Err(_) => true,
+    }
+}
+
+/// Whether a CA issued it, and it is none (RFC 5280 §4.2.1.9). One that issued itself can stand for itself.
+fn is_leaf(certificate: &[u8]) -> bool {
+    let Ok((_, read)) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
+    let is_ca = match read.basic_constraints() {
+        Ok(Some(constraints)) => constraints.value.ca,
+        Ok(None) => read.version() != X509Version::V3, // before, there was no way to say so
+        Err(_) => true,
+    };
+    !is_ca && read.issuer() != read.subject()
+}
+
+/// The CAs of a file.
+fn roots(path: &Path, faults: &mut Vec<SettingFault>) -> Option<(RootCertStore, Vec<Ca>)> {
     let mut fault = |sentence: String| {
         faults.push(SettingFault {
             key: "ca".into(),
@@ -173,8 +222,11 @@ fn roots(
     let mut roots = RootCertStore::empty();
     let mut cas = Vec::new();
     for (nth, certificate) in (1..).zip(certificates) {
-        let front =
-            Front::read(&certificate).map(|front| (der::name_text(front.subject), front.not_after));
+        let front = Front::read(&certificate).map(|front| Ca {
+            subject: der::name_text(front.subject),
+            not_after: front.not_after,
+            is_leaf: is_leaf(&certificate),
+        });
         let added = roots.add(certificate.clone());
         match (front, added) {
             (Ok(front), Ok(())) => cas.push(front),

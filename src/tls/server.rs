@@ -556,7 +556,7 @@ impl Shown {
         warnings
     }
 
-    fn warning(&self, what: &str) -> String {
+    pub(super) fn warning(&self, what: &str) -> String {
         format!("{}: {:?} {what}", self.key, self.name)
     }
 

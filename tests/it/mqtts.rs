@@ -238,6 +238,7 @@ fn not_now(version: Version) -> Answer {
 async fn a_broker_that_is_not_who_it_should_be_hears_no_connect() {
     let site = Site::new();
     let other = Authority::new("Other CA").expect("a CA");
+    let renewed = Authority::new("Broker CA").expect("another key");
     let day = 24 * 3600;
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let valid = |not_before, not_after| {
@@ -254,6 +255,11 @@ async fn a_broker_that_is_not_who_it_should_be_hears_no_connect() {
             other.server(&["127.0.0.1"]).expect("issued"),
             "",
             "no CA in broker.tls.ca",
+        ),
+        (
+            renewed.server(&["127.0.0.1"]).expect("issued"),
+            "",
+            "a CA in broker.tls.ca has the name of the one",
         ),
         (
             valid(now - 2 * day, now - day),
@@ -586,4 +592,28 @@ async fn the_gates_own_certificate_is_looked_after() {
     std::fs::write(gate.file("gate.key"), renewed.key_pem()).expect("written");
     let line = warned("count after a restart").await;
     assert_eq!(line["level"], "warn");
+}
+
+/// What brokers would refuse, and what no broker can be judged by, is told before anything starts.
+#[tokio::test]
+async fn a_server_certificate_is_no_clients_and_a_leaf_no_ca() {
+    let mut site = Site::new();
+    site.gate = site.gates.server(&["gate.internal"]).expect("issued");
+    let leaf = site.broker().chain_pem();
+    let mut plan = site.plan(&["mqtts://127.0.0.1:8884".to_owned()], OWN);
+    for (name, bytes) in &mut plan.files {
+        if name == "broker-ca.pem" {
+            *bytes = leaf.clone().into_bytes();
+        }
+    }
+    let (folder, _) = lay_out(&plan).await;
+    let (code, out, _) = tidegate(&["check"], folder.path());
+    assert_eq!(code, 0, "{out}");
+    for (key, words) in [
+        ("broker.tls.certificate", "is not for clients"),
+        ("broker.tls.ca", "is no CA"),
+    ] {
+        let told = |line: &str| line.contains(key) && line.contains(words);
+        assert!(out.lines().any(told), "{key} {words}: {out}");
+    }
 }

@@ -696,6 +696,9 @@ fn a_list_of_everybody_is_warned_of() {
     for (networks, warned) in [
         ("[\"10.0.0.0/8\", \"0.0.0.0/0\"]", true),
         ("\"::/0\"", true),
+        ("[\"0.0.0.0/1\", \"128.0.0.0/1\"]", true),
+        ("\"2000::/3\"", true),
+        ("[\"fc00::/7\", \"2001:db8::/32\"]", false),
         ("\"10.0.0.0/8\"", false),
     ] {
         let broker = "[broker]\naddresses = \"mqtt://127.0.0.1\"\n";

@@ -102,6 +102,7 @@ fn each_fault_tells_by_its_key_with_the_way_out() {
         ("[broker.health]", "probe = \"http\"", "broker.health.probe: \"http\" is not known here; write one of tcp | mqtt"),
         ("[broker]", "balance = \"least-connection\"", "broker.balance: \"least-connection\" is not known here; did you mean \"least-connections\"? write one of round-robin | least-connections | device"),
         ("[broker]", "source_addresses = [\"10.0.0.7:0\"]", "broker.source_addresses[0]: \"10.0.0.7:0\" is no IP address; write an address of this host, without a port: 10.0.0.7"),
+        ("[broker]", "source_addresses = \"255.255.255.255\"", "broker.source_addresses: 255.255.255.255 is not one address of a host; write each address of this host that is to be used"),
         ("[broker]", "source_addresses = [\"::\"]", "broker.source_addresses[0]: :: is not one address of a host; write each address of this host that is to be used"),
         ("[broker]", "source_addresses = [\"10.0.0.7\", \"::ffff:10.0.0.7\"]", "broker.source_addresses[1]: 10.0.0.7 is there twice; write it once"),
         // [limits]
@@ -177,11 +178,11 @@ fn tls_to_the_broker_needs_its_ca_a_name_and_whole_pairs() {
     let ca = "broker.tls.ca: is missing; write ca = \"broker-ca.pem\", the CA of the broker's certificate, or use --broker-ca";
     #[rustfmt::skip]
     let table: [(&str, &str, &[&str]); 7] = [
-        ("mqtts://localhost", "", &[ca]),
-        ("mqtts://localhost", "[broker.tls]\ncertificate = \"c\"", &[ca, "broker.tls.key: is missing beside the certificate; write key = \"gate.key\", or use --broker-key"]),
-        ("mqtts://localhost", "tls = { ca = \"ca\", key = \"k\" }", &["broker.tls.certificate: is missing beside the key; write certificate = \"gate.pem\", or use --broker-certificate"]),
-        ("mqtts://localhost", "tls = { ca = \"ca\", server_name = \"a b\" }", &["broker.tls.server_name: \"a b\" is no name of a server; write a host name such as broker.internal, or an IP address"]),
-        ("mqtts://localhost", "tls = { ca = \"ca\", cert = \"c\" }", &["broker.tls.cert: is not a known key; did you mean certificate?"]),
+        ("mqtts://localhost:8884", "", &[ca]),
+        ("mqtts://localhost:8884", "[broker.tls]\ncertificate = \"c\"", &[ca, "broker.tls.key: is missing beside the certificate; write key = \"gate.key\", or use --broker-key"]),
+        ("mqtts://localhost:8884", "tls = { ca = \"ca\", key = \"k\" }", &["broker.tls.certificate: is missing beside the key; write certificate = \"gate.pem\", or use --broker-certificate"]),
+        ("mqtts://localhost:8884", "tls = { ca = \"ca\", server_name = \"a b\" }", &["broker.tls.server_name: \"a b\" is no name of a server; write a host name such as broker.internal, or an IP address"]),
+        ("mqtts://localhost:8884", "tls = { ca = \"ca\", cert = \"c\" }", &["broker.tls.cert: is not a known key; did you mean certificate?"]),
         ("mqtts://a..b", "allow_plaintext = true\ntls = { ca = \"ca\" }", &["broker.addresses: no certificate can be for \"a..b\"; write the name that the broker's is for as broker.tls.server_name"]),
         ("mqtts://a..b", "allow_plaintext = true\ntls = { ca = \"ca\", server_name = \"b\" }", &[]),
     ];
@@ -195,6 +196,59 @@ fn tls_to_the_broker_needs_its_ca_a_name_and_whole_pairs() {
     );
 }
 
+/// A gate that called itself would go on until it has nothing left.
+#[test]
+fn the_gate_is_no_broker_of_its_own() {
+    for here in ["127.0.0.1", "127.9.9.9", "LOCALHOST.", "0.0.0.0"] {
+        let told = broker(&format!("mqtt://{here}:8883"), "allow_plaintext = true").tells();
+        let fault = format!(
+            "broker.addresses: mqtt://{here}:8883 is where listener[0].bind listens; name the broker's own address and port: the gate would call itself"
+        );
+        assert_eq!(told, [fault]);
+    }
+    for other in ["127.0.0.1:8884", "[::1]:8883", "192.0.2.7:8883", "b:8883"] {
+        let told = broker(&format!("mqtt://{other}"), "allow_plaintext = true").tells();
+        assert_eq!(told, [""; 0], "{other}");
+    }
+}
+
+/// threats.md K2: a key that every user of the host can read is warned of, and one that is its owner's alone is not.
+#[test]
+fn keys_that_everybody_can_read_are_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let tickets = "[listener.tls]\nresumption = \"tickets\"\nticket_secret_file = \"t\"\n";
+    let also = "also = [{ certificate = \"c\", key = \"a\" }]\n";
+    let file = GOOD
+        .replace("[listener.tls]\n", &format!("{tickets}{also}"))
+        .replace("mqtt://127.0.0.1:1883", "mqtts://127.0.0.1:8884");
+    let file = format!("{file}[broker.tls]\nca = \"ca\"\ncertificate = \"c\"\nkey = \"k\"\n");
+    let keys = [
+        ("server.key", "listener[0].tls.key"),
+        ("t", "listener[0].tls.ticket_secret_file"),
+        ("a", "listener[0].tls.also[0].key"),
+        ("k", "broker.tls.key"),
+    ];
+    for (mode, open) in [(0o644, true), (0o640, false), (0o600, false)] {
+        for (name, _) in keys {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "a key").expect("written");
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, mode).expect("ours");
+        }
+        let config = Operator::writes(&file).loads_in(folder.path());
+        let told = config.expect("good").warnings;
+        for (name, key) in keys {
+            let path = folder.path().join(name);
+            let warning = format!(
+                "{key}: {} can be read by every user of this host; chmod 600 it",
+                path.display()
+            );
+            assert_eq!(told.contains(&warning), open, "{warning}: {told:?}");
+        }
+    }
+}
+
 /// threats.md N3: on another host a broker must be able to tell the gate from others, by a certificate or by a password.
 #[test]
 fn a_broker_on_another_host_must_know_the_gate() {
@@ -202,7 +256,7 @@ fn a_broker_on_another_host_must_know_the_gate() {
     let own = format!("{ca}\ncertificate = \"c\"\nkey = \"k\"");
     let fault = "broker.addresses: mqtts://b.example.net:8883 is not on this host, and could not tell the gate from others, who could be any device; write broker.tls.certificate and key, or connect.password_file, or broker.allow_plaintext = true if nobody else can reach that network";
     assert_eq!(broker("mqtts://b.example.net", ca).tells(), [fault]);
-    assert_eq!(broker("mqtts://127.0.0.1", ca).tells(), [""; 0]);
+    assert_eq!(broker("mqtts://127.0.0.1:8884", ca).tells(), [""; 0]);
     let config = broker("mqtts://b.example.net", &own).loads();
     assert_eq!(config.expect("good").warnings, [""; 0]);
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::BufRead as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -485,7 +486,12 @@ pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
         .server(&["localhost", "127.0.0.1"])
         .expect("issued");
     let put = |name: &str, bytes: &[u8]| {
-        std::fs::write(folder.path().join(name), bytes).expect("written")
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        if name.ends_with(".key") {
+            let own = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&path, own).expect("its own file");
+        }
     };
     put("ca.pem", plan.authority.certificate_pem().as_bytes());
     put("server.pem", server.chain_pem().as_bytes());
