@@ -10,9 +10,9 @@
 //! - Of those who have not begun, the newest comes first: the older one has waited, the likelier it has given up. Who
 //!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener accepts three for each that begins, and the oldest who wait make room for them. The others stay
-//!   with the kernel, which keeps few then; what it cannot keep it drops, and TCP calls again. None of that costs anything, and
-//!   who is let in has called just now.
+//! - While many wait, the listener lets in three for each that begins, and the oldest who wait make room for them. It turns away three
+//!   more at once, which costs little; the others stay with the kernel, which keeps few then. What it cannot keep it drops, and TCP
+//!   calls again after a second. So who is let in has called just now.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -36,8 +36,8 @@ const WAITING: usize = 512;
 /// While so many wait, few are accepted.
 const CROWDED: usize = WAITING / 2;
 
-/// So few: for each that begins. With more, turning away costs more than it gives; with fewer, more SYNs are dropped, and who comes
-/// by a second one has waited for a second.
+/// So few are let in for each that begins, and as many turned away. With more, turning away costs more than it gives; with fewer,
+/// more SYNs are dropped, and who comes by a second one has waited for a second.
 const FOR_EACH: u8 = 3;
 
 /// So many of these at once.
@@ -87,6 +87,8 @@ struct Queues {
     in_a_row: u8,
     /// So many may be accepted although it is crowded.
     may_come: u8,
+    /// And so many turned away.
+    surplus: u8,
     next: u64,
 }
 
@@ -104,8 +106,10 @@ struct Waiting {
 pub(crate) enum Crowd {
     /// Few, or nobody.
     Thin,
-    /// So many that few are accepted.
+    /// So many that few are let in.
     Thick,
+    /// So many that this one is turned away at once.
+    Surplus,
 }
 
 /// What is left when the queues were gone through.
@@ -172,13 +176,17 @@ impl Queues {
         }
     }
 
-    /// Whether one more may be accepted: freely, for one that began, or not now.
+    /// Whether one more may be accepted: freely, for one that began, only to be turned away, or not now.
     fn admits(&mut self) -> Option<Crowd> {
         if self.waiting() < CROWDED {
             return Some(Crowd::Thin);
         }
-        self.may_come = self.may_come.checked_sub(1)?;
-        Some(Crowd::Thick)
+        if let Some(left) = self.may_come.checked_sub(1) {
+            self.may_come = left;
+            return Some(Crowd::Thick);
+        }
+        self.surplus = self.surplus.checked_sub(1)?;
+        Some(Crowd::Surplus)
     }
 
     /// Sends away who came before `before`.
@@ -287,7 +295,9 @@ impl Door {
             match next.turn.send(turn) {
                 Ok(()) => {
                     pieces -= 1;
-                    queues.may_come = queues.may_come.saturating_add(FOR_EACH).min(MAY_COME);
+                    let one_more = |count: u8| count.saturating_add(FOR_EACH).min(MAY_COME);
+                    queues.may_come = one_more(queues.may_come);
+                    queues.surplus = one_more(queues.surplus);
                 }
                 Err(turn) => *spare = Some(turn), // it has just gone
             }

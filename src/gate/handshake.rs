@@ -183,12 +183,17 @@ impl Accepted {
         } else {
             Caller::New
         };
+        let (began, patience) = (Instant::now(), patience(gate.limits.handshake_timeout));
         let _counted = gate.metrics.listener(self.listener.place).waiting();
         tokio::select! {
             biased;
             () = gone(&self.socket) => Err(Refusal::DeviceGone { during: "while it waited for its turn to handshake" }),
-            turn = self.door.begin(caller) => turn.ok_or(Refusal::HandshakesFull {
-                limit: patience(gate.limits.handshake_timeout),
+            turn = self.door.begin(caller) => turn.ok_or_else(|| {
+                if began.elapsed() < patience {
+                    Refusal::Storm
+                } else {
+                    Refusal::HandshakesFull { limit: patience }
+                }
             }),
         }
     }

@@ -170,10 +170,10 @@ pub(crate) async fn accept(
                 }
             }
         };
-        if now != crowd {
-            crowd = now;
-            let _ = SockRef::from(&*socket).listen(backlog(crowd)); // as it was will do, too
+        if (now == Crowd::Thin) != (crowd == Crowd::Thin) {
+            let _ = SockRef::from(&*socket).listen(backlog(now)); // as it was will do, too
         }
+        crowd = now;
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 && door.is_busy() {
             yield_now().await;
@@ -190,6 +190,11 @@ pub(crate) async fn accept(
             }
         }
         match accepted {
+            Ok((socket, address)) if now == Crowd::Surplus => {
+                reset(socket);
+                let address = canonical(address);
+                turned_away(&gate, listener.place, address, Refusal::Storm);
+            }
             Ok((socket, address)) => receive(socket, address, &listener, &gate, &roll, &door),
             Err(fault) if is_the_devices(&fault) => {}
             Err(fault) if is_out_of_descriptors(&fault) && show_out(&socket, &listener, &gate) => {}
@@ -279,7 +284,7 @@ pub(crate) fn reset(socket: TcpStream) {
 fn backlog(crowd: Crowd) -> i32 {
     match crowd {
         Crowd::Thin => BACKLOG,
-        Crowd::Thick => SHORT_BACKLOG,
+        Crowd::Thick | Crowd::Surplus => SHORT_BACKLOG,
     }
 }
 

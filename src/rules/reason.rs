@@ -74,6 +74,11 @@ pub enum Refusal {
         /// Half of `limits.handshake_timeout`
         limit: Duration,
     },
+    /// Too many wait for their turn.
+    #[error(
+        "more devices call than the cores can handshake with, and the newest go first; the device should come back later"
+    )]
+    Storm,
     /// It went away before it was admitted.
     #[error("the device went away {during}")]
     DeviceGone {
@@ -387,6 +392,7 @@ pub const REFUSALS: &[(&str, Step)] = &[
     ("not_tls", Step::Handshake),
     ("handshake_timeout", Step::Handshake),
     ("handshakes_full", Step::Handshake),
+    ("storm", Step::Handshake),
     ("device_gone", Step::Handshake),
     ("no_certificate", Step::Handshake),
     ("certificate_expired", Step::Handshake),
@@ -488,6 +494,7 @@ impl Refusal {
             Self::NotTls { .. } => "not_tls",
             Self::HandshakeTimeout { .. } => "handshake_timeout",
             Self::HandshakesFull { .. } => "handshakes_full",
+            Self::Storm => "storm",
             Self::DeviceGone { .. } => "device_gone",
             Self::NoCertificate => "no_certificate",
             Self::Certificate { label, .. } => label,
@@ -546,6 +553,7 @@ impl Refusal {
             | Self::NotTls { .. }
             | Self::HandshakeTimeout { .. }
             | Self::HandshakesFull { .. }
+            | Self::Storm
             | Self::DeviceGone { .. }
             | Self::NoCertificate
             | Self::ServerRefused { .. }
@@ -816,6 +824,7 @@ mod tests {
             Refusal::NotTls { first: 0x10 },
             Refusal::HandshakeTimeout { limit },
             Refusal::HandshakesFull { limit },
+            Refusal::Storm,
             Refusal::DeviceGone {
                 during: "during the handshake",
             },

@@ -364,6 +364,7 @@ fn sample(word: &'static str, version: Version) -> Refusal {
         "not_tls" => Refusal::NotTls { first: 0x10 },
         "handshake_timeout" => Refusal::HandshakeTimeout { limit },
         "handshakes_full" => Refusal::HandshakesFull { limit },
+        "storm" => Refusal::Storm,
         "device_gone" => Refusal::DeviceGone { during: "it" },
         "no_certificate" => Refusal::NoCertificate,
         label if CERTIFICATE_REASONS.contains(&label) => {

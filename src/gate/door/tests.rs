@@ -192,8 +192,11 @@ async fn of_a_crowd_few_are_accepted_for_each_that_begins() {
     assert!(now(room.as_mut()).is_pending());
     door.round(&mut None, || true);
     assert_eq!(now(room), Poll::Ready(Crowd::Thick));
-    let more = std::iter::from_fn(|| door.try_admit()).count();
-    assert_eq!(more + 1, usize::from(MAY_COME.min(FOR_EACH * PIECES)));
+    let more: Vec<_> = std::iter::from_fn(|| door.try_admit()).collect();
+    let each = usize::from(MAY_COME);
+    assert_eq!(more.len() + 1, 2 * each);
+    assert!(more[..each - 1].iter().all(|one| *one == Crowd::Thick));
+    assert!(more[each - 1..].iter().all(|one| *one == Crowd::Surplus));
 }
 
 /// threats.md V1, V9: whichever way they leave, accepting goes on.
