@@ -31,10 +31,11 @@ use crate::tls::stream::Pace;
 const PIECES: u8 = 8;
 
 /// So many wait to begin at a worker at most: the oldest makes room. It bounds memory, some 10 KiB each.
-const WAITING: usize = 512;
+const WAITING: usize = 1024;
 
-/// While so many wait, few are accepted.
-const CROWDED: usize = WAITING / 2;
+/// While so many wait, and the oldest has for so long, few are let in: a burst that will be over soon is no storm.
+const CROWDED: usize = 256;
+const LONG: Duration = Duration::from_millis(500);
 
 /// So few are let in for each that begins, and as many turned away. With more, turning away costs more than it gives; with fewer,
 /// more SYNs are dropped, and who comes by a second one has waited for a second.
@@ -178,7 +179,7 @@ impl Queues {
 
     /// Whether one more may be accepted: freely, for one that began, only to be turned away, or not now.
     fn admits(&mut self) -> Option<Crowd> {
-        if self.waiting() < CROWDED {
+        if !self.is_crowded() {
             return Some(Crowd::Thin);
         }
         if let Some(left) = self.may_come.checked_sub(1) {
@@ -187,6 +188,13 @@ impl Queues {
         }
         self.surplus = self.surplus.checked_sub(1)?;
         Some(Crowd::Surplus)
+    }
+
+    fn is_crowded(&self) -> bool {
+        let lines = [&self.returning, &self.new];
+        let mut oldest = lines.into_iter().filter_map(BTreeMap::first_key_value);
+        self.waiting() >= WAITING
+            || self.waiting() >= CROWDED && oldest.any(|(_, one)| one.since.elapsed() >= LONG)
     }
 
     /// Sends away who came before `before`.
@@ -442,7 +450,7 @@ impl Drop for Waits<'_> {
             Place::Begun => drop(queues.begun.remove(&self.number)),
             Place::Line(caller) => drop(queues.line(caller).remove(&self.number)),
         }
-        if queues.waiting() < CROWDED {
+        if !queues.is_crowded() {
             self.door.room.notify_waiters();
         }
     }

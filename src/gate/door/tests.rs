@@ -182,12 +182,37 @@ async fn who_comes_to_a_full_queue_takes_the_place_of_the_oldest() {
     assert!(!sent_away[3..].iter().any(|away| *away));
 }
 
+/// Lets those who wait have waited for long.
+fn age(door: &Door) {
+    for one in door.lock().new.values_mut() {
+        let since = one.since.checked_sub(LONG);
+        one.since = since.expect("the machine is up for longer");
+    }
+}
+
+/// A burst is no storm: it is one when somebody has waited for long.
+#[tokio::test]
+async fn it_is_crowded_when_many_wait_and_the_oldest_has_for_long() {
+    let door = door(0);
+    let waiting = crowd(&door, CROWDED);
+    assert_eq!(door.try_admit(), Some(Crowd::Thin));
+    age(&door);
+    assert_eq!(door.try_admit(), None);
+    drop(waiting);
+    assert_eq!(door.try_admit(), Some(Crowd::Thin));
+    let _few = crowd(&door, CROWDED - 1);
+    age(&door);
+    assert_eq!(door.try_admit(), Some(Crowd::Thin));
+}
+
 /// threats.md V1: what cannot be begun is not accepted, but for three for each that begins.
 #[tokio::test]
 async fn of_a_crowd_few_are_accepted_for_each_that_begins() {
     let door = door(100);
     take_all(&door);
-    let _waiting = crowd(&door, CROWDED + 50);
+    assert_eq!(door.try_admit(), Some(Crowd::Thin));
+    let _waiting = crowd(&door, WAITING);
+    age(&door);
     let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());
     door.round(&mut None, || true);
@@ -203,7 +228,7 @@ async fn of_a_crowd_few_are_accepted_for_each_that_begins() {
 #[tokio::test]
 async fn accepting_goes_on_when_the_crowd_leaves_or_is_sent_away() {
     let door = door(0);
-    let mut waiting = crowd(&door, CROWDED);
+    let mut waiting = crowd(&door, WAITING);
     let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());
     waiting.pop();
