@@ -16,6 +16,9 @@ use super::endpoint::Endpoint;
 use super::names;
 use super::probe::Found;
 
+/// One that is down is asked so often at least: devices are turned away meanwhile.
+const WHILE_DOWN: Duration = Duration::from_millis(500);
+
 /// What is told of a broker.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Told {
@@ -187,6 +190,11 @@ async fn probe_one(
 
 /// Until the next probe is due; or devices find that it is down, but not at once after the last.
 async fn pause(endpoint: &Endpoint, asked: Instant, every: Duration) {
+    let every = if endpoint.standing.is_down() {
+        every.min(WHILE_DOWN)
+    } else {
+        every
+    };
     sleep_until(asked + every / 5).await;
     let mut due = pin!(sleep_until(asked + every));
     tokio::select! {

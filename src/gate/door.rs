@@ -7,7 +7,7 @@
 //! - Relays, and all that is no signature, wait for one round at most: open connections keep their latency.
 //! - What was begun is ended first. Who resumes a TLS session comes before who does not, since it costs a fraction; but not
 //!   always, or those who resume could keep everybody else out.
-//! - Of those who have not begun, the newest comes first: the older one has waited, the likelier it has given up. Who
+//! - Of those who have not begun, the newest comes first once one has waited for long: the older, the likelier it has given up. Who
 //!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
 //! - While many wait, the listener lets in three for each that begins, and the oldest who wait make room for them. It turns away three
@@ -33,9 +33,11 @@ const PIECES: u8 = 8;
 /// So many wait to begin at a worker at most: the oldest makes room. It bounds memory, some 10 KiB each.
 const WAITING: usize = 1024;
 
-/// While so many wait, and the oldest has for so long, few are let in: a burst that will be over soon is no storm.
-const CROWDED: usize = 256;
-const LONG: Duration = Duration::from_millis(500);
+/// While so many wait, and the oldest has for [`LONG`], few are let in: a burst that will be over soon is no storm.
+const CROWDED: usize = 320;
+
+/// While nobody has waited for so long, the first who came is the first to begin, and all are served. From then on the newest is.
+const LONG: Duration = Duration::from_secs(1);
 
 /// So few are let in for each that begins, and as many turned away. With more, turning away costs more than it gives; with fewer,
 /// more SYNs are dropped, and who comes by a second one has waited for a second.
@@ -146,13 +148,18 @@ impl Queues {
         }
     }
 
-    /// The one that begins next.
+    /// The one that begins next: the oldest, or where somebody has waited for long, the newest.
     fn pop(&mut self) -> Option<Waiting> {
+        let next = if self.waits_long() {
+            Line::pop_last
+        } else {
+            Line::pop_first
+        };
         let new_one_is_due = self.in_a_row >= SHARE - 1 && !self.new.is_empty();
         let returning = if new_one_is_due {
             None
         } else {
-            self.returning.pop_last()
+            next(&mut self.returning)
         };
         match returning {
             Some((_, waiting)) => {
@@ -161,7 +168,7 @@ impl Queues {
             }
             None => {
                 self.in_a_row = 0;
-                self.new.pop_last().map(|(_, waiting)| waiting)
+                next(&mut self.new).map(|(_, waiting)| waiting)
             }
         }
     }
@@ -191,10 +198,14 @@ impl Queues {
     }
 
     fn is_crowded(&self) -> bool {
+        self.waiting() >= WAITING || self.waiting() >= CROWDED && self.waits_long()
+    }
+
+    /// Whether somebody has waited for [`LONG`].
+    fn waits_long(&self) -> bool {
         let lines = [&self.returning, &self.new];
         let mut oldest = lines.into_iter().filter_map(BTreeMap::first_key_value);
-        self.waiting() >= WAITING
-            || self.waiting() >= CROWDED && oldest.any(|(_, one)| one.since.elapsed() >= LONG)
+        oldest.any(|(_, one)| one.since.elapsed() >= LONG)
     }
 
     /// Sends away who came before `before`.

@@ -51,21 +51,22 @@ async fn in_one_round_only_so_many_pieces_are_computed() {
 
 /// threats.md V1: capacity goes to devices that can still use it.
 #[tokio::test]
-async fn who_came_last_begins_first() {
-    let door = door(100);
-    take_all(&door);
-    let mut waiting: Vec<_> = (0..20).map(|_| Box::pin(door.begin(Caller::New))).collect();
-    for begin in &mut waiting {
-        assert!(now(begin.as_mut()).is_pending());
+async fn who_came_last_begins_first_once_somebody_has_waited_for_long() {
+    for long in [false, true] {
+        let door = door(100);
+        take_all(&door);
+        let mut waiting = crowd(&door, 20);
+        if long {
+            age(&door);
+        }
+        door.round(&mut None, || true);
+        let begins = waiting.iter_mut().map(|one| now(one.as_mut()).is_ready());
+        let begins: Vec<_> = begins.collect();
+        let pieces = usize::from(PIECES);
+        let those = if long { 20 - pieces..20 } else { 0..pieces };
+        assert_eq!(begins.iter().filter(|begins| **begins).count(), pieces);
+        assert!(begins[those].iter().all(|begins| *begins), "{begins:?}");
     }
-    door.round(&mut None, || true);
-    let begins: Vec<_> = waiting
-        .iter_mut()
-        .map(|one| now(one.as_mut()).is_ready())
-        .collect();
-    let last = 20 - usize::from(PIECES);
-    assert_eq!(begins.iter().position(|begins| *begins), Some(last));
-    assert!(begins[last..].iter().all(|begins| *begins));
 }
 
 #[tokio::test]
