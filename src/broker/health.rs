@@ -346,10 +346,34 @@ mod tests {
         drop(open);
     }
 
+    /// One that is down is asked more often: devices are turned away meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_down_is_asked_each_half_second() {
+        let brokers = brokers("unix:///nowhere/broker.sock");
+        let heard = RefCell::new(Vec::new());
+        let tell = |_: Told| heard.borrow_mut().push(Instant::now());
+        let every = Duration::from_secs(100);
+        let look_up = async |_: &str, _| Err(io::Error::other("nothing to look up"));
+        let three = async {
+            while heard.borrow().len() < 3 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = watch_one(&brokers, 0, every, &look_up, &tell) => {}
+            () = three => {}
+        }
+        let heard = heard.borrow();
+        assert!(heard[2] - heard[0] <= 2 * WHILE_DOWN + Duration::from_millis(10));
+    }
+
     /// Three devices in a row that found nobody: it is asked at once, and not only each interval.
     #[tokio::test(start_paused = true)]
     async fn what_devices_find_is_looked_into_at_once() {
-        let brokers = brokers("unix:///nowhere/broker.sock");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("broker.sock");
+        let broker = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let brokers = brokers(&format!("unix://{}", path.display()));
         let endpoint = brokers.endpoints.of(0).remove(0);
         let heard = RefCell::new(Vec::new());
         let tell = |told: Told| heard.borrow_mut().push((told.up, Instant::now()));
@@ -359,7 +383,7 @@ mod tests {
             while heard.borrow().is_empty() {
                 tokio::task::yield_now().await;
             }
-            endpoint.standing.takes();
+            drop(broker);
             tokio::time::sleep(Duration::from_secs(50)).await;
             for _ in 0..3 {
                 endpoint.standing.refused(Instant::now());
@@ -375,6 +399,7 @@ mod tests {
         let [first, second] = heard.borrow()[..] else {
             panic!("two")
         };
+        assert_eq!((first.0, second.0), (true, false));
         assert!(second.1 - first.1 < Duration::from_secs(51));
         assert!(brokers.known_away());
     }
