@@ -7,7 +7,7 @@
 //! - Relays, and all that is no signature, wait for one round at most: open connections keep their latency.
 //! - What was begun is ended first. Who resumes a TLS session comes before who does not, since it costs a fraction; but not
 //!   always, or those who resume could keep everybody else out.
-//! - Of those who have not begun, the newest comes first once one has waited for long: the older, the likelier it has given up. Who
+//! - Of those who have not begun, the newest comes first as soon as devices give up waiting: the oldest is the next to do so. Who
 //!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
 //! - While many wait, the listener lets in three for each that begins, and the oldest who wait make room for them. It turns away three
@@ -33,11 +33,11 @@ const PIECES: u8 = 8;
 /// So many wait to begin at a worker at most: the oldest makes room. It bounds memory, some 10 KiB each.
 const WAITING: usize = 1024;
 
-/// While so many wait, and the oldest has for [`LONG`], few are let in: a burst that will be over soon is no storm.
+/// While so many wait and devices give up, few are let in: a burst that all of them outwait is no storm.
 const CROWDED: usize = 320;
 
-/// While nobody has waited for so long, the first who came is the first to begin, and all are served. From then on the newest is.
-const LONG: Duration = Duration::from_secs(1);
+/// While nobody has given up waiting for so long, the first who came is the first to begin, and all are served. Otherwise the newest is.
+const LONG: Duration = Duration::from_secs(2);
 
 /// So few are let in for each that begins, and as many turned away. With more, turning away costs more than it gives; with fewer,
 /// more SYNs are dropped, and who comes by a second one has waited for a second.
@@ -88,6 +88,8 @@ struct Queues {
     new: Line,
     /// Beginnings of who resumes, since one who does not.
     in_a_row: u8,
+    /// When somebody last left the line by itself.
+    gave_up: Option<Instant>,
     /// So many may be accepted although it is crowded.
     may_come: u8,
     /// And so many turned away.
@@ -148,9 +150,9 @@ impl Queues {
         }
     }
 
-    /// The one that begins next: the oldest, or where somebody has waited for long, the newest.
+    /// The one that begins next: the oldest, or where devices give up waiting, the newest.
     fn pop(&mut self) -> Option<Waiting> {
-        let next = if self.waits_long() {
+        let next = if self.is_storm() {
             Line::pop_last
         } else {
             Line::pop_first
@@ -198,14 +200,12 @@ impl Queues {
     }
 
     fn is_crowded(&self) -> bool {
-        self.waiting() >= WAITING || self.waiting() >= CROWDED && self.waits_long()
+        self.waiting() >= WAITING || self.waiting() >= CROWDED && self.is_storm()
     }
 
-    /// Whether somebody has waited for [`LONG`].
-    fn waits_long(&self) -> bool {
-        let lines = [&self.returning, &self.new];
-        let mut oldest = lines.into_iter().filter_map(BTreeMap::first_key_value);
-        oldest.any(|(_, one)| one.since.elapsed() >= LONG)
+    /// Whether somebody gave up waiting a moment ago.
+    fn is_storm(&self) -> bool {
+        self.gave_up.is_some_and(|at| at.elapsed() < LONG)
     }
 
     /// Sends away who came before `before`.
@@ -459,7 +459,10 @@ impl Drop for Waits<'_> {
         let mut queues = self.door.lock();
         match self.place {
             Place::Begun => drop(queues.begun.remove(&self.number)),
-            Place::Line(caller) => drop(queues.line(caller).remove(&self.number)),
+            Place::Line(caller) => {
+                drop(queues.line(caller).remove(&self.number));
+                queues.gave_up = Some(Instant::now());
+            }
         }
         if !queues.is_crowded() {
             self.door.room.notify_waiters();

@@ -51,19 +51,19 @@ async fn in_one_round_only_so_many_pieces_are_computed() {
 
 /// threats.md V1: capacity goes to devices that can still use it.
 #[tokio::test]
-async fn who_came_last_begins_first_once_somebody_has_waited_for_long() {
-    for long in [false, true] {
+async fn who_came_last_begins_first_while_devices_give_up() {
+    for storm in [false, true] {
         let door = door(100);
         take_all(&door);
         let mut waiting = crowd(&door, 20);
-        if long {
-            age(&door);
+        if storm {
+            give_up(&door);
         }
         door.round(&mut None, || true);
         let begins = waiting.iter_mut().map(|one| now(one.as_mut()).is_ready());
         let begins: Vec<_> = begins.collect();
         let pieces = usize::from(PIECES);
-        let those = if long { 20 - pieces..20 } else { 0..pieces };
+        let those = if storm { 20 - pieces..20 } else { 0..pieces };
         assert_eq!(begins.iter().filter(|begins| **begins).count(), pieces);
         assert!(begins[those].iter().all(|begins| *begins), "{begins:?}");
     }
@@ -183,26 +183,22 @@ async fn who_comes_to_a_full_queue_takes_the_place_of_the_oldest() {
     assert!(!sent_away[3..].iter().any(|away| *away));
 }
 
-/// Lets those who wait have waited for long.
-fn age(door: &Door) {
-    for one in door.lock().new.values_mut() {
-        let since = one.since.checked_sub(LONG);
-        one.since = since.expect("the machine is up for longer");
-    }
+/// Somebody gives up waiting.
+fn give_up(door: &Door) {
+    drop(crowd(door, 1));
 }
 
-/// A burst is no storm: it is one when somebody has waited for long.
+/// A burst is no storm: it is one when devices give up waiting.
 #[tokio::test]
-async fn it_is_crowded_when_many_wait_and_the_oldest_has_for_long() {
+async fn it_is_crowded_when_many_wait_and_some_give_up() {
     let door = door(0);
     let waiting = crowd(&door, CROWDED);
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
-    age(&door);
+    give_up(&door);
     assert_eq!(door.try_admit(), None);
     drop(waiting);
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
     let _few = crowd(&door, CROWDED - 1);
-    age(&door);
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
 }
 
@@ -213,7 +209,7 @@ async fn of_a_crowd_few_are_accepted_for_each_that_begins() {
     take_all(&door);
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
     let _waiting = crowd(&door, WAITING);
-    age(&door);
+    give_up(&door);
     let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());
     door.round(&mut None, || true);
@@ -232,7 +228,7 @@ async fn accepting_goes_on_when_the_crowd_leaves_or_is_sent_away() {
     let mut waiting = crowd(&door, WAITING);
     let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());
-    waiting.pop();
+    waiting.truncate(CROWDED - 1);
     assert_eq!(now(room), Poll::Ready(Crowd::Thin));
 
     let door = Door::new(Arc::new(Semaphore::new(0)), Duration::ZERO);
