@@ -84,6 +84,15 @@ impl Listener {
         self.proxies.iter().any(|network| network.contains(&ip))
     }
 
+    /// Whether one more may be accepted as far as `door` goes. Who needs no handshake waits for no turn, and no storm of those who do
+    /// keeps it out.
+    fn place_at(&self, door: &Door) -> Option<Crowd> {
+        match self.secure {
+            Some(_) => door.try_admit(),
+            None => Some(Crowd::Thin),
+        }
+    }
+
     /// From now on new connections meet `secure`.
     pub(crate) fn replace(&self, secure: Arc<Secure>) {
         if let Some(old) = &self.secure {
@@ -159,7 +168,7 @@ pub(crate) async fn accept(
     let (mut in_a_row, mut crowd) = (0, Crowd::Thin);
     loop {
         // What waits in the kernel waits at no cost.
-        let now = match door.try_admit() {
+        let now = match listener.place_at(&door) {
             Some(now) => now,
             None => {
                 gate.metrics.accept_paused("handshakes");
