@@ -7,10 +7,11 @@
 //! - Relays, and all that is no signature, wait for one round at most: open connections keep their latency.
 //! - What was begun is ended first. Who resumes a TLS session comes before who does not, since it costs a fraction; but not
 //!   always, or those who resume could keep everybody else out.
-//! - Of those who have not begun, the newest comes first as soon as devices give up waiting: the oldest is the next to do so. Who
-//!   has gone is let go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
+//! - Of those who have not begun, the newest comes first as soon as devices give up waiting: the oldest is the next to do so. Now and
+//!   then it is the oldest nevertheless, so that whoever comes and leaves on purpose does not starve who waits. Who has gone is let
+//!   go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener lets in three for each that begins, and the oldest who wait make room for them. It turns away three
+//! - While many wait, the listener lets in two for each that begins, and the oldest who wait make room for them. It turns away one
 //!   more at once, which costs little; the others stay with the kernel, which keeps few then. What it cannot keep it drops, and TCP
 //!   calls again after a second. So who is let in has called just now.
 
@@ -39,12 +40,18 @@ const CROWDED: usize = 320;
 /// While nobody has given up waiting for so long, the first who came is the first to begin, and all are served. Otherwise the newest is.
 const LONG: Duration = Duration::from_secs(2);
 
-/// So few are let in for each that begins, and as many turned away. With more, turning away costs more than it gives; with fewer,
-/// more SYNs are dropped, and who comes by a second one has waited for a second.
-const FOR_EACH: u8 = 3;
+/// So few are let in for each that begins. With more, those who are let in for nothing cost more than they give; with fewer, more SYNs are
+/// dropped, and who comes by a second one has waited for a second.
+const FOR_EACH: u8 = 2;
 
-/// So many of these at once.
-const MAY_COME: u8 = FOR_EACH * PIECES;
+/// And so few turned away, likewise.
+const SURPLUS: u8 = 1;
+
+/// So many times as many of both at once.
+const AT_ONCE: u8 = PIECES;
+
+/// While devices give up waiting, of so many beginnings one is of who waits longest.
+const OLDEST: u8 = 16;
 
 /// Of so many beginnings one is of a device that does not resume, if any waits. Not many: a ticket may be shown by whoever has
 /// seen it, and the handshake may become a full one.
@@ -88,7 +95,9 @@ struct Queues {
     new: Line,
     /// Beginnings of who resumes, since one who does not.
     in_a_row: u8,
-    /// When somebody last left the line by itself.
+    /// Beginnings of the newest, since one of the oldest.
+    newest: u8,
+    /// When somebody last left the line without a turn.
     gave_up: Option<Instant>,
     /// So many may be accepted although it is crowded.
     may_come: u8,
@@ -150,9 +159,11 @@ impl Queues {
         }
     }
 
-    /// The one that begins next: the oldest, or where devices give up waiting, the newest.
+    /// The one that begins next: the oldest, or where devices give up waiting, mostly the newest.
     fn pop(&mut self) -> Option<Waiting> {
-        let next = if self.is_storm() {
+        let newest = self.is_storm() && self.newest < OLDEST - 1;
+        self.newest = if newest { self.newest + 1 } else { 0 };
+        let next = if newest {
             Line::pop_last
         } else {
             Line::pop_first
@@ -175,7 +186,7 @@ impl Queues {
         }
     }
 
-    /// Sends away the oldest while more than [`WAITING`] wait.
+    /// Sends away the oldest while more than [`WAITING`] wait: it would have waited for nothing with so many before it, as whoever gives up.
     fn make_room(&mut self) {
         while self.waiting() > WAITING {
             let oldest = [&mut self.returning, &mut self.new]
@@ -183,6 +194,7 @@ impl Queues {
                 .filter_map(BTreeMap::first_entry)
                 .min_by_key(|entry| *entry.key());
             oldest.expect("many wait").remove();
+            self.gave_up = Some(Instant::now());
         }
     }
 
@@ -314,9 +326,9 @@ impl Door {
             match next.turn.send(turn) {
                 Ok(()) => {
                     pieces -= 1;
-                    let one_more = |count: u8| count.saturating_add(FOR_EACH).min(MAY_COME);
-                    queues.may_come = one_more(queues.may_come);
-                    queues.surplus = one_more(queues.surplus);
+                    let more = |count: u8, by: u8| (count + by).min(by * AT_ONCE);
+                    queues.may_come = more(queues.may_come, FOR_EACH);
+                    queues.surplus = more(queues.surplus, SURPLUS);
                 }
                 Err(turn) => *spare = Some(turn), // it has just gone
             }

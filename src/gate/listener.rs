@@ -32,8 +32,9 @@ const BACKLOG: i32 = 1024;
 /// How many while a crowd waits at the door: whoever is accepted must have called just now.
 const SHORT_BACKLOG: i32 = 64;
 
-/// How many are accepted in one round of the door, while somebody waits there.
-const IN_A_ROW: u8 = 8;
+/// How many are accepted in one round of the door, while somebody waits there. With fewer than a storm brings, they grow old in
+/// the kernel's queue, where nobody sees it.
+const IN_A_ROW: u8 = 24;
 
 /// How long accept pauses when it fails for a cause that is not one device's, and nobody can be turned away either.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -69,6 +69,33 @@ async fn who_came_last_begins_first_while_devices_give_up() {
     }
 }
 
+/// threats.md V2: whoever comes and leaves on purpose does not keep out who waits.
+#[tokio::test]
+async fn now_and_then_it_is_who_waits_longest_although_devices_give_up() {
+    let door = door(1000);
+    take_all(&door);
+    let mut patient = crowd(&door, 2);
+    let mut rounds = 0;
+    while !patient.is_empty() {
+        give_up(&door);
+        let _newer = crowd(&door, usize::from(PIECES));
+        door.round(&mut None, || true);
+        patient.retain_mut(|one| now(one.as_mut()).is_pending());
+        rounds += 1;
+    }
+    assert_eq!(rounds, 2 * OLDEST / PIECES);
+}
+
+/// Who has to make room waited for nothing, too.
+#[tokio::test]
+async fn a_full_queue_is_a_storm_although_nobody_gives_up() {
+    let door = door(0);
+    let _waiting = crowd(&door, WAITING);
+    assert!(!door.lock().is_storm());
+    let _one_more = crowd(&door, 1);
+    assert!(door.lock().is_storm());
+}
+
 #[tokio::test]
 async fn what_was_begun_is_ended_before_anything_begins() {
     let door = door(100);
@@ -202,7 +229,7 @@ async fn it_is_crowded_when_many_wait_and_some_give_up() {
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
 }
 
-/// threats.md V1: what cannot be begun is not accepted, but for three for each that begins.
+/// threats.md V1: what cannot be begun is not accepted, but for a few for each that begins.
 #[tokio::test]
 async fn of_a_crowd_few_are_accepted_for_each_that_begins() {
     let door = door(100);
@@ -215,10 +242,10 @@ async fn of_a_crowd_few_are_accepted_for_each_that_begins() {
     door.round(&mut None, || true);
     assert_eq!(now(room), Poll::Ready(Crowd::Thick));
     let more: Vec<_> = std::iter::from_fn(|| door.try_admit()).collect();
-    let each = usize::from(MAY_COME);
-    assert_eq!(more.len() + 1, 2 * each);
-    assert!(more[..each - 1].iter().all(|one| *one == Crowd::Thick));
-    assert!(more[each - 1..].iter().all(|one| *one == Crowd::Surplus));
+    let many = |each: u8| usize::from(each * PIECES);
+    let mut expected = vec![Crowd::Thick; many(FOR_EACH) - 1];
+    expected.extend(vec![Crowd::Surplus; many(SURPLUS)]);
+    assert_eq!(more, expected);
 }
 
 /// threats.md V1, V9: whichever way they leave, accepting goes on.
