@@ -32,7 +32,8 @@ pub enum Command {
 const INIT_EXAMPLES: &str = "\
 Examples:
   tidegate ca init pki
-  tidegate ca init pki --name \"Harbour meters CA\" --days 1825";
+  tidegate ca init pki --name \"Harbour meters CA\" --days 1825
+  tidegate ca init pki --if-missing          at every start of a container, say";
 
 const SERVER_EXAMPLES: &str = "\
 Examples:
@@ -98,6 +99,9 @@ pub struct Init {
     /// How many days the CA is good for
     #[arg(long, value_name = "DAYS", default_value_t = pki::CA_DAYS, value_parser = days())]
     days: u32,
+    /// Does nothing where the CA is there already: for a service that runs at every start
+    #[arg(long)]
+    if_missing: bool,
 }
 
 /// `tidegate ca server`
@@ -115,6 +119,9 @@ pub struct Server {
     /// How many days the certificate is good for
     #[arg(long, value_name = "DAYS", default_value_t = pki::SERVER_DAYS, value_parser = days())]
     days: u32,
+    /// Does nothing where the certificate is there already: for a service that runs at every start
+    #[arg(long)]
+    if_missing: bool,
 }
 
 impl Command {
@@ -136,6 +143,9 @@ impl Command {
 
 impl Init {
     fn run(self) -> Result<String, Fault> {
+        if self.if_missing && folder::has_authority(&self.folder) {
+            return Ok(there_already(&self.folder, folder::CERTIFICATE));
+        }
         let order = Order::ca(&self.name).valid(Validity::days(self.days));
         let authority = Authority::root(order)?;
         let [certificate, key, list] = folder::save_authority(&self.folder, &authority)?;
@@ -163,6 +173,9 @@ impl Init {
 
 impl Server {
     fn run(self) -> Result<String, Fault> {
+        if self.if_missing && folder::has_issued(&self.out, "server") {
+            return Ok(there_already(&self.out, "server.pem"));
+        }
         let authority = folder::open_authority(&self.ca)?;
         let validity = Validity::days(self.days).within(authority.validity());
         let issued = authority.issue(Order::server(&self.san)?.valid(validity))?;
@@ -347,6 +360,11 @@ fn meant(
              file, or its serial (openssl x509 -noout -serial -in FILE)"
         ))),
     }
+}
+
+/// What is told instead of making it once more.
+pub(super) fn there_already(folder: &Path, name: &str) -> String {
+    format!("{}: there already\n", folder.join(name).display())
 }
 
 /// The exit code that a fault of the pki room means.

@@ -74,6 +74,18 @@ pub fn save_certified(
     )
 }
 
+/// Whether [`save_authority`] wrote a CA into `folder`; half of one is none.
+pub fn has_authority(folder: &Path) -> bool {
+    [CERTIFICATE, KEY].iter().all(|name| folder.join(name).exists())
+}
+
+/// Whether [`save_issued`] wrote `name` into `folder`; a certificate without its key does not count.
+pub fn has_issued(folder: &Path, name: &str) -> bool {
+    ["pem", "key"]
+        .iter()
+        .all(|kind| folder.join(format!("{name}.{kind}")).exists())
+}
+
 /// Reads the CA of `folder` so that it can sign.
 ///
 /// # Errors

@@ -52,6 +52,9 @@ pub struct Add {
     /// How many connections it may have at once, the newest win; 0: any number
     #[arg(long, value_name = "N", value_parser = connections)]
     connections: Option<u32>,
+    /// Does nothing where it is registered already; without a registry, where ID.pem and ID.key are in --out
+    #[arg(long)]
+    if_missing: bool,
     /// It may not enter until `tidegate device enable`
     #[arg(long)]
     disabled: bool,
@@ -126,6 +129,10 @@ impl Add {
         if registers || !self.sources.only_issues() || self.place.config.is_some() {
             return Err(self.place.none());
         }
+        if let (true, Some(told)) = (self.if_missing, self.sources.made_already(device)) {
+            say(&told);
+            return Ok(());
+        }
         let whom = For {
             device,
             groups: None,
@@ -150,6 +157,11 @@ impl Add {
     }
 
     async fn register(self, device: DeviceId, house: &House) -> Result<(), Failure> {
+        let taken = house.registry.find(&device).await.map_err(failed)?;
+        if taken.is_some() && self.if_missing {
+            say(&format!("{device}: registered already\n"));
+            return Ok(());
+        }
         let whom = For {
             device: &device,
             groups: Some(&house.groups),
@@ -159,7 +171,6 @@ impl Add {
         };
         let prepared = self.sources.prepare(&whom)?;
         let mut record = self.record(&whom, &prepared)?;
-        let taken = house.registry.find(&device).await.map_err(failed)?;
         if taken.is_some() {
             return Err(failed(crate::registry::Fault::DeviceExists(device)));
         }

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use clap::Args;
 
 use super::super::Failure;
-use super::super::ca::{Written, days, failure, shell};
+use super::super::ca::{Written, days, failure, shell, there_already};
 use super::group;
 use crate::pki::index::{self, Entry};
 use crate::pki::{self, Certified, Fault, Issued, Order, Request, Validity, folder};
@@ -81,6 +81,12 @@ impl Sources {
     /// Only what needs no registry is asked for.
     pub(super) fn only_issues(&self) -> bool {
         self.ca.is_some() && self.pin.is_none() && self.pin_key.is_none()
+    }
+
+    /// What is told where certificate and key of the device are in `--out` already; `None`: they are not.
+    pub(super) fn made_already(&self, device: &DeviceId) -> Option<String> {
+        let (out, name) = (self.out.as_ref()?, device.to_string());
+        folder::has_issued(out, &name).then(|| there_already(out, &format!("{name}.pem")))
     }
 
     /// Makes or takes what is asked for, and judges it.
