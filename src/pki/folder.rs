@@ -76,7 +76,9 @@ pub fn save_certified(
 
 /// Whether [`save_authority`] wrote a CA into `folder`; half of one is none.
 pub fn has_authority(folder: &Path) -> bool {
-    [CERTIFICATE, KEY].iter().all(|name| folder.join(name).exists())
+    [CERTIFICATE, KEY]
+        .iter()
+        .all(|name| folder.join(name).exists())
 }
 
 /// Whether [`save_issued`] wrote `name` into `folder`; a certificate without its key does not count.

@@ -34,6 +34,8 @@ pub struct Gate {
 /// What a test changes in the configuration.
 pub struct Plan {
     pub authority: Authority,
+    /// The whole configuration; absent: made of the parts below.
+    pub config: Option<String>,
     /// `[[listener]]` and `[[trust]]`: everything before `[broker]`; absent: one mutual-tls listener, one group.
     pub listeners: Option<String>,
     /// Lines of `[[trust]]` behind `name` and `ca`.
@@ -66,6 +68,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             authority: Authority::new("Test CA").expect("a CA"),
+            config: None,
             listeners: None,
             trust: String::new(),
             more: String::new(),
@@ -501,6 +504,7 @@ pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
     }
     let (addresses, broker) = match &plan.addresses {
         Some(addresses) => (addresses.clone(), None),
+        None if plan.config.is_some() => (String::new(), None),
         None => {
             let broker = Broker::start().await;
             (format!("[\"mqtt://{}\"]", broker.address), Some(broker))
@@ -516,6 +520,7 @@ pub async fn lay_out(plan: &Plan) -> (TempDir, Option<Broker>) {
         "{listeners}\n[broker]\naddresses = {addresses}\n{}\n[limits]\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n{}\n[log]\nformat = \"json\"\n{}\n",
         plan.broker, plan.limits, plan.admin, plan.more
     );
+    let config = plan.config.as_ref().unwrap_or(&config);
     put("tidegate.toml", config.as_bytes());
     (folder, broker)
 }

@@ -22,6 +22,7 @@ pub mod namespaces;
 pub mod odd;
 pub mod openssl;
 pub mod postgres;
+pub mod prometheus;
 pub mod rabbitmq;
 pub mod secure;
 pub mod shown;

@@ -30,6 +30,8 @@ pub struct Mosquitto {
 #[derive(Clone)]
 enum Place {
     Tcp(SocketAddr),
+    /// Who calls has to show a certificate, so it is not asked whether it admits.
+    Tls(SocketAddr),
     Unix(PathBuf),
 }
 
@@ -53,7 +55,9 @@ impl Mosquitto {
         let folder = tempfile::tempdir().expect("a folder");
         let place = place(&folder);
         let listener = match &place {
-            Place::Tcp(address) => format!("{} {}", address.port(), address.ip()),
+            Place::Tcp(address) | Place::Tls(address) => {
+                format!("{} {}", address.port(), address.ip())
+            }
             Place::Unix(path) => format!("0 {}", path.display()),
         };
         let acl = folder.path().join("acl");
@@ -65,6 +69,25 @@ impl Mosquitto {
             acl.display()
         );
         std::fs::write(folder.path().join("mosquitto.conf"), config).expect("written");
+        Self::begin(folder, place).await
+    }
+
+    /// One with this whole configuration, in `folder`, where the files are that it names; the gate calls it at `address`, as
+    /// `broker.addresses` has it.
+    pub async fn start_as(folder: TempDir, config: &str, address: &str) -> Self {
+        let socket = |text: &str| text.parse().expect("ip:port");
+        let place = match address.split_once("://").expect("a scheme") {
+            ("unix", path) => Place::Unix(path.into()),
+            ("mqtts", text) => Place::Tls(socket(text)),
+            (_, text) => Place::Tcp(socket(text)),
+        };
+        // Started by root, it would become another user and could not look into the folder any more.
+        let config = format!("user root\n{config}");
+        std::fs::write(folder.path().join("mosquitto.conf"), config).expect("written");
+        Self::begin(folder, place).await
+    }
+
+    async fn begin(folder: TempDir, place: Place) -> Self {
         let mut mosquitto = Self {
             child: None,
             folder,
@@ -100,6 +123,7 @@ impl Mosquitto {
     async fn answers(&self) -> io::Result<()> {
         let mut stream: Box<dyn Stream> = match &self.place {
             Place::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+            Place::Tls(address) => return TcpStream::connect(address).await.map(drop),
             Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
         };
         let asks = connect("is-it-there", Version::V311)
@@ -141,6 +165,7 @@ impl Mosquitto {
     pub fn address(&self) -> String {
         match &self.place {
             Place::Tcp(address) => format!("mqtt://{address}"),
+            Place::Tls(address) => format!("mqtts://{address}"),
             Place::Unix(path) => format!("unix://{}", path.display()),
         }
     }

@@ -1,4 +1,4 @@
-//! A real RabbitMQ that speaks MQTT behind a PROXY header, in a folder of its own.
+//! A real RabbitMQ that speaks MQTT, in a folder of its own.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,24 +24,34 @@ const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 pub struct RabbitMq {
     child: Child,
     folder: TempDir,
-    /// MQTT, behind a PROXY header.
+    /// MQTT.
     pub mqtt: SocketAddr,
     management: SocketAddr,
 }
 
 impl RabbitMq {
-    /// One on loopback ports, which takes whoever calls.
+    /// One on loopback ports, which takes whoever calls behind a PROXY header.
     ///
     /// # Panics
     /// When it is not installed.
     pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mqtt = free_port();
+        let settings = format!(
+            "listeners.tcp = none\nmqtt.listeners.tcp.default = {mqtt}\nmqtt.proxy_protocol = true\nmqtt.allow_anonymous = true\n"
+        );
+        Self::start_as(folder, &settings, mqtt).await
+    }
+
+    /// One with this configuration, in `folder`, where the files are that it names; `mqtt` is its MQTT port. Its definitions,
+    /// if it has some, must know guest as an administrator: that is how it is asked whether it is up.
+    pub async fn start_as(folder: TempDir, settings: &str, mqtt: SocketAddr) -> Self {
         assert!(
             Path::new(SERVER).is_file(),
             "there is no RabbitMQ: run ./check, or apt-get install rabbitmq-server"
         );
-        let folder = tempfile::tempdir().expect("a folder");
-        let (mqtt, management) = (free_port(), free_port());
-        write_settings(&folder, mqtt, management);
+        let management = free_port();
+        write_settings(&folder, settings, management);
         let child = command(&folder).spawn().expect("rabbitmq-server starts");
         let mut rabbit = Self {
             child,
@@ -92,10 +102,9 @@ impl RabbitMq {
     }
 }
 
-fn write_settings(folder: &TempDir, mqtt: SocketAddr, management: SocketAddr) {
+fn write_settings(folder: &TempDir, settings: &str, management: SocketAddr) {
     let settings = format!(
-        "listeners.tcp = none\nmqtt.listeners.tcp.default = {mqtt}\nmqtt.proxy_protocol = true\nmqtt.allow_anonymous = true\n\
-         management.tcp.ip = {}\nmanagement.tcp.port = {}\ndistribution.listener.interface = 127.0.0.1\n",
+        "{settings}\nmanagement.tcp.ip = {}\nmanagement.tcp.port = {}\ndistribution.listener.interface = 127.0.0.1\n",
         management.ip(),
         management.port()
     );
