@@ -12,7 +12,7 @@ use crate::tls::client::ClientTls;
 
 use super::balance::Choice;
 use super::endpoint::{At, Endpoint, Preface, Unreached};
-use super::names::Endpoints;
+use super::names::{Before, Endpoints};
 use super::pace::{NoPlace, Place};
 use super::probe::Prober;
 use super::socket::Socket;
@@ -104,8 +104,29 @@ impl Brokers {
     /// # Panics
     /// When an address is `mqtts://` and there is no `tls`, or the address's host is no name that a certificate could be for.
     pub fn new(settings: &Settings, tls: Option<&ClientTls>) -> Self {
-        let (brokers, endpoints) =
-            Endpoints::new(&settings.addresses, settings.proxy_protocol, tls);
+        Self::succeeding(settings, tls, None)
+    }
+
+    /// The same after other brokers, whose connections stay where they are: where an address is the same, who is connected there
+    /// is counted on, and what is known of it stays. The `bool`: `[broker.tls]` and its files are what they were.
+    ///
+    /// # Panics
+    /// As [`Brokers::new`].
+    pub fn succeeding(
+        settings: &Settings,
+        tls: Option<&ClientTls>,
+        old: Option<(&Self, bool)>,
+    ) -> Self {
+        let (brokers, endpoints) = Endpoints::new(
+            &settings.addresses,
+            settings.proxy_protocol,
+            tls,
+            old.map(|(old, same_tls)| Before {
+                brokers: &old.all,
+                endpoints: &old.endpoints,
+                same_tls,
+            }),
+        );
         Self {
             all: brokers,
             endpoints,
@@ -309,12 +330,12 @@ impl Brokers {
             u64::from(self.sources.room_for(address)),
         );
         if open * 10 < room * 9 {
-            if open * 10 < room * 8 && endpoint.told_ports.load(Relaxed) {
-                endpoint.told_ports.store(false, Relaxed);
+            if open * 10 < room * 8 && endpoint.account.told_ports.load(Relaxed) {
+                endpoint.account.told_ports.store(false, Relaxed);
             }
             return None;
         }
-        (!endpoint.told_ports.swap(true, Relaxed)).then(|| {
+        (!endpoint.account.told_ports.swap(true, Relaxed)).then(|| {
             let what =
                 format!("{open} connections to it are open, and there are local ports for {room}");
             self.told(endpoint, &format!("{what}; {MORE_PORTS}"))

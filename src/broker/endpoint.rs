@@ -33,15 +33,25 @@ pub(super) struct Endpoint {
     pub(super) at: At,
     /// Of where it is: what gates agree on.
     pub(super) hash: u64,
-    pub(super) standing: Standing,
+    /// Shared with the one at the same place that it came after.
+    pub(super) standing: Arc<Standing>,
     /// What it is sent before a CONNECT.
     first: First,
+    /// Likewise shared.
+    pub(super) account: Arc<Account>,
+    /// Its name leads elsewhere by now: nobody new comes.
+    left: AtomicBool,
+    /// What was told of it before it came after another one: whether it answers.
+    pub(super) known: Option<bool>,
+}
+
+/// Who is at one place, whatever it is sent first.
+#[derive(Debug, Default)]
+pub(super) struct Account {
     /// Connections under way or open.
     open: AtomicU32,
     /// How many of these wait for a place, without a socket.
     waiting: AtomicU32,
-    /// Its name leads elsewhere by now: nobody new comes.
-    left: AtomicBool,
     /// That its ports run out was told.
     pub(super) told_ports: AtomicBool,
 }
@@ -89,7 +99,7 @@ pub struct Kept(pub(super) Arc<Endpoint>);
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        self.0.account.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -110,35 +120,62 @@ impl Endpoint {
             place,
             hash: balance::hash(at.to_string().as_bytes()),
             at,
-            standing: Standing::new(late),
+            standing: Arc::new(Standing::new(late)),
             first,
-            open: AtomicU32::new(0),
-            waiting: AtomicU32::new(0),
+            account: Arc::default(),
             left: AtomicBool::new(false),
-            told_ports: AtomicBool::new(false),
+            known: None,
+        })
+    }
+
+    /// The same place for a broker at `place` of other settings. Who is connected there is counted on; what is thought of it
+    /// stays if it is spoken to as before. `same_tls`: so it is as far as `[broker.tls]` goes.
+    pub(super) fn again(&self, place: usize, first: First, same_tls: bool) -> Arc<Self> {
+        let same = self.first.proxy_protocol == first.proxy_protocol
+            && match (&self.first.tls, &first.tls) {
+                (None, None) => true,
+                (Some(_), Some(_)) => same_tls,
+                _ => false,
+            };
+        let standing = &self.standing;
+        let known = standing.is_up() || standing.is_down();
+        Arc::new(Self {
+            place,
+            at: self.at.clone(),
+            hash: self.hash,
+            standing: if same {
+                standing.clone()
+            } else {
+                Arc::new(Standing::new(false))
+            },
+            first,
+            account: self.account.clone(),
+            left: AtomicBool::new(false),
+            known: (same && known).then(|| standing.is_up()),
         })
     }
 
     /// Counts one connection until it is dropped.
     pub(super) fn take(self: Arc<Self>) -> Kept {
-        self.open.fetch_add(1, Relaxed);
+        self.account.open.fetch_add(1, Relaxed);
         Kept(self)
     }
 
     /// Connections under way or open.
     pub(super) fn open(&self) -> u32 {
-        self.open.load(Relaxed)
+        self.account.open.load(Relaxed)
     }
 
     /// One of those under way waits for a place until this is dropped.
     pub(super) fn wait(&self) -> Waits<'_> {
-        self.waiting.fetch_add(1, Relaxed);
-        Waits(&self.waiting)
+        self.account.waiting.fetch_add(1, Relaxed);
+        Waits(&self.account.waiting)
     }
 
     /// Connections that have a port, or look for one.
     pub(super) fn with_port(&self) -> u32 {
-        self.open().saturating_sub(self.waiting.load(Relaxed))
+        self.open()
+            .saturating_sub(self.account.waiting.load(Relaxed))
     }
 
     pub(super) fn leave(&self) {

@@ -139,7 +139,7 @@ async fn probe_one(
 ) {
     let standing = &endpoint.standing;
     let place = endpoint.place;
-    let mut known = None;
+    let mut known = endpoint.known;
     while !endpoint.has_left() {
         let asked = Instant::now();
         brokers.sources.read_ports();

@@ -25,6 +25,8 @@ pub struct Broker {
     pub(super) name: Option<(String, u16)>,
     /// What its endpoints are sent first.
     first: First,
+    /// Others were at work before it: what its name leads to first has still to show that it answers.
+    late: bool,
     /// A look-up has ended, well or not, or takes long.
     looked: AtomicBool,
 }
@@ -32,12 +34,40 @@ pub struct Broker {
 impl Broker {
     /// Notes that a look-up ended, or takes long; gives whether that was so before.
     pub(super) fn set_looked(&self) -> bool {
-        self.looked.swap(true, Relaxed)
+        self.looked.swap(true, Relaxed) || self.late
     }
 
     /// Whether nothing is known yet of where it is.
     pub(super) fn is_looked_for(&self) -> bool {
         self.name.is_some() && !self.looked.load(Relaxed)
+    }
+}
+
+/// The brokers that others come after.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    pub(super) brokers: &'a [Broker],
+    pub(super) endpoints: &'a Endpoints,
+    /// Those that are spoken to in TLS are so by the same settings and files.
+    pub(super) same_tls: bool,
+}
+
+impl Before<'_> {
+    /// The endpoints of whoever had this address or this name, and whether anybody had, and knew where that is.
+    fn of(self, at: Option<&At>, name: Option<&(String, u16)>) -> (All, bool) {
+        let mut its = All::new();
+        if let Some(at) = at {
+            let all = self.endpoints.load();
+            its.extend(all.iter().find(|one| one.at == *at).cloned());
+            let known = !its.is_empty();
+            return (its, known);
+        }
+        let had = |one: &&Broker| one.name.as_ref() == name && one.looked.load(Relaxed);
+        let found = self.brokers.iter().position(|one| had(&one));
+        if let Some(place) = found {
+            its = self.endpoints.of(place);
+        }
+        (its, found.is_some())
     }
 }
 
@@ -49,7 +79,7 @@ type All = Vec<Arc<Endpoint>>;
 pub(super) struct Endpoints(ArcSwap<All>);
 
 impl Endpoints {
-    /// The brokers at `addresses`, and their endpoints; names are not looked up yet.
+    /// The brokers at `addresses`, and their endpoints; names are not looked up yet, but for those that `before` knew.
     ///
     /// # Panics
     /// When an address is `mqtts://` and there is no `tls`, or its host is no name that a certificate could be for.
@@ -57,6 +87,7 @@ impl Endpoints {
         addresses: &[Address],
         proxy_protocol: Option<Version>,
         tls: Option<&ClientTls>,
+        before: Option<Before<'_>>,
     ) -> (Vec<Broker>, Self) {
         let (mut brokers, mut all) = (Vec::new(), Vec::new());
         for (place, address) in addresses.iter().enumerate() {
@@ -76,12 +107,22 @@ impl Endpoints {
                     towards.expect("the configuration is refused without [broker.tls] and a name")
                 }),
             };
-            all.extend(at.map(|at| Endpoint::new(place, at, first.clone(), false)));
+            let known = before.map(|before| before.of(at.as_ref(), name.as_ref()));
+            let (known, looked) = known.unwrap_or_default();
+            let late = before.is_some() && !looked;
+            if looked {
+                let same_tls = before.is_some_and(|before| before.same_tls);
+                let again = |one: &Arc<Endpoint>| one.again(place, first.clone(), same_tls);
+                all.extend(known.iter().map(again));
+            } else {
+                all.extend(at.map(|at| Endpoint::new(place, at, first.clone(), late)));
+            }
             brokers.push(Broker {
                 label: address.to_string().into(),
                 name,
                 first,
-                looked: AtomicBool::new(false),
+                late,
+                looked: AtomicBool::new(looked),
             });
         }
         (brokers, Self(ArcSwap::from_pointee(all)))
@@ -171,7 +212,7 @@ mod tests {
             "mqtt://127.0.0.1:9",
         ];
         let addresses = addresses.map(|text| text.parse().expect("an address"));
-        let (brokers, endpoints) = Endpoints::new(&addresses, None, None);
+        let (brokers, endpoints) = Endpoints::new(&addresses, None, None, None);
         assert!(brokers[0].is_looked_for() && !brokers[1].is_looked_for());
         assert_eq!(ports(&endpoints), [None, Some(9)]);
 
@@ -199,6 +240,56 @@ mod tests {
         assert_eq!(second.open(), 1, "what is open stays");
         drop(open);
         assert_eq!(second.open(), 0);
+    }
+
+    /// Other settings: what is known of an address that stays goes on, and who is new has to show that it answers.
+    #[test]
+    fn brokers_come_after_others_with_what_is_known_of_them() {
+        let parse = |texts: &[&str]| -> Vec<Address> {
+            let parse = |text: &&str| text.parse().expect("an address");
+            texts.iter().map(parse).collect()
+        };
+        let (brokers, endpoints) = Endpoints::new(
+            &parse(&["mqtt://brokers.example", "mqtt://127.0.0.1:9"]),
+            None,
+            None,
+            None,
+        );
+        endpoints.lead(0, &brokers[0], &at(&[1, 2]), false);
+        brokers[0].set_looked();
+        let (gone, stays) = (endpoints.of(0)[0].clone(), endpoints.of(1)[0].clone());
+        let open = stays.clone().take();
+        stays.standing.fell(false);
+        let before = Before {
+            brokers: &brokers,
+            endpoints: &endpoints,
+            same_tls: false,
+        };
+
+        let addresses = parse(&["mqtt://127.0.0.1:9", "mqtt://127.0.0.1:7"]);
+        let (_, now) = Endpoints::new(&addresses, None, None, Some(before));
+        let [again, new] = &now.load()[..] else {
+            panic!("two");
+        };
+        assert_eq!(
+            (again.open(), again.place, again.known),
+            (1, 0, Some(false))
+        );
+        assert!(again.standing.is_down());
+        assert!(new.standing.is_doubtful() && new.known.is_none());
+        drop(open);
+        assert_eq!((again.open(), gone.open()), (0, 0));
+
+        let (_, now) = Endpoints::new(
+            &parse(&["mqtt://brokers.example"]),
+            Some(Version::V2),
+            None,
+            Some(before),
+        );
+        assert_eq!(ports(&now), [Some(1), Some(2)], "a name leads where it led");
+        let (_, now) = Endpoints::new(&addresses[..1], Some(Version::V2), None, Some(before));
+        let again = now.load()[0].clone();
+        assert!(!again.standing.is_down(), "it is spoken to in another way");
     }
 
     #[tokio::test]
