@@ -13,17 +13,22 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::panic::PanicHookInfo;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tracing::{Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::{Registry, fmt};
 
 pub use connection::{CertificateLine, Event, Line, Logger};
 use escape::Form;
-use format::{Fields, Lines};
+use format::{Fields, Lines, LinesNow};
 
 /// The most characters of a value that a line shows.
 pub const LONGEST_VALUE: usize = format::MOST;
@@ -77,16 +82,32 @@ pub fn start(settings: &Settings) -> Result<Guard, NoLog> {
     // A descriptor of our own: `Stderr` has a lock, which a stuck write would hold against everyone else.
     let own = stderr.as_fd().try_clone_to_owned();
     let out = File::from(own.map_err(NoLog::NoStandardError)?);
-    let lines = Lines {
-        form: form(settings.format, terminal),
+    let lines: LinesNow = Arc::new(ArcSwap::from_pointee(lines(settings.format, terminal)));
+    let (writer, mut guard) = queue(out, lines.clone());
+    let (subscriber, level) = subscriber(lines.clone(), settings.level, writer);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| NoLog::AlreadyStarted)?;
+    std::panic::set_hook(Box::new(tell_panic));
+    guard.chosen = Some(Chosen {
+        lines,
+        level,
+        terminal,
+    });
+    Ok(guard)
+}
+
+/// What of the log may change while it runs.
+struct Chosen {
+    lines: LinesNow,
+    level: Handle<LevelFilter, Registry>,
+    terminal: bool,
+}
+
+fn lines(format: Format, terminal: bool) -> Lines {
+    Lines {
+        form: form(format, terminal),
         colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
         clock: OffsetDateTime::now_utc,
-    };
-    let (writer, guard) = queue(out, lines);
-    tracing::subscriber::set_global_default(subscriber(lines, settings.level, writer))
-        .map_err(|_| NoLog::AlreadyStarted)?;
-    std::panic::set_hook(Box::new(tell_panic));
-    Ok(guard)
+    }
 }
 
 fn form(format: Format, terminal: bool) -> Form {
@@ -97,21 +118,27 @@ fn form(format: Format, terminal: bool) -> Form {
     }
 }
 
-fn subscriber<W>(lines: Lines, level: Level, writer: W) -> impl Subscriber + Send + Sync
+/// Everything that is logged, and the line to its level.
+fn subscriber<W>(
+    lines: LinesNow,
+    level: Level,
+    writer: W,
+) -> (impl Subscriber + Send + Sync, Handle<LevelFilter, Registry>)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .event_format(lines)
-        .with_writer(writer)
-        .finish()
+    let (least, handle) = reload::Layer::new(LevelFilter::from_level(level));
+    let writes = fmt::layer()
+        .event_format(format::Now(lines))
+        .with_writer(writer);
+    let subscriber = tracing_subscriber::registry().with(least).with(writes);
+    (subscriber, handle)
 }
 
 /// A queue to `out` that nobody ever waits for, and the thread that empties it.
-fn queue(out: impl Write + Send + 'static, lines: Lines) -> (NonBlocking, Guard) {
+fn queue(out: impl Write + Send + 'static, lines: LinesNow) -> (NonBlocking, Guard) {
     let losses = Losses::default();
-    let tell = move |lost| loss(lines, lost);
+    let tell = move |lost| loss(**lines.load(), lost);
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(QUEUE)
@@ -121,6 +148,7 @@ fn queue(out: impl Write + Send + 'static, lines: Lines) -> (NonBlocking, Guard)
     let guard = Guard {
         worker: Some(worker),
         losses,
+        chosen: None,
     };
     (writer, guard)
 }
@@ -156,12 +184,23 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
 pub struct Guard {
     worker: Option<WorkerGuard>,
     losses: Losses,
+    /// `None`: not the log of the process.
+    chosen: Option<Chosen>,
 }
 
 impl Guard {
     /// How many lines were lost: for [`super::metrics::Metrics::watch_log`].
     pub fn losses(&self) -> Losses {
         self.losses.clone()
+    }
+
+    /// From now on lines have this form, and this is the least level that is written.
+    pub fn change(&self, settings: &Settings) {
+        let Some(chosen) = &self.chosen else { return };
+        let lines = lines(settings.format, chosen.terminal);
+        chosen.lines.store(Arc::new(lines));
+        // It fails only for a log that is gone.
+        let _ = chosen.level.reload(LevelFilter::from_level(settings.level));
     }
 }
 

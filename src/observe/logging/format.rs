@@ -1,7 +1,9 @@
 //! How a line looks: JSON for machines, text for people.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tracing::field::{Field, Visit};
 use tracing::{Level, Subscriber};
@@ -28,7 +30,13 @@ pub(super) struct Lines {
     pub(super) clock: fn() -> OffsetDateTime,
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
+/// The form that lines have now.
+pub(super) type LinesNow = Arc<ArcSwap<Lines>>;
+
+/// Writes each event as one line, in the form of the moment.
+pub(super) struct Now(pub(super) LinesNow);
+
+impl<S, N> FormatEvent<S, N> for Now
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -39,9 +47,10 @@ where
         mut writer: Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::new(self.form);
+        let lines = self.0.load();
+        let mut fields = Fields::new(lines.form);
         event.record(&mut fields);
-        self.write(&mut writer, *event.metadata().level(), &fields)
+        lines.write(&mut writer, *event.metadata().level(), &fields)
     }
 }
 

@@ -39,11 +39,15 @@ fn plain(form: Form) -> Lines {
     }
 }
 
+fn now(lines: Lines) -> LinesNow {
+    Arc::new(ArcSwap::from_pointee(lines))
+}
+
 /// What `log` writes at level `info`, in this form.
 fn logged(lines: Lines, log: impl FnOnce()) -> String {
     let page = Page::default();
     let writer = page.clone();
-    let subscriber = subscriber(lines, Level::INFO, move || writer.clone());
+    let (subscriber, _) = subscriber(now(lines), Level::INFO, move || writer.clone());
     tracing::subscriber::with_default(subscriber, log);
     String::from_utf8(page.0.lock().expect("no writer panics").clone()).expect("text")
 }
@@ -318,7 +322,7 @@ fn what_a_flood_suppressed_is_told_as_a_number() {
 #[test]
 fn lines_below_the_level_are_not_written() {
     assert_eq!(logged(plain(Form::Text), || tracing::debug!("a step")), "");
-    let quiet = subscriber(plain(Form::Json), Level::WARN, std::io::sink);
+    let (quiet, _) = subscriber(now(plain(Form::Json)), Level::WARN, std::io::sink);
     let metrics = Metrics::new(&[], &[]);
     let logger = Logger::counted(metrics.clone());
     tracing::subscriber::with_default(quiet, || {
@@ -332,6 +336,49 @@ fn lines_below_the_level_are_not_written() {
         told.contains("tidegate_log_lines_suppressed_total 0\n"),
         "nobody asked for them"
     );
+}
+
+/// A reload changes the form and the level of a log that runs.
+#[test]
+fn form_and_level_change_while_the_log_runs() {
+    let page = Page::default();
+    let (lines, writer) = (now(plain(Form::Text)), page.clone());
+    let (subscriber, level) = subscriber(lines.clone(), Level::WARN, move || writer.clone());
+    let log = || {
+        tracing::info!(event = "test", "one");
+        tracing::warn!(event = "test", "two");
+    };
+    tracing::subscriber::with_default(subscriber, || {
+        log();
+        let guard = Guard {
+            worker: None,
+            losses: Losses::default(),
+            chosen: Some(Chosen {
+                lines,
+                level,
+                terminal: false,
+            }),
+        };
+        guard.change(&Settings {
+            format: Format::Json,
+            level: Level::INFO,
+        });
+        log();
+    });
+    let written = page.0.lock().expect("no writer panics").clone();
+    let written = String::from_utf8(written).expect("text");
+    let [first, second, third] = written.lines().collect::<Vec<_>>()[..] else {
+        panic!("three lines, not:\n{written}");
+    };
+    assert!(
+        first.contains("warn  test") && first.ends_with("why=two"),
+        "{first}"
+    );
+    assert!(
+        second.starts_with('{') && second.contains("\"why\":\"one\""),
+        "{second}"
+    );
+    assert!(third.contains("\"why\":\"two\""), "{third}");
 }
 
 #[test]
@@ -376,9 +423,9 @@ const FLOOD: u64 = 100_000;
 /// Logs a flood into a pipe that nobody reads yet.
 fn flooded_pipe() -> (PipeReader, Guard) {
     let (reader, pipe) = std::io::pipe().expect("a pipe");
-    let (writer, guard) = queue(pipe, plain(Form::Json));
+    let (writer, guard) = queue(pipe, now(plain(Form::Json)));
     must_end(move || {
-        let subscriber = subscriber(plain(Form::Json), Level::INFO, writer);
+        let (subscriber, _) = subscriber(now(plain(Form::Json)), Level::INFO, writer);
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..FLOOD {
                 tracing::info!(event = "test", number, "a line that somebody should read");
@@ -432,8 +479,8 @@ fn a_log_that_nobody_reads_does_not_keep_the_process() {
 #[test]
 fn the_last_lines_are_written_before_the_end() {
     let page = Page::default();
-    let (writer, guard) = queue(page.clone(), plain(Form::Text));
-    let subscriber = subscriber(plain(Form::Text), Level::INFO, writer);
+    let (writer, guard) = queue(page.clone(), now(plain(Form::Text)));
+    let (subscriber, _) = subscriber(now(plain(Form::Text)), Level::INFO, writer);
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..1000 {
             tracing::info!(event = "drained", "bye");
