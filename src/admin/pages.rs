@@ -56,8 +56,15 @@ fn readiness(uri: &Uri, ready: &Ready) -> Answer {
         return text(status, format!("{word}\n"));
     }
     let mark = |good| if good { '+' } else { '-' };
+    let configuration = match ready.faults.load(Ordering::Relaxed) {
+        0 => "[+] what was read last is in force".to_owned(),
+        // Which ones is not for everybody who reaches this page.
+        faults => format!(
+            "[!] what was read last is not in force, faults: {faults}; what was in force before is (reload_failed in the log)"
+        ),
+    };
     let each = format!(
-        "[{}] not draining\n[{}] a broker answers\n{word}\n",
+        "[{}] not draining\n[{}] a broker answers\n{configuration}\n{word}\n",
         mark(!draining),
         mark(broker_up)
     );

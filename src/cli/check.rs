@@ -83,6 +83,12 @@ pub(super) fn failure(source: &Source) -> Failure {
     settings::nothing_started(faults.into_iter().map(|found| found.line).collect(), source)
 }
 
+/// The same, a sentence each.
+pub(super) fn faults(source: &Source) -> Vec<String> {
+    let faults = Report::of(source).faults;
+    faults.into_iter().map(|found| found.line).collect()
+}
+
 impl Report {
     fn of(source: &Source) -> Self {
         let examined = config::examine(source);

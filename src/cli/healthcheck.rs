@@ -34,7 +34,9 @@ Exit codes: 0 ready; 1 not ready, or no answer; 2 usage.";
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
         let address = self.admin_address()?;
-        let answer = ask(address, self.timeout).map_err(|error| {
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let answer = ask(address, &request, self.timeout).map_err(|error| {
             let why = match error.kind() {
                 io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
                     format!(
@@ -92,7 +94,7 @@ impl Args {
 }
 
 /// `0.0.0.0` and `[::]` mean every address of this host; loopback is one of them.
-fn within_reach(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn within_reach(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -104,8 +106,8 @@ fn within_reach(mut address: SocketAddr) -> SocketAddr {
 /// The most of an answer that is read.
 const LONGEST_ANSWER: usize = 16 << 10;
 
-/// Asks, and gives the whole answer; `timeout` is for everything together.
-fn ask(address: SocketAddr, timeout: Duration) -> io::Result<Vec<u8>> {
+/// Sends `request`, and gives the whole answer; `timeout` is for everything together.
+pub(super) fn ask(address: SocketAddr, request: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let end = Instant::now() + timeout.min(Duration::from_hours(1));
     let left = || match end.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
@@ -113,7 +115,6 @@ fn ask(address: SocketAddr, timeout: Duration) -> io::Result<Vec<u8>> {
     };
     let mut stream = TcpStream::connect_timeout(&address, left()?)?;
     stream.set_write_timeout(Some(left()?))?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut piece = [0; 1024];

@@ -13,6 +13,7 @@ mod config;
 pub mod device;
 mod explain;
 mod healthcheck;
+mod reload;
 mod run;
 mod settings;
 
@@ -29,6 +30,7 @@ Examples:
   tidegate check                          what is wrong with ./tidegate.toml and the files it names
   tidegate explain meter-7.pem            what the gate would make of this certificate, and why
   tidegate run --config /etc/tidegate/tidegate.toml
+  tidegate reload --config /etc/tidegate/tidegate.toml
   tidegate run --listen 0.0.0.0:8883 --mode mutual-tls --certificate s.pem --key s.key \\
       --client-ca ca.pem --broker mqtt://127.0.0.1:1883
 
@@ -42,6 +44,7 @@ enum Command {
     Config(config::Args),
     Explain(Box<explain::Args>),
     Healthcheck(healthcheck::Args),
+    Reload(reload::Args),
     /// A private CA for trials and small fleets
     #[command(subcommand)]
     Ca(ca::Command),
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::Healthcheck(args) => args.run(),
+        Command::Reload(args) => args.run(),
         Command::Ca(command) => command.run(),
         Command::Device(command) => command.run(),
         Command::Bench(command) => command.run(),
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_gate_shows_examples() {
-        for name in ["run", "check", "config", "explain", "healthcheck"] {
+        for name in ["run", "check", "config", "explain", "healthcheck", "reload"] {
             let mut cli = Cli::command();
             let command = cli.find_subcommand_mut(name).expect(name);
             let help = command.render_long_help().to_string();

@@ -1,22 +1,28 @@
 //! `tidegate run`
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::{Failure, check, settings::Settings};
 use crate::admin::v1::{self, Api};
 use crate::admin::{self, Desk};
 use crate::config::{self, Config};
-use crate::gate::{Connections, Loaded, Outcome, Running, StartFault};
+use crate::gate::{Connections, Contents, Loaded, Outcome, Running, StartFault};
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
 
+mod reloads;
+
+use reloads::{Moment, Reloads};
+
 /// Runs the gate
 ///
-/// HUP reads the configuration anew: certificates, keys and trust groups count at once, for open connections, too. TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
+/// HUP, and a change of any file that the configuration names, reads all of it anew: everything but addresses to listen at comes into force, or nothing. TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
 /// limits.drain_timeout. A second signal ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
@@ -40,8 +46,11 @@ impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
         // What `check` tells, `run` tells, too: also of the files, when the configuration itself is faulty.
         let source = self.settings.source();
+        // First, so that what changes while it is read is read again.
+        let files = Contents::default().with(&source.path.iter().cloned().collect());
         let config = config::load(&source).map_err(|_| check::failure(&source))?;
-        match serve(config, &source)? {
+        let files = files.with(&config.files(&source));
+        match serve(&config, &source, files)? {
             Outcome::Drained => Ok(()),
             // The log has told it, in its own form.
             Outcome::Cut => Err(Failure {
@@ -56,12 +65,19 @@ impl Args {
 ///
 /// The gate's workers have threads of their own; this thread serves operators, asks the brokers whether they answer,
 /// and hears the signals. Nothing that stalls here stalls a device (threats.md V4).
-fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
-    let api = api(&config);
-    let loaded =
-        Loaded::load(config.gate).map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
+fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Outcome, Failure> {
+    let (reloads, mut orders) = mpsc::channel(1);
+    let api = api(config, reloads);
+    let loaded = Loaded::load(config.gate.clone())
+        .map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
     let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
-    for warning in config.warnings.iter().chain(loaded.warnings()) {
+    let warnings: BTreeSet<String> = config
+        .warnings
+        .iter()
+        .chain(loaded.warnings())
+        .cloned()
+        .collect();
+    for warning in &warnings {
         tracing::warn!(event = "configuration", "{warning}");
     }
     raise_descriptor_limit();
@@ -91,20 +107,17 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
         let running = loaded
             .start(metrics.clone(), logger, ready.clone())
             .map_err(|faults| Failure::failed(list(&faults)))?;
-        for (listener, address) in running.addresses() {
-            tracing::info!(event = "listening", listener = %listener, address = %address, "takes devices");
-        }
-        if let Some(address) = operators.as_ref().and_then(|socket| socket.local_addr().ok()) {
-            tracing::info!(event = "listening", listener = "admin", address = %address, "takes operators");
-        }
+        tell_addresses(&running, operators.as_ref());
         tracing::info!(event = "started", version = env!("CARGO_PKG_VERSION"), "tidegate runs");
 
         let api = api(running.connections());
         let desk = Desk {
             metrics,
-            ready,
+            ready: ready.clone(),
             api: Some(api.clone()),
         };
+        let in_force = (source, config, files);
+        let reloads = Reloads::new(in_force, &running, &api, &log, &ready, warnings);
         let admin = async {
             match operators {
                 Some(operators) => admin::serve(operators, desk).await,
@@ -119,17 +132,14 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
                 running.watch_registry(),
                 running.watch_issuer(),
                 running.watch_doubts(),
-                running.watch_files(),
+                reloads.keep(&mut hup, &mut orders, note),
                 running.watch_log(),
             )
         };
         let mut hear = async || {
-            loop {
-                tokio::select! {
-                    _ = term.recv() => return "TERM",
-                    _ = int.recv() => return "INT",
-                    _ = hup.recv() => reload(source, &running, &api).await,
-                }
+            tokio::select! {
+                _ = term.recv() => "TERM",
+                _ = int.recv() => "INT",
             }
         };
         let ended = async {
@@ -159,54 +169,11 @@ fn serve(config: Config, source: &config::Source) -> Result<Outcome, Failure> {
     outcome
 }
 
-/// Reads the configuration anew: what listeners show and trust comes into force, all or nothing.
-async fn reload(source: &config::Source, running: &Running, api: &Api) {
-    let config = match config::load(source) {
-        Ok(config) => config,
-        Err(faults) => {
-            running.note_reload_failed();
-            for fault in faults {
-                tracing::error!(
-                    event = "reload_failed",
-                    signal = "HUP",
-                    "{fault}; what was in force stays"
-                );
-            }
-            return;
-        }
-    };
-    let trust = config.gate.trust.clone();
-    match running.reload(config.gate).await {
-        Ok(later) => {
-            api.reload(config.admin.and_then(|admin| admin.token), &trust);
-            tracing::info!(
-                event = "reloaded",
-                signal = "HUP",
-                "listeners' certificates, trust groups and the admin token are in force as they are written now"
-            );
-            if !later.is_empty() {
-                tracing::warn!(
-                    event = "configuration",
-                    signal = "HUP",
-                    "changes of {} count after a restart",
-                    later.join(", ")
-                );
-            }
-        }
-        Err(faults) => {
-            for fault in faults {
-                tracing::error!(
-                    event = "reload_failed",
-                    signal = "HUP",
-                    "{fault}; what was in force stays"
-                );
-            }
-        }
-    }
-}
-
 /// What the admin API works on, but for the connections.
-fn api(config: &Config) -> impl FnOnce(Connections) -> Api + use<> {
+fn api(
+    config: &Config,
+    reloads: mpsc::Sender<v1::Order>,
+) -> impl FnOnce(Connections) -> Api + use<> {
     let token = config.admin.as_ref().and_then(|admin| admin.token.clone());
     let registry = config.gate.registry.as_ref();
     let registry = registry.map(|one| (one.directory.store.clone(), one.token_key.clone()));
@@ -218,7 +185,30 @@ fn api(config: &Config) -> impl FnOnce(Connections) -> Api + use<> {
             alphabet,
             trust,
             registry,
+            reloads,
         })
+    }
+}
+
+fn tell_addresses(running: &Running, operators: Option<&TcpListener>) {
+    for (listener, address) in running.addresses() {
+        tracing::info!(event = "listening", listener = %listener, address = %address, "takes devices");
+    }
+    if let Some(address) = operators.and_then(|socket| socket.local_addr().ok()) {
+        tracing::info!(event = "listening", listener = "admin", address = %address, "takes operators");
+    }
+}
+
+/// Hears of every reload as it begins and as it ends, in order: whoever else is to know of them is told here.
+fn note(moment: Moment<'_>) {
+    match moment {
+        Moment::Begins => tracing::debug!("reads the configuration and its files"),
+        Moment::Ended { faults } => {
+            tracing::debug!(
+                faults = faults.len(),
+                "has read the configuration and its files"
+            );
+        }
     }
 }
 

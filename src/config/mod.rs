@@ -56,6 +56,17 @@ pub struct Config {
     admin_plaintext: bool,
 }
 
+impl Config {
+    /// Every file that it was read from, and that it names: what they hold is what it is.
+    pub fn files(&self, source: &Source) -> BTreeSet<PathBuf> {
+        let mut files = self.gate.files();
+        files.extend(source.path.clone());
+        files.extend(self.password_file.clone());
+        files.extend(self.admin_token_file.clone());
+        files
+    }
+}
+
 /// All that can be said of a source, faulty or not.
 #[derive(Debug)]
 pub(crate) struct Examined {
@@ -89,11 +100,28 @@ pub fn load(source: &Source) -> Result<Config, Vec<Fault>> {
     examined.config.ok_or(examined.faults)
 }
 
+/// Where the admin port is, and the file with its token.
+#[derive(Clone, Debug)]
+pub struct AdminPort {
+    /// `None`: it is off.
+    pub bind: Option<SocketAddr>,
+    /// `None`: `/v1` is off.
+    pub token_file: Option<PathBuf>,
+}
+
 /// Reads `[admin]` alone, for a health check that must work beside any gate; `None`: it is off.
 ///
 /// # Errors
 /// The faults of `[admin]`, and of the file if it cannot be read.
 pub fn admin_address(source: &Source) -> Result<Option<SocketAddr>, Vec<Fault>> {
+    admin_port(source).map(|admin| admin.bind)
+}
+
+/// Reads `[admin]` alone, for commands that ask a running gate; the token itself is not read.
+///
+/// # Errors
+/// The faults of `[admin]`, and of the file if it cannot be read.
+pub fn admin_port(source: &Source) -> Result<AdminPort, Vec<Fault>> {
     let mut written = source::read(source);
     let notes = Notes::default();
     let mut whole = Section::whole(std::mem::take(&mut written.fields), &notes);
@@ -105,7 +133,10 @@ pub fn admin_address(source: &Source) -> Result<Option<SocketAddr>, Vec<Fault>> 
     };
     faults.extend(notes.take_faults());
     if faults.is_empty() {
-        Ok(admin.bind)
+        Ok(AdminPort {
+            bind: admin.bind,
+            token_file: admin.token_file,
+        })
     } else {
         Err(faults)
     }

@@ -22,6 +22,7 @@ use crate::tls::verify;
 use super::connection::Facts;
 use super::control::{Roll, Seat};
 use super::handshake::Secured;
+use super::in_force::InForce;
 use super::preface::preface;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger, write_all};
 use super::{Gate, now};
@@ -101,10 +102,11 @@ impl Secured {
     pub(crate) async fn read_connect(
         mut self,
         gate: &Gate,
+        in_force: &InForce,
         facts: &mut Facts,
     ) -> Result<Asking, Refusal> {
-        let cap = gate.limits.connect_bytes as usize;
-        let limit = gate.limits.connect_timeout;
+        let cap = in_force.limits.connect_bytes as usize;
+        let limit = in_force.limits.connect_timeout;
         let mut came = std::mem::take(&mut self.early);
         let whole = timeout(limit, async {
             loop {
@@ -168,8 +170,8 @@ impl Asking {
     pub(crate) async fn admit(
         self,
         gate: &Gate,
+        in_force: &InForce,
         roll: &Arc<Roll>,
-        now: i64,
         facts: &mut Facts,
     ) -> Result<Admitted, Refusal> {
         let Self {
@@ -183,7 +185,7 @@ impl Asking {
         let verdict = if gate.is_draining() {
             Err(Refusal::Draining.into())
         } else {
-            verdict(&secured, connect, gate, roll, now).await
+            verdict(&secured, connect, gate, in_force, roll).await
         };
         let encoded = verdict.and_then(|verdict| match encode(&verdict.admission, most) {
             Ok(packet) => Ok((verdict, packet)),
@@ -212,7 +214,7 @@ impl Asking {
             .set_until(until.and_then(|until| super::deadline(until, now)));
         facts.device = Some(device);
         facts.note_given(&connect.client_id);
-        let preface = match preface(&secured, facts, gate.proxy_protocol) {
+        let preface = match preface(&secured, facts, in_force.fleet.proxy_protocol) {
             Ok(preface) => preface,
             Err(refusal) => return Err(refuse(secured.link, refusal, Some(version), most).await),
         };
@@ -262,25 +264,32 @@ async fn verdict(
     secured: &Secured,
     connect: Connect,
     gate: &Gate,
+    in_force: &InForce,
     roll: &Arc<Roll>,
-    now: i64,
 ) -> Result<Verdict, Refused> {
+    let InForce {
+        tokens, unknown, ..
+    } = in_force;
     let caller = Caller {
         listener: &secured.listener.name,
         mode: secured.mode,
         ip: secured.address.ip().to_canonical(),
         certificate: secured.shown.as_ref().map(facts_of),
     };
-    gate.tokens.ready_for(&connect).await;
-    let claim = gate.tokens.claim(&caller, &connect, now)?;
-    let found = gate.devices.find(&claim, secured, roll, now).await;
-    let now = super::now(); // a look-up may take its time
+    tokens.ready_for(&connect).await;
+    let came = now();
+    let claim = tokens.claim(&caller, &connect, came)?;
+    let found = gate
+        .devices
+        .find(&claim, secured, gate, *unknown, roll, came)
+        .await;
+    let now = now(); // a look-up may take its time
     let admission = policy::decide(
         &caller,
         &claim,
         connect,
         found.standing(),
-        &gate.connect,
+        &in_force.connect,
         now,
     )?;
     let refused = |refusal| Refused {
@@ -292,14 +301,15 @@ async fn verdict(
         return Err(refused(Refusal::GateFault));
     };
     // The registry may be shared with a gate that allows more characters; here they could make two names alike.
-    if let Err(fault) = gate.tokens.alphabet.device(admission.device.as_str()) {
+    if let Err(fault) = tokens.alphabet.device(admission.device.as_str()) {
         return Err(refused(Refusal::CertificateNotRegistered {
             device: admission.device.clone(),
             why: format!("its id is none at this gate: {fault}"),
         }));
     }
     // Its key may have been taken away between the look at its token and its seat.
-    if !gate.tokens.still_holds(&claim.evidence) {
+    let by_token = claim.evidence.token.is_some();
+    if by_token && !gate.glance().tokens.still_holds(&claim.evidence, tokens) {
         return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
     }
     if let Some(cause) = seat.control.cause() {
@@ -309,7 +319,7 @@ async fn verdict(
     Ok(Verdict {
         admission,
         seat,
-        most_connections: most_connections.unwrap_or(gate.limits.connections_per_device),
+        most_connections: most_connections.unwrap_or(in_force.limits.connections_per_device),
     })
 }
 
@@ -320,14 +330,20 @@ impl Admitted {
     ///
     /// # Errors
     /// [`Unlinked`].
-    pub(crate) async fn dial(mut self, gate: &Gate, facts: &mut Facts) -> Result<Linked, Unlinked> {
+    pub(crate) async fn dial(
+        mut self,
+        gate: &Gate,
+        in_force: &InForce,
+        facts: &mut Facts,
+    ) -> Result<Linked, Unlinked> {
+        let fleet = &*in_force.fleet;
         let began = Instant::now();
         let call = Call {
             device: &self.seat.control.sitter.device,
             preface: &self.preface,
         };
-        let dialling = gate.brokers.dial(call, |place, result, took| {
-            gate.metrics.broker(place).dial(result, took);
+        let dialling = fleet.brokers.dial(call, |place, result, took| {
+            fleet.metrics(place).dial(result, took);
         });
         let control = self.seat.control.clone();
         let dialled = tokio::select! {
@@ -352,10 +368,10 @@ impl Admitted {
             return Err(self.refused(Refusal::Revoked(cause)).await);
         }
         let leg = dialled.leg;
-        let broker_open = gate.metrics.broker(dialled.place).opened();
-        facts.broker = Some(gate.brokers.all()[dialled.place].label.clone());
+        let broker_open = fleet.metrics(dialled.place).opened();
+        facts.broker = Some(fleet.brokers.all()[dialled.place].label.clone());
         let mut broker = dialled.socket;
-        let limit = gate.limits.connect_timeout;
+        let limit = in_force.limits.connect_timeout;
         let deadline = tokio::time::Instant::now() + limit;
         let (connack, from_broker) = match self.ask(&mut broker, deadline, limit).await {
             Ok(answer) => answer,

@@ -5,8 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::broker::dial::Kept;
 use crate::mqtt::Version;
 use crate::observe::logging::{CertificateLine, Event, LONGEST_VALUE, Line};
@@ -21,8 +19,10 @@ use super::admit::{Linked, Unlinked};
 use super::control::{Roll, Seat};
 use super::crowd::Place;
 use super::handshake::Accepted;
-use super::listener::{Listener, reset};
+use super::in_force::InForce;
+use super::listener::reset;
 use super::relay::{Relay, Tally, Watch};
+use super::room::Permit;
 use super::{Gate, now};
 
 /// What is learnt of a connection on its way: the log line, field by field.
@@ -159,7 +159,7 @@ impl<'a> Teller<'a> {
     fn carry(
         &mut self,
         linked: Result<(Linked, Mode, Place), Unlinked>,
-        listener: Arc<Listener>,
+        gate: &Arc<Gate>,
     ) -> Option<Box<Carried>> {
         let (linked, mode, place) = match linked {
             Ok(linked) => linked,
@@ -181,8 +181,8 @@ impl<'a> Teller<'a> {
         let seat = linked.seat;
         let watch = Watch {
             control: seat.control.clone(),
-            listener,
-            doubt: self.gate.doubt.clone(),
+            gate: gate.clone(),
+            listener: self.listener,
         };
         let mut relay = Relay::new(linked.link, linked.broker, linked.version, watch, tally);
         relay.inject(&linked.from_device, &linked.from_broker);
@@ -248,18 +248,12 @@ pub(crate) fn turned_away(gate: &Gate, listener: usize, address: SocketAddr, ref
 /// Walks one accepted connection to its end. `permit` is its place among `limits.connections`.
 ///
 /// Dropping it half-way closes both sides at once, and tells so.
-pub(crate) async fn walk(
-    accepted: Accepted,
-    gate: Arc<Gate>,
-    roll: Arc<Roll>,
-    permit: OwnedSemaphorePermit,
-) {
+pub(crate) async fn walk(accepted: Accepted, gate: Arc<Gate>, roll: Arc<Roll>, permit: Permit) {
     let mut teller = Teller::new(&gate, accepted.listener.place, accepted.address);
     gate.metrics.listener(teller.listener).accepted();
     // What the steps before the relay need is in a box of its own, and goes when they are over.
-    let listener = accepted.listener.clone();
     let linked = Box::pin(link(accepted, &gate, &roll, &mut teller.facts)).await;
-    if let Some(mut carried) = teller.carry(linked, listener) {
+    if let Some(mut carried) = teller.carry(linked, &gate) {
         let ending = carried.relay.run().await;
         let (seat, _place, lingering) = teller.close(carried, ending);
         tokio::select! {
@@ -291,15 +285,17 @@ async fn link(
     roll: &Arc<Roll>,
     facts: &mut Facts,
 ) -> Result<(Linked, Mode, Place), Unlinked> {
+    // One configuration for all of its way in; it is let go with the steps.
+    let in_force: &InForce = &gate.in_force();
     let arrived = accepted
-        .proxied(gate, facts)
+        .proxied(in_force, facts)
         .await
         .map_err(Unlinked::Refused)?;
     // Here the device's own address is known, and nothing was computed for it yet.
-    let entered = if arrived.is_a_balancers_own(facts) {
+    let entered = if arrived.is_a_balancers_own(in_force, facts) {
         Ok(Place::uncounted())
     } else {
-        gate.crowd.enter(arrived.address.ip())
+        in_force.crowd.enter(arrived.address.ip())
     };
     let place = match entered {
         Ok(place) => place,
@@ -309,7 +305,7 @@ async fn link(
         }
     };
     let secured = arrived
-        .handshake(gate, facts)
+        .handshake(gate, in_force, facts)
         .await
         .map_err(Unlinked::Refused)?;
     let mode = secured.mode;
@@ -318,14 +314,14 @@ async fn link(
         listener.certificate_remaining(vouched.certificate.not_after - now());
     }
     let asking = secured
-        .read_connect(gate, facts)
+        .read_connect(gate, in_force, facts)
         .await
         .map_err(Unlinked::Refused)?;
     let admitted = asking
-        .admit(gate, roll, now(), facts)
+        .admit(gate, in_force, roll, facts)
         .await
         .map_err(Unlinked::Refused)?;
-    let linked = admitted.dial(gate, facts).await?;
+    let linked = admitted.dial(gate, in_force, facts).await?;
     Ok((linked, mode, place))
 }
 

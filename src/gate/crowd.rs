@@ -27,18 +27,28 @@ const SECOND: u64 = 1_000_000_000;
 /// What each address may have; shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Crowd {
-    /// `None`: no limit, and nothing is counted.
-    inside: Option<Arc<Inside>>,
-    /// `None`: no limit, and nothing is counted.
-    pace: Option<Pace>,
+    /// How many, and who is there; `None`: no limit, and nothing is counted.
+    inside: Option<(u32, Arc<Inside>)>,
+    /// How many a second, and who came; `None`: no limit, and nothing is counted.
+    pace: Option<(u32, Arc<Pace>)>,
 }
 
 impl Crowd {
     pub(crate) fn new(limits: &Limits) -> Self {
+        Self::succeeding(limits, None)
+    }
+
+    /// The same after another one: where both have a limit, who was counted is counted on.
+    pub(crate) fn succeeding(limits: &Limits, old: Option<&Self>) -> Self {
         let limit = |most: u32| (most > 0).then_some(most);
+        let inside = old.and_then(|old| old.inside.as_ref());
+        let inside =
+            || inside.map_or_else(|| Arc::new(Inside::new()), |(_, inside)| inside.clone());
+        let pace = old.and_then(|old| old.pace.as_ref());
+        let pace = || pace.map_or_else(|| Arc::new(Pace::new()), |(_, pace)| pace.clone());
         Self {
-            inside: limit(limits.connections_per_address).map(|most| Arc::new(Inside::new(most))),
-            pace: limit(limits.accepts_per_address).map(Pace::new),
+            inside: limit(limits.connections_per_address).map(|most| (most, inside())),
+            pace: limit(limits.accepts_per_address).map(|most| (most, pace())),
         }
     }
 
@@ -56,12 +66,12 @@ impl Crowd {
         // The place first: who finds none has taken nothing of its pace, and who comes too fast gives the place back.
         let place = match &self.inside {
             None => Place::uncounted(),
-            Some(inside) => inside.enter(origin)?,
+            Some((most, inside)) => inside.enter(origin, *most)?,
         };
         match &self.pace {
-            Some(pace) if !pace.allows(origin, now) => Err(Refusal::AddressRate {
-                most: pace.per_second,
-            }),
+            Some((most, pace)) if !pace.allows(origin, *most, now) => {
+                Err(Refusal::AddressRate { most: *most })
+            }
             _ => Ok(place),
         }
     }
@@ -105,16 +115,14 @@ impl Drop for Taken {
 /// `limits.connections_per_address`: how many are open, by address. Addresses that have none are not in it.
 #[derive(Debug)]
 struct Inside {
-    most: u32,
     /// With a key of its own: nobody chooses who shares a shard.
     spread: RandomState,
     shards: Box<[Mutex<HashMap<IpAddr, u32>>]>,
 }
 
 impl Inside {
-    fn new(most: u32) -> Self {
+    fn new() -> Self {
         Self {
-            most,
             spread: RandomState::new(),
             shards: std::iter::repeat_with(Mutex::default)
                 .take(SHARDS)
@@ -122,12 +130,12 @@ impl Inside {
         }
     }
 
-    fn enter(self: &Arc<Self>, origin: IpAddr) -> Result<Place, Refusal> {
+    fn enter(self: &Arc<Self>, origin: IpAddr, most: u32) -> Result<Place, Refusal> {
         let mut open = self.shard(origin);
         let count = open.entry(origin).or_default();
         // Who is refused has an entry already: `most` is not 0.
-        if *count >= self.most {
-            return Err(Refusal::AddressFull { most: self.most });
+        if *count >= most {
+            return Err(Refusal::AddressFull { most });
         }
         *count += 1;
         let taken = Taken {
@@ -167,7 +175,6 @@ impl Inside {
 /// forgotten too soon and let in; none is ever refused for what another did.
 #[derive(Debug)]
 struct Pace {
-    per_second: u32,
     began: Instant,
     /// With a key of its own: nobody chooses whom to push out.
     spread: RandomState,
@@ -183,20 +190,19 @@ struct Seen {
 }
 
 impl Pace {
-    fn new(per_second: u32) -> Self {
+    fn new() -> Self {
         Self {
-            per_second,
             began: Instant::now(),
             spread: RandomState::new(),
             sets: (0..SETS).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// Whether one more may come from `origin` at `now`. Those who may not take nothing, and so do not put off when they may.
-    fn allows(&self, origin: IpAddr, now: Instant) -> bool {
+    /// Whether one more may come from `origin` at `now`, where so many may a second, which is not 0. Those who may not take nothing, and so do not put off when they may.
+    fn allows(&self, origin: IpAddr, per_second: u32, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.began).as_nanos();
         let now = u64::try_from(now).unwrap_or(u64::MAX); // in 584 years
-        let apart = SECOND / u64::from(self.per_second);
+        let apart = SECOND / u64::from(per_second);
         let (who, set) = place(&self.spread, origin, SETS);
         let mut set = lock(&self.sets[set]);
         let known = set.iter().position(|seen| seen.who == who);
@@ -206,7 +212,7 @@ impl Pace {
             Some(way) => set[way].even.max(now),
             None => now,
         };
-        let allowed = even - now <= apart * u64::from(self.per_second - 1);
+        let allowed = even - now <= apart * u64::from(per_second - 1);
         if allowed {
             set[way] = Seen {
                 who,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -17,6 +17,7 @@ use crate::rules::policy::{self, Claim, Evidence, Standing, Unknown};
 use crate::rules::reason::Cause;
 use crate::rules::record::{LastSeen, Record};
 
+use super::Gate;
 use super::control::{Control, Order, Roll, Seat, Sitter};
 use super::handshake::Secured;
 
@@ -33,7 +34,8 @@ const FROM: [&str; 3] = ["memory", "store", "away"];
 /// The registry, if there is one, and everyone who sits.
 pub(crate) struct Devices {
     pub(crate) directory: Option<Arc<Directory>>,
-    pub(crate) unknown: Unknown,
+    /// What becomes of open connections of those that it does not know.
+    unknown: Mutex<Unknown>,
     /// How many have sat down so far.
     sat: AtomicU64,
     /// Of each worker, once they run.
@@ -103,9 +105,24 @@ impl Devices {
     pub(crate) fn new(directory: Option<Arc<Directory>>, unknown: Unknown) -> Self {
         Self {
             directory,
-            unknown,
+            unknown: Mutex::new(unknown),
             sat: AtomicU64::new(0),
             rolls: OnceLock::new(),
+        }
+    }
+
+    fn unknown(&self) -> Unknown {
+        *self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this becomes of those that the registry does not know; whoever is in is judged by it.
+    pub(crate) fn change_unknown(&self, unknown: Unknown) {
+        let old = std::mem::replace(
+            &mut *self.unknown.lock().unwrap_or_else(PoisonError::into_inner),
+            unknown,
+        );
+        if let Some(directory) = self.directory.as_ref().filter(|_| old != unknown) {
+            directory.tell_again(&Change::Everything);
         }
     }
 
@@ -131,6 +148,8 @@ impl Devices {
         &self,
         claim: &Claim,
         secured: &Secured,
+        gate: &Gate,
+        unknown: Unknown,
         roll: &Arc<Roll>,
         now: i64,
     ) -> Looked {
@@ -144,12 +163,12 @@ impl Devices {
                 since: Instant::now(),
                 sat_at: now,
             });
-            if !secured.is_current() {
+            if !secured.is_current(gate) {
                 seat.control.review(); // the trust groups changed before its seat could be found
             }
             seat
         };
-        look_up(claim, self.directory.as_deref(), self.unknown, sit, now).await
+        look_up(claim, self.directory.as_deref(), unknown, sit, now).await
     }
 
     /// Notes that a device was linked, and lets its oldest connections go if it has more than `most`; 0: any number.
@@ -250,7 +269,7 @@ impl Devices {
             directory.tell_again(&Change::Device(device));
             return;
         }
-        let held = Held::of(found, self.unknown);
+        let held = Held::of(found, self.unknown());
         for control in sitting {
             self.judge_one(&control, &held);
         }
@@ -283,7 +302,7 @@ impl Devices {
             None => Held::NoRegistry,
             Some(directory) => {
                 let found = directory.look_up_first(&Whom::Device(device)).await;
-                Held::of(found, self.unknown)
+                Held::of(found, self.unknown())
             }
         };
         if policy::judge(&control.evidence(), None, held.standing(), control.now()).is_err() {

@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,13 +77,34 @@ pub(crate) enum Caller {
 #[derive(Debug)]
 pub(crate) struct Door {
     turns: Arc<Semaphore>,
-    /// How long one may wait to begin.
-    patience: Duration,
+    patience: Arc<Patience>,
     queues: Mutex<Queues>,
     /// Somebody came, or a piece was taken.
     came: Notify,
     /// Perhaps one more may be accepted.
     room: Notify,
+}
+
+/// How long one may wait to begin, at every door.
+#[derive(Debug)]
+pub(crate) struct Patience(AtomicU64);
+
+impl Patience {
+    pub(crate) fn new(patience: Duration) -> Self {
+        let new = Self(AtomicU64::new(0));
+        new.change(patience);
+        new
+    }
+
+    /// From now on it is this.
+    pub(crate) fn change(&self, patience: Duration) {
+        let nanos = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX); // 584 years
+        self.0.store(nanos, Relaxed);
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Relaxed))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -234,7 +256,7 @@ impl Queues {
 
 impl Door {
     /// A door to `turns`, at which nobody waits longer than `patience` to begin.
-    pub(crate) fn new(turns: Arc<Semaphore>, patience: Duration) -> Self {
+    pub(crate) fn new(turns: Arc<Semaphore>, patience: Arc<Patience>) -> Self {
         let queues = Queues {
             pieces: PIECES,
             ..Queues::default()
@@ -283,7 +305,7 @@ impl Door {
             tokio::select! {
                 turn = &mut turn => return turn.ok(),
                 () = self.came.notified() => {}
-                () = sleep(self.patience / 8) => {} // somebody's patience may be over
+                () = sleep(self.patience.now() / 8) => {} // somebody's patience may be over
             }
             yield_now().await;
             if !matches!(self.round(&mut None, may_begin), Left::NoTurn) {
@@ -300,7 +322,7 @@ impl Door {
             self.room.notify_waiters();
             return Left::Nobody;
         }
-        if let Some(before) = Instant::now().checked_sub(self.patience) {
+        if let Some(before) = Instant::now().checked_sub(self.patience.now()) {
             queues.forget(before);
         }
         let mut pieces = PIECES;

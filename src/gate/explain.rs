@@ -100,12 +100,13 @@ impl Explainer {
                 key: format!("token.jwt.{}", fault.key),
                 sentence: fault.sentence,
             })?;
-            Ok((jwt.tokens.clone(), source))
+            Ok((jwt.tokens.clone(), Arc::new(source)))
         });
         let tokens = TokenDesk::new(
             settings.token.place,
             settings.alphabet.clone(),
             settings.registry.is_some(),
+            Arc::default(),
             jwt.transpose()?,
         );
         let registry = match &settings.registry {

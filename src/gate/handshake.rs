@@ -23,6 +23,7 @@ use crate::tls::witness::{Presented, Seen};
 
 use super::connection::Facts;
 use super::door::{Caller, Door, Pieces, Turn};
+use super::in_force::InForce;
 use super::listener::{Listener, Secure};
 use super::wire::{DeviceLink, LINGER_BYTES, linger, write_all};
 use super::{Gate, now};
@@ -64,9 +65,10 @@ pub(crate) struct Secured {
 
 impl Secured {
     /// Whether the certificates and trust groups that it met are those in force.
-    pub(crate) fn is_current(&self) -> bool {
-        match (&self.by, self.listener.secure()) {
-            (Some(by), Some(current)) => Arc::ptr_eq(by, &current),
+    pub(crate) fn is_current(&self, gate: &Gate) -> bool {
+        let in_force = gate.glance();
+        match (&self.by, &in_force.entrances[self.listener.place].secure) {
+            (Some(by), Some(current)) => Arc::ptr_eq(by, current),
             _ => true,
         }
     }
@@ -101,9 +103,10 @@ impl Accepted {
     pub(crate) async fn handshake(
         self,
         gate: &Gate,
+        in_force: &InForce,
         facts: &mut Facts,
     ) -> Result<Secured, Refusal> {
-        let Some(secure) = self.listener.secure() else {
+        let Some(secure) = in_force.entrances[self.listener.place].secure.clone() else {
             facts.mode = Some(Mode::Plain);
             return Ok(Secured {
                 link: DeviceLink::Plain(Socket::Tcp(self.socket)),
@@ -117,11 +120,15 @@ impl Accepted {
                 by: None,
             });
         };
-        let limit = gate.limits.handshake_timeout;
+        let limit = in_force.limits.handshake_timeout;
         let began = Instant::now();
         let metrics = gate.metrics.listener(self.listener.place);
         let mut attempt = None;
-        let timed = timeout(limit, self.secure(secure, gate, facts, &mut attempt)).await;
+        let timed = timeout(
+            limit,
+            self.secure(secure, gate, in_force, facts, &mut attempt),
+        )
+        .await;
         let outcome = match timed {
             Ok(outcome) => outcome,
             Err(_) if facts.waits_for_turn => Err(Refusal::HandshakesFull {
@@ -168,14 +175,16 @@ impl Accepted {
         tls: &ServerTls,
         hello: &[u8],
         gate: &Gate,
+        in_force: &InForce,
     ) -> Result<Turn, Refusal> {
-        if gate.turns_away() {
+        let brokers = &in_force.fleet.brokers;
+        if gate.turns_away(brokers) {
             return Err(Refusal::BrokerAway {
                 waited: Duration::ZERO,
                 last: "all brokers were known to be away, so its handshake was not begun".into(),
             });
         }
-        if let Some(turn) = self.door.try_begin(gate.brokers.has_room()) {
+        if let Some(turn) = self.door.try_begin(brokers.has_room()) {
             return Ok(turn);
         }
         let caller = if tls.would_resume(hello) {
@@ -183,7 +192,8 @@ impl Accepted {
         } else {
             Caller::New
         };
-        let (began, patience) = (Instant::now(), patience(gate.limits.handshake_timeout));
+        let limit = in_force.limits.handshake_timeout;
+        let (began, patience) = (Instant::now(), patience(limit));
         let _counted = gate.metrics.listener(self.listener.place).waiting();
         tokio::select! {
             biased;
@@ -202,6 +212,7 @@ impl Accepted {
         mut self,
         by: Arc<Secure>,
         gate: &Gate,
+        in_force: &InForce,
         facts: &mut Facts,
         attempt: &mut Option<Attempt>,
     ) -> Result<Secured, Refusal> {
@@ -212,7 +223,7 @@ impl Accepted {
         }
         // Silent sockets hold no turn: it is asked for when there is something to compute.
         facts.waits_for_turn = true;
-        let turn = self.wait_for_turn(tls, &hello, gate).await?;
+        let turn = self.wait_for_turn(tls, &hello, gate, in_force).await?;
         facts.waits_for_turn = false;
         let counted = gate.metrics.listener(self.listener.place).handshaking();
 

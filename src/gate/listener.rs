@@ -1,13 +1,11 @@
 //! Accept, count, give each connection its own task at once.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
-use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -46,10 +44,8 @@ pub(crate) struct Listener {
     pub(crate) place: usize,
     /// The label in metrics and logs.
     pub(crate) name: Arc<str>,
-    /// `None` on a plain listener. What new connections meet; changed files and groups come in whole (threats.md R2).
-    secure: Option<ArcSwap<Secure>>,
-    /// Who has to send a PROXY header.
-    proxies: Box<[IpNet]>,
+    /// It offers no TLS.
+    pub(crate) is_plain: bool,
 }
 
 /// TLS of a listener, and whose word counts there.
@@ -61,43 +57,21 @@ pub(crate) struct Secure {
 }
 
 impl Listener {
-    pub(crate) fn new(
-        place: usize,
-        name: Arc<str>,
-        secure: Option<Arc<Secure>>,
-        proxies: &[IpNet],
-    ) -> Self {
+    pub(crate) fn new(place: usize, name: Arc<str>, is_plain: bool) -> Self {
         Self {
             place,
             name,
-            secure: secure.map(ArcSwap::new),
-            proxies: proxies.into(),
+            is_plain,
         }
-    }
-
-    /// What a new connection meets; `None` on a plain listener.
-    pub(crate) fn secure(&self) -> Option<Arc<Secure>> {
-        self.secure.as_ref().map(ArcSwap::load_full)
-    }
-
-    /// Whether a peer at `ip`, which is canonical, has to send a PROXY header.
-    pub(crate) fn takes_header_from(&self, ip: IpAddr) -> bool {
-        self.proxies.iter().any(|network| network.contains(&ip))
     }
 
     /// Whether one more may be accepted as far as `door` goes. Who needs no handshake waits for no turn, and no storm of those who do
     /// keeps it out.
     fn place_at(&self, door: &Door) -> Option<Crowd> {
-        match self.secure {
-            Some(_) => door.try_admit(),
-            None => Some(Crowd::Thin),
-        }
-    }
-
-    /// From now on new connections meet `secure`.
-    pub(crate) fn replace(&self, secure: Arc<Secure>) {
-        if let Some(old) = &self.secure {
-            old.store(secure);
+        if self.is_plain {
+            Some(Crowd::Thin)
+        } else {
+            door.try_admit()
         }
     }
 }
@@ -242,12 +216,13 @@ fn receive(
         let _ = gate.spare.is_kept();
         return;
     }
-    let Ok(permit) = gate.connections.clone().try_acquire_owned() else {
-        let most = gate.limits.connections;
-        let refusal = if gate.room.is_short {
+    let Some(permit) = gate.places.take() else {
+        let refusal = if gate.places.is_short() {
             Refusal::OutOfDescriptors
         } else {
-            Refusal::Full { most }
+            Refusal::Full {
+                most: gate.places.most(),
+            }
         };
         return turn_away(socket, refusal);
     };

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -20,7 +21,6 @@ use crate::broker::dial::Brokers;
 use crate::jwks;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
-use crate::proxy_protocol;
 use crate::registry;
 use crate::rules::device::{Alphabet, Offer};
 use crate::rules::policy;
@@ -34,7 +34,9 @@ mod crowd;
 mod devices;
 mod door;
 pub(crate) mod explain;
+mod files;
 mod handshake;
+mod in_force;
 mod listener;
 mod preface;
 mod proxied;
@@ -51,13 +53,14 @@ mod wire;
 mod worker;
 
 use control::Control;
-use crowd::Crowd;
 use devices::Devices;
-use room::Room;
+use door::Patience;
+use in_force::InForce;
+use room::Places;
 use spare::Spare;
-use tokens::TokenDesk;
 
 pub use connections::{Connections, Open, Wanted};
+pub use files::{Contents, Look};
 pub use room::places;
 pub use running::{Outcome, Running};
 pub use start::{Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};
@@ -103,7 +106,7 @@ pub struct Limits {
     pub accepts_per_address: u32,
 }
 
-/// Everything that the gate obeys.
+/// Everything that the gate obeys. But for addresses to listen at and the registry's store, all of it may change while the gate runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// At least one.
@@ -144,30 +147,25 @@ pub struct TokenSettings {
     pub jwt: Option<jwks::Settings>,
 }
 
-/// What all connections share; nothing in it changes while the gate runs but counters and flags.
+/// What all connections share: what is in force, which a reload replaces as a whole, and counters and flags.
 pub(crate) struct Gate {
-    pub(crate) limits: Limits,
-    pub(crate) connect: policy::ConnectSettings,
-    pub(crate) brokers: Brokers,
-    /// What brokers are told first; `None`: nothing.
-    pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
+    in_force: ArcSwap<InForce>,
+    /// Tells that something else is in force.
+    reloaded: watch::Sender<()>,
     /// Who may enter, and who sits.
     pub(crate) devices: Devices,
-    pub(crate) tokens: TokenDesk,
     /// Connections for whose certificate nobody vouches any more.
     pub(crate) doubt: mpsc::UnboundedSender<Arc<Control>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
-    /// How many connections there is room for.
-    pub(crate) room: Room,
     /// Places for open connections.
-    pub(crate) connections: Arc<Semaphore>,
-    /// What each address may have of them.
-    pub(crate) crowd: Crowd,
+    pub(crate) places: Arc<Places>,
     /// To turn away with, when no descriptor is left.
     spare: Spare,
     /// Turns to handshake.
     pub(crate) handshakes: Arc<Semaphore>,
+    /// How long one may wait for such a turn.
+    pub(crate) patience: Arc<Patience>,
     /// How often a device is let through to be told that all brokers are away.
     words_when_away: DefaultDirectRateLimiter,
     names: Vec<Arc<str>>,
@@ -181,10 +179,20 @@ impl Gate {
         *self.draining.borrow()
     }
 
+    /// What is in force now. A connection asks once.
+    pub(crate) fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
+    /// The same for a glance: not to be held across an await.
+    pub(crate) fn glance(&self) -> arc_swap::Guard<Arc<InForce>> {
+        self.in_force.load()
+    }
+
     /// Whether a device is turned away before its handshake, since all brokers are known to be away (threats.md V5). A few a second
     /// are let through: they are told so by a CONNACK.
-    pub(crate) fn turns_away(&self) -> bool {
-        self.brokers.known_away() && self.words_when_away.check().is_err()
+    pub(crate) fn turns_away(&self, brokers: &Brokers) -> bool {
+        brokers.known_away() && self.words_when_away.check().is_err()
     }
 
     pub(crate) fn listener_name(&self, place: usize) -> &str {

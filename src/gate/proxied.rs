@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use crate::proxy_protocol::{self, Header, canonical};
 use crate::rules::reason::Refusal;
 
-use super::Gate;
 use super::connection::Facts;
 use super::handshake::Accepted;
+use super::in_force::InForce;
 
 /// The longest that a header is waited for. It is the first thing a balancer sends, and three seconds are for a packet that is
 /// lost on the way (PROXY protocol §2).
@@ -29,9 +29,14 @@ impl Accepted {
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was said to the peer.
-    pub(crate) async fn proxied(mut self, gate: &Gate, facts: &mut Facts) -> Result<Self, Refusal> {
-        if self.listener.takes_header_from(self.address.ip()) {
-            let limit = HEADER.min(gate.limits.handshake_timeout);
+    pub(crate) async fn proxied(
+        mut self,
+        in_force: &InForce,
+        facts: &mut Facts,
+    ) -> Result<Self, Refusal> {
+        let entrance = &in_force.entrances[self.listener.place];
+        if entrance.takes_header_from(self.address.ip()) {
+            let limit = HEADER.min(in_force.limits.handshake_timeout);
             // In a box, so that those without one carry no room for it.
             let header = Box::pin(timeout(limit, header(&mut self.socket))).await;
             match header.unwrap_or(Err(Refusal::ProxyHeaderTimeout { limit }))? {
@@ -43,7 +48,7 @@ impl Accepted {
                 Header::Local => {}
             }
         }
-        if gate.proxy_protocol.is_some() && self.to.is_none() {
+        if in_force.fleet.proxy_protocol.is_some() && self.to.is_none() {
             // Who calls where nobody knows is refused before its broker is called.
             self.to = self.socket.local_addr().ok().map(canonical);
         }
@@ -52,8 +57,9 @@ impl Accepted {
 
     /// Whether this is a balancer's own connection, as a health check is: its header named nobody, so the address is that
     /// of the balancer, which is no device's.
-    pub(crate) fn is_a_balancers_own(&self, facts: &Facts) -> bool {
-        facts.from.is_none() && self.listener.takes_header_from(self.address.ip())
+    pub(crate) fn is_a_balancers_own(&self, in_force: &InForce, facts: &Facts) -> bool {
+        let entrance = &in_force.entrances[self.listener.place];
+        facts.from.is_none() && entrance.takes_header_from(self.address.ip())
     }
 }
 

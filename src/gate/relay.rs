@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::broker::socket::Socket;
@@ -23,8 +22,8 @@ use crate::observe::metrics::Metrics;
 use crate::rules::reason::Ending;
 use crate::tls::stream::Got;
 
+use super::Gate;
 use super::control::{Control, Order};
-use super::listener::Listener;
 use super::wire::{DeviceLink, LINGER_BYTES, Wire, linger};
 
 /// How long the second side may be silent once the first has closed.
@@ -54,10 +53,10 @@ thread_local! {
 pub(crate) struct Watch {
     /// Orders.
     pub(crate) control: Arc<Control>,
-    /// The listener that it came to, with the trust groups that count there now.
-    pub(crate) listener: Arc<Listener>,
-    /// Where a connection goes for whose certificate no group vouches any more.
-    pub(crate) doubt: UnboundedSender<Arc<Control>>,
+    /// Knows the trust groups that count now, and where a connection goes for whose certificate none vouches any more.
+    pub(crate) gate: Arc<Gate>,
+    /// The place of the listener that it came to.
+    pub(crate) listener: usize,
 }
 
 impl Watch {
@@ -71,8 +70,9 @@ impl Watch {
         else {
             return true;
         };
-        let secure = self.listener.secure();
-        let verifier = secure.as_ref().and_then(|secure| secure.tls.verifier());
+        let in_force = self.gate.glance();
+        let secure = in_force.entrances[self.listener].secure.as_ref();
+        let verifier = secure.and_then(|secure| secure.tls.verifier());
         let again =
             verifier.map(|verifier| verifier.judge_again(stream.peer_chain(), self.control.now()));
         match again {
@@ -439,7 +439,7 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         let order = self.watch.control.order(cx.waker());
         if self.watch.control.take_review() && !self.watch.is_vouched_for(&self.device) {
-            let _ = self.watch.doubt.send(self.watch.control.clone());
+            let _ = self.watch.gate.doubt.send(self.watch.control.clone());
         }
         match order {
             Order::GoOn => {}

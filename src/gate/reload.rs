@@ -1,344 +1,420 @@
-//! What may change while connections are open: certificates, keys, trust groups, revocation lists (threats.md R2, R3).
+//! Reload: other settings come into force, all of them or none, while connections are open (threats.md R2, R3).
+//!
+//! First everything is read and checked that could be wrong; only then is anything changed, and that cannot fail. What a running
+//! gate cannot change is a fault like any other: a configuration of which only a part counted would be a third one, which nobody wrote.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
 
-use crate::registry::StoreSettings;
+use crate::jwks::{self, KeySource, Place};
+use crate::registry::{StoreSettings, token_key};
+use crate::rules::reason::Cause;
+use crate::rules::token::TokenKey;
 use crate::tls::client;
 use crate::tls::server::Resumption;
-use crate::tls::trust::Groups;
 
-use super::listener::Listener;
-use super::start::{LoadedListener, tell_ends};
-use super::{Gate, Settings, StartFault};
+use super::crowd::Crowd;
+use super::handshake::patience;
+use super::in_force::{Fleet, InForce};
+use super::start::{Files, each_once, entrances, key_source, tell_ends, turns, unknown};
+use super::tokens::{Key, TokenDesk};
+use super::{Contents, Gate, Settings, StartFault, devices};
 
-/// How often the files are looked at. One that changed is read when it has not changed again since the last look, so that
-/// nobody reads half of it: within a second.
-const LOOK: Duration = Duration::from_millis(400);
-
-/// A read that failed is tried again after so long, also when nothing has changed: what was in the way may have been ours.
-const AGAIN: Duration = Duration::from_secs(10);
-
-/// The listeners at work, and the settings in force.
+/// The settings in force.
 pub(super) struct Live {
-    listeners: Vec<Arc<Listener>>,
-    in_force: Mutex<Settings>,
-    /// Held while files are read and put in force: a slow reading must not undo a later one.
-    reading: tokio::sync::Mutex<Files>,
+    settings: Mutex<Settings>,
+    /// Held by a reload: a slow one must not undo a later one.
+    alone: tokio::sync::Mutex<()>,
+    workers: usize,
 }
 
-/// What the system said of each file when it was read.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Files(Vec<(PathBuf, Option<[i64; 6]>)>);
+/// What was read and found good.
+struct Read {
+    files: Files,
+    /// `None`: as it was.
+    keys: Option<Arc<KeySource>>,
+    /// The key of the registry's tokens; `None`: as it was.
+    token_key: Option<TokenKey>,
+}
 
-impl Files {
-    /// The same, of the trust groups' files alone.
-    fn of_trust(&self, settings: &Settings) -> Vec<(PathBuf, Option<[i64; 6]>)> {
-        let trust: Vec<_> = trust_files(settings).collect();
-        let all = self.0.iter();
-        all.filter(|(path, _)| trust.contains(&path))
-            .cloned()
-            .collect()
+/// What of new settings, and of the files they name, is what it was.
+struct Same {
+    trust: bool,
+    issuer: bool,
+    brokers: Brokers,
+}
+
+/// What `[broker]` is, beside what it was.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Brokers {
+    Same,
+    /// Other brokers, but `[broker.tls]` and its files are the same.
+    SameTls,
+    Others,
+}
+
+impl Same {
+    fn of(old: &Settings, new: &Settings, (before, now): (&Contents, &Contents)) -> Self {
+        let same = |one: &dyn fmt::Debug, other: &dyn fmt::Debug| {
+            format!("{one:?}") == format!("{other:?}")
+        };
+        let same_tls =
+            same(&old.broker.tls, &new.broker.tls) && now.agree_on(before, &broker_files(new));
+        Self {
+            trust: trust_of(old) == trust_of(new) && now.agree_on(before, trust_files(new)),
+            issuer: same(&old.token.jwt, &new.token.jwt) && now.agree_on(before, &jwt_files(new)),
+            brokers: match same_tls {
+                false => Brokers::Others,
+                true if same(&old.broker, &new.broker) => Brokers::Same,
+                true => Brokers::SameTls,
+            },
+        }
     }
 }
 
 impl Live {
-    /// `read`: what the system said of the files before they were read.
-    pub(super) fn new(listeners: Vec<Arc<Listener>>, in_force: Settings, read: Looked) -> Self {
+    pub(super) fn new(settings: Settings, workers: usize) -> Self {
         Self {
-            listeners,
-            in_force: Mutex::new(in_force),
-            reading: tokio::sync::Mutex::new(read.0),
+            settings: Mutex::new(settings),
+            alone: tokio::sync::Mutex::new(()),
+            workers,
         }
     }
 
     /// The registry's store, and the file with the key of its tokens.
     pub(super) fn token_key(&self) -> Option<(StoreSettings, PathBuf)> {
-        let in_force = self.in_force();
-        let registry = in_force.registry.as_ref()?;
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = settings.registry.as_ref()?;
         Some((registry.directory.store.clone(), registry.token_key.clone()))
     }
 
-    /// The trust groups of each listener that has any.
-    pub(super) fn groups(&self) -> Vec<Arc<Groups>> {
-        let secure = self.listeners.iter().filter_map(|one| one.secure());
-        secure.filter_map(|secure| secure.groups.clone()).collect()
-    }
-
-    /// See [`Running::reload`](super::Running::reload).
+    /// See [`Running::reload`](super::Running::reload). Dropping it half-way changes nothing.
     pub(super) async fn reload(
         &self,
         settings: Settings,
+        also: Vec<StartFault>,
+        contents: (&Contents, &Contents),
         gate: &Gate,
     ) -> Result<Vec<String>, Vec<StartFault>> {
-        let mut read = self.reading.lock().await;
-        let checked = {
-            let old = self.in_force();
-            check_listeners(&old, &settings).and_then(|()| check_mixture(&old, &settings))
-        };
-        let done = match checked {
-            Ok(later) => {
-                let files = look(&settings).await;
-                let done = self.read(settings, &read, &files, gate).await;
-                done.map(|()| {
-                    *read = files;
-                    later
-                })
-            }
-            Err(faults) => Err(faults),
-        };
-        gate.metrics.reloaded(done.is_ok());
-        done
-    }
-
-    /// Sees whether files change; reads them anew when they have. Never ends.
-    pub(super) async fn watch(&self, gate: &Gate) {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Files::default();
-        let mut failed: Option<(Files, Instant)> = None;
-        let mut told = Vec::new();
-        let mut waiting = Waiting::of(&self.in_force());
-        loop {
-            ticks.tick().await;
-            let mut read = self.reading.lock().await;
-            let settings = self.in_force().clone();
-            if waiting.is_news(look_at_all(broker_files(&settings)).await) {
-                tracing::warn!(
-                    event = "configuration",
-                    "files of [broker.tls] changed, and count after a restart"
-                );
-            }
-            let seen = look(&settings).await;
-            let settled = seen == last;
-            last.clone_from(&seen);
-            let tried = failed
-                .as_ref()
-                .is_some_and(|(files, at)| *files == seen && at.elapsed() < AGAIN);
-            if !settled || seen == *read || tried {
-                continue;
-            }
-            let done = self.read(settings, &read, &seen, gate).await;
-            gate.metrics.reloaded(done.is_ok());
-            match done {
-                Ok(()) => {
-                    *read = seen;
-                    failed = None;
-                    told.clear();
-                    tracing::info!(
-                        event = "reloaded",
-                        "files changed, and what they hold now is in force"
-                    );
-                }
-                Err(faults) => {
-                    failed = Some((seen, Instant::now()));
-                    // Tried again and again, but told once: the metric says that it is still so.
-                    if faults != told {
-                        for fault in &faults {
-                            tracing::error!(
-                                event = "reload_failed",
-                                "{fault}; what was in force stays"
-                            );
-                        }
-                        told = faults;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reads the files of every listener and, if all are good, puts them in force; if it is about trust, has open connections
-    /// look again.
-    async fn read(
-        &self,
-        settings: Settings,
-        before: &Files,
-        now: &Files,
-        gate: &Gate,
-    ) -> Result<(), Vec<StartFault>> {
-        let pins = settings.registry.is_some();
-        let reading = spawn_blocking(move || {
-            let load = |listener| LoadedListener::load(listener, &settings.trust, pins);
-            let loaded: Vec<_> = settings.listeners.iter().map(load).collect();
-            (settings, loaded)
-        });
-        let (settings, mut loaded) = reading.await.map_err(|_| {
-            vec![StartFault {
-                key: "listener".into(),
-                sentence: "reading its files panicked; please report it".into(),
-            }]
-        })?;
-        let mut faults: Vec<_> = loaded
-            .iter_mut()
-            .flat_map(|one| one.faults.drain(..))
-            .collect();
-        faults.sort_by(|a, b| (&a.key, &a.sentence).cmp(&(&b.key, &b.sentence)));
-        faults.dedup();
+        let _alone = self.alone.lock().await;
+        let old = self
+            .settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let same = Same::of(&old, &settings, contents);
+        let mut faults = also;
+        faults.extend(fixed(&old, &settings));
+        let settings = Arc::new(settings);
+        let mut read = read(&settings, &same, gate, &mut faults).await;
+        let faults = each_once(faults);
         if !faults.is_empty() {
             return Err(faults);
         }
-        for (place, loaded) in loaded.into_iter().enumerate() {
-            let named = |listener: &&Arc<Listener>| listener.name == settings.listeners[place].name;
-            let listener = self.listeners.iter().find(named);
-            if let (Some(listener), Some(secure)) = (listener, loaded.secure) {
-                tell_ends(&gate.metrics, listener.place, &secure);
-                listener.replace(secure);
-            }
-        }
-        let mut in_force = self.in_force();
-        let is_about_trust = trust_of(&in_force) != trust_of(&settings)
-            || before.of_trust(&settings) != now.of_trust(&settings);
-        in_force.listeners = settings.listeners;
-        in_force.trust = settings.trust;
-        drop(in_force);
-        if is_about_trust {
+        let warnings = std::mem::take(&mut read.files.warnings);
+        self.put_in_force(&old, &settings, &same, read, gate);
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = (*settings).clone();
+        Ok(warnings)
+    }
+
+    /// Nothing here can fail.
+    fn put_in_force(&self, old: &Settings, new: &Settings, same: &Same, read: Read, gate: &Gate) {
+        let was = gate.in_force();
+        let secures = by_place(old, new, read.files.secures);
+        let tokens = match read.token_key {
+            None => was.tokens.shared_key().clone(),
+            Some(key) => Key::of(key),
+        };
+        let keys = read.keys.or_else(|| was.tokens.key_source().cloned());
+        let jwt = new.token.jwt.as_ref().zip(keys);
+        let tokens = TokenDesk::new(
+            new.token.place,
+            new.alphabet.clone(),
+            new.registry.is_some(),
+            tokens,
+            jwt.map(|(jwt, keys)| (jwt.tokens.clone(), keys)),
+        );
+        let fleet = if same.brokers == Brokers::Same {
+            was.fleet.clone()
+        } else {
+            let same_tls = same.brokers == Brokers::SameTls;
+            let (tls, before) = (read.files.broker_tls, (&*was.fleet, same_tls));
+            let fleet = Fleet::succeeding(&new.broker, tls, &gate.metrics, before);
+            Arc::new(fleet)
+        };
+        let limits = new.limits.clone();
+        gate.places.change(limits.connections);
+        gate.patience.change(patience(limits.handshake_timeout));
+        let [from, to] = [&was.limits, &limits].map(|limits| turns(limits, self.workers));
+        change_turns(&gate.handshakes, from, to);
+        let entrances = entrances(&sorted(old, new), secures);
+        tell_ends(&gate.metrics, &sorted(old, new), &entrances);
+        let tokens = Arc::new(tokens);
+        gate.in_force.store(Arc::new(InForce {
+            entrances,
+            crowd: Crowd::succeeding(&limits, Some(&was.crowd)),
+            limits,
+            tokens: tokens.clone(),
+            unknown: unknown(new),
+            connect: new.connect.clone(),
+            fleet,
+        }));
+        // From here on whoever takes its seat sees what is in force; those who sit are told.
+        if !same.trust {
             for control in gate.devices.rolls().iter().flat_map(|roll| roll.all()) {
                 control.review();
             }
         }
-        Ok(())
-    }
-
-    fn in_force(&self) -> MutexGuard<'_, Settings> {
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+        end_jwts(gate, &tokens, &was.tokens);
+        gate.devices.change_unknown(unknown(new));
+        gate.reloaded.send_replace(());
     }
 }
 
-/// What the system said of the files before they were read at the start.
-#[derive(Debug)]
-pub(super) struct Looked(Files);
-
-impl Looked {
-    pub(super) fn at(settings: &Settings) -> Self {
-        Self(look_at(files(settings)))
+/// Ends connections whose JWT, which `by` took, would be none at `tokens`.
+pub(super) fn end_jwts(gate: &Gate, tokens: &TokenDesk, by: &TokenDesk) {
+    let all = gate.devices.rolls().iter().flat_map(|roll| roll.all());
+    let gone: Vec<_> = all
+        .filter(|one| !tokens.still_holds(&one.sitter.evidence, by))
+        .collect();
+    if !gone.is_empty() {
+        devices::end(gone, Cause::TrustEnded);
     }
 }
 
-/// Files that count after a restart only: a change of theirs is told, and each change once.
-struct Waiting {
-    last: Files,
-    told: Files,
-}
-
-impl Waiting {
-    fn of(settings: &Settings) -> Self {
-        let now = look_at(broker_files(settings));
-        Self {
-            last: now.clone(),
-            told: now,
-        }
-    }
-
-    /// Whether they have changed, and have not changed again since the last look, as for files that are read again.
-    fn is_news(&mut self, seen: Files) -> bool {
-        let news = seen == self.last && seen != self.told;
-        if news {
-            self.told.clone_from(&seen);
-        }
-        self.last = seen;
-        news
-    }
-}
-
-/// What the system says of each file: who has another name, time, size or place is read again.
-async fn look(settings: &Settings) -> Files {
-    look_at_all(files(settings)).await
-}
-
-async fn look_at_all(paths: Vec<PathBuf>) -> Files {
-    if paths.is_empty() {
-        return Files::default();
-    }
-    let looking = spawn_blocking(move || look_at(paths));
-    looking.await.unwrap_or_default()
-}
-
-fn look_at(paths: Vec<PathBuf>) -> Files {
-    let look = |path: PathBuf| {
-        let told = fs::metadata(&path).ok().map(|meta| {
-            let ids = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
-            let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()];
-            let ([dev, ino, size], [seconds, nanos, changed]) = (ids, times);
-            [dev, ino, size, seconds, nanos, changed]
-        });
-        (path, told)
+/// Reads whatever the settings name, and goes on after a fault.
+async fn read(
+    settings: &Arc<Settings>,
+    same: &Same,
+    gate: &Gate,
+    faults: &mut Vec<StartFault>,
+) -> Read {
+    let (wanted, keys_are_same) = (settings.clone(), same.issuer);
+    let reading = spawn_blocking(move || {
+        let files = Files::read(&wanted);
+        let issuer = wanted.token.jwt.as_ref().filter(|_| !keys_are_same);
+        let keys = issuer.map(key_source).transpose();
+        let registry = wanted.registry.as_ref();
+        let key = registry.map(|registry| token_key::read(&registry.token_key));
+        (files, keys, key.transpose())
+    });
+    let Ok((mut files, keys, token_key)) = reading.await else {
+        faults.push(fault(
+            "listener",
+            "reading the files panicked; please report it",
+        ));
+        return Read::nothing();
     };
-    Files(paths.into_iter().map(look).collect())
+    faults.append(&mut files.faults);
+    let keys = match keys {
+        Ok(keys) => keys,
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    };
+    if let (Some(source), Some(jwt)) = (&keys, &settings.token.jwt)
+        && let Err(why) = fetch(source, jwt).await
+    {
+        faults.push(why);
+    }
+    let was = gate.in_force();
+    let token_key = match (token_key, &settings.registry) {
+        (Ok(Some(key)), Some(registry)) => {
+            let file = registry.token_key.display();
+            let store = &registry.directory.store;
+            let checked = check_key(was.tokens.key(), key, store).await;
+            checked.map_err(|why| format!("{file}: {why}"))
+        }
+        (Ok(_), _) => Ok(None),
+        (Err(why), _) => Err(why),
+    };
+    let token_key = token_key.unwrap_or_else(|why| {
+        faults.push(fault("token.key_file", why));
+        None
+    });
+    Read {
+        files,
+        keys,
+        token_key,
+    }
+}
+
+impl Read {
+    fn nothing() -> Self {
+        Self {
+            files: Files {
+                secures: Vec::new(),
+                broker_tls: None,
+                faults: Vec::new(),
+                warnings: Vec::new(),
+            },
+            keys: None,
+            token_key: None,
+        }
+    }
+}
+
+/// Another address is asked once before it is relied on: without keys every token would be told to come back.
+async fn fetch(source: &KeySource, jwt: &jwks::Settings) -> Result<(), StartFault> {
+    match &jwt.keys {
+        Place::File(_) => Ok(()),
+        place @ Place::Url(_) => source
+            .fetch()
+            .await
+            .map_err(|why| fault("token.jwt.keys", format!("{place}: {why}"))),
+    }
+}
+
+/// What becomes of the key that the file `holds` now, where `known` is in use; `None`: nothing.
+async fn check_key(
+    known: Option<&TokenKey>,
+    holds: Option<TokenKey>,
+    store: &StoreSettings,
+) -> Result<Option<TokenKey>, String> {
+    let Some(known) = known else {
+        return Ok(None); // the gate waits for it, and will see
+    };
+    let key = holds.ok_or(
+        "it is not there any more, and tokens are hashed with the key that was in it; put it back",
+    )?;
+    if key.check_value() == known.check_value() {
+        return Ok(None);
+    }
+    match token_key::is_of(&key, store).await {
+        Ok(true) => Ok(Some(key)),
+        Ok(false) => Err(
+            "it is not the key that the registry's tokens are hashed with; put the old one back"
+                .into(),
+        ),
+        Err(why) => Err(format!(
+            "it holds another key, and whether that is the registry's cannot be seen: {why}"
+        )),
+    }
+}
+
+/// Gives or takes turns to handshake, of which there are `from`. Those that are taken go when who has them is through.
+fn change_turns(turns: &Arc<Semaphore>, from: usize, to: usize) {
+    if to >= from {
+        return turns.add_permits(to - from);
+    }
+    let surplus = from - to;
+    let rest = surplus - turns.forget_permits(surplus);
+    if let Some(rest) = u32::try_from(rest).ok().filter(|rest| *rest > 0) {
+        let turns = turns.clone();
+        tokio::spawn(async move {
+            if let Ok(given_back) = turns.acquire_many_owned(rest).await {
+                given_back.forget();
+            }
+        });
+    }
+}
+
+/// What a running gate cannot change, and was changed.
+fn fixed(old: &Settings, new: &Settings) -> Vec<StartFault> {
+    const RESTART: &str =
+        "cannot change while the gate runs; put it back, or start the gate anew (docs/reload.md)";
+    let mut faults = Vec::new();
+    for was in &old.listeners {
+        let name = &was.name;
+        let Some(now) = new.listeners.iter().find(|one| one.name == *name) else {
+            let key = format!("listener[{name}]");
+            faults.push(fault(
+                key,
+                format!("is gone or has another name, which {RESTART}"),
+            ));
+            continue;
+        };
+        if was.bind != now.bind {
+            faults.push(fault(format!("listener[{name}].bind"), RESTART));
+        }
+        if was.offer != now.offer {
+            faults.push(fault(format!("listener[{name}].mode"), RESTART));
+        }
+    }
+    for now in &new.listeners {
+        if !old.listeners.iter().any(|one| one.name == now.name) {
+            let key = format!("listener[{}]", now.name);
+            faults.push(fault(key, format!("is new: how many there are {RESTART}")));
+        }
+    }
+    match (&old.registry, &new.registry) {
+        (None, None) => {}
+        (Some(was), Some(now)) => {
+            if format!("{:?}", was.directory) != format!("{:?}", now.directory) {
+                faults.push(fault(
+                    "registry",
+                    format!("url, password_file, grace and cache {RESTART}"),
+                ));
+            }
+            if was.token_key != now.token_key {
+                faults.push(fault("token.key_file", format!("its path {RESTART}")));
+            }
+        }
+        _ => faults.push(fault("registry", format!("whether there is one {RESTART}"))),
+    }
+    faults
+}
+
+fn fault(key: impl Into<String>, sentence: impl Into<String>) -> StartFault {
+    StartFault {
+        key: key.into(),
+        sentence: sentence.into(),
+    }
+}
+
+/// The new settings with their listeners in the old order, which is that of places.
+fn sorted(old: &Settings, new: &Settings) -> Settings {
+    let mut new = new.clone();
+    new.listeners.sort_by_key(|one| place(old, &one.name));
+    new
+}
+
+/// The same of what was read for them.
+fn by_place<T>(old: &Settings, new: &Settings, read: Vec<T>) -> Vec<T> {
+    let mut all: Vec<_> = new.listeners.iter().zip(read).collect();
+    all.sort_by_key(|(one, _)| place(old, &one.name));
+    all.into_iter().map(|(_, read)| read).collect()
+}
+
+fn place(old: &Settings, name: &str) -> Option<usize> {
+    old.listeners.iter().position(|one| *one.name == *name)
 }
 
 /// Whose word counts where, as it is written.
 fn trust_of(settings: &Settings) -> String {
-    let by_listener: Vec<_> = settings
+    let mut by_listener: Vec<_> = settings
         .listeners
         .iter()
         .map(|one| (&one.name, &one.trust))
         .collect();
+    by_listener.sort();
     format!("{by_listener:?} {:?}", settings.trust)
 }
 
-/// What is read anew must make sense with what is not: whether names of two groups can meet hangs on the templates, the alphabet
-/// and the registry, which stay as they are until a restart (threats.md I3, I7). Gives the sections that wait for it.
-fn check_mixture(old: &Settings, new: &Settings) -> Result<Vec<String>, Vec<StartFault>> {
-    let later = later(old, new);
-    let leans_on = ["connect", "registry", "token"];
-    let waits: Vec<_> = later
-        .iter()
-        .filter(|name| leans_on.contains(&name.as_str()))
-        .collect();
-    if waits.is_empty() || trust_of(old) == trust_of(new) {
-        return Ok(later);
-    }
-    let waits: Vec<_> = waits.into_iter().map(|name| format!("[{name}]")).collect();
-    Err(vec![StartFault {
-        key: "trust".into(),
-        sentence: format!(
-            "trust groups and {} changed together, and the latter counts after a restart only: one without the other could give two \
-             devices one name; restart the gate, or change them one after the other",
-            waits.join(", ")
-        ),
-    }])
-}
-
-/// Which listeners there are, and where, does not change while the gate runs.
-fn check_listeners(old: &Settings, settings: &Settings) -> Result<(), Vec<StartFault>> {
-    let shape = |settings: &Settings| -> BTreeMap<_, _> {
-        let one = settings.listeners.iter();
-        one.map(|one| (one.name.clone(), (one.bind.clone(), one.offer)))
-            .collect()
-    };
-    if shape(old) == shape(settings) {
-        return Ok(());
-    }
-    Err(vec![StartFault {
-            key: "listener".into(),
-            sentence: "name, bind and mode of listeners, and how many there are, cannot change while the gate runs; restart it"
-                .into(),
-        }])
-}
-
-/// The files that listeners and trust groups name.
-fn files(settings: &Settings) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for tls in settings.listeners.iter().filter_map(|one| one.tls.as_ref()) {
-        files.extend([tls.certificate.clone(), tls.key.clone()]);
-        for also in &tls.also {
-            files.extend([also.certificate.clone(), also.key.clone()]);
+impl Settings {
+    /// Every file that is read for these settings, but for secrets, which they hold.
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        let mut files: BTreeSet<PathBuf> = trust_files(self).cloned().collect();
+        for tls in self.listeners.iter().filter_map(|one| one.tls.as_ref()) {
+            files.extend([tls.certificate.clone(), tls.key.clone()]);
+            for also in &tls.also {
+                files.extend([also.certificate.clone(), also.key.clone()]);
+            }
+            if let Resumption::Tickets { secret_file } = &tls.resumption {
+                files.extend(secret_file.clone());
+            }
         }
-        if let Resumption::Tickets { secret_file } = &tls.resumption {
-            files.extend(secret_file.clone());
-        }
+        files.extend(broker_files(self));
+        files.extend(jwt_files(self));
+        files.extend(self.registry.iter().map(|one| one.token_key.clone()));
+        files
     }
-    files.extend(trust_files(settings).cloned());
-    files.sort();
-    files.dedup();
-    files
 }
 
 /// The files that `[broker.tls]` names.
@@ -351,6 +427,18 @@ fn broker_files(settings: &Settings) -> Vec<PathBuf> {
     own.chain([ca.clone()]).collect()
 }
 
+/// The files that `[token.jwt]` names.
+fn jwt_files(settings: &Settings) -> Vec<PathBuf> {
+    let Some(jwt) = &settings.token.jwt else {
+        return Vec::new();
+    };
+    let keys = match &jwt.keys {
+        Place::File(path) => Some(path.clone()),
+        Place::Url(_) => None,
+    };
+    keys.into_iter().chain(jwt.ca.clone()).collect()
+}
+
 /// The files that trust groups name.
 fn trust_files(settings: &Settings) -> impl Iterator<Item = &PathBuf> {
     settings
@@ -360,33 +448,26 @@ fn trust_files(settings: &Settings) -> impl Iterator<Item = &PathBuf> {
         .flatten()
 }
 
-/// Who has to send a PROXY header, as it is written.
-fn proxies_of(settings: &Settings) -> String {
-    let by_listener: Vec<_> = settings
-        .listeners
-        .iter()
-        .map(|one| (&one.name, &one.proxy_protocol_from))
-        .collect();
-    format!("{by_listener:?}")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The sections that differ, but for secrets, which do not print, and are not read again while the gate runs.
-fn later(old: &Settings, new: &Settings) -> Vec<String> {
-    let sections = |settings: &Settings| {
-        [
-            (
-                "connect",
-                format!("{:?} {:?}", settings.connect, settings.alphabet),
-            ),
-            ("broker", format!("{:?}", settings.broker)),
-            ("limits", format!("{:?}", settings.limits)),
-            ("listener.proxy_protocol_from", proxies_of(settings)),
-            ("registry", format!("{:?}", settings.registry)),
-            ("token", format!("{:?}", settings.token)),
-        ]
-    };
-    let both = sections(old).into_iter().zip(sections(new));
-    both.filter(|(old, new)| old != new)
-        .map(|((name, _), _)| name.to_owned())
-        .collect()
+    /// Whoever handshakes goes on; fewer begin from then on.
+    #[tokio::test]
+    async fn turns_that_are_taken_go_when_they_are_given_back() {
+        let turns = Arc::new(Semaphore::new(3));
+        let taken = [0; 2].map(|_| turns.clone().try_acquire_owned().expect("one of three"));
+        change_turns(&turns, 3, 1);
+        tokio::task::yield_now().await;
+        assert_eq!(turns.available_permits(), 0);
+        let [first, second] = taken;
+        drop(first);
+        tokio::task::yield_now().await;
+        assert_eq!(turns.available_permits(), 0);
+        drop(second);
+        tokio::task::yield_now().await;
+        assert_eq!(turns.available_permits(), 1);
+        change_turns(&turns, 1, 4);
+        assert_eq!(turns.available_permits(), 4);
+    }
 }

@@ -4,6 +4,8 @@
 //! connection with it, if silent devices could take the last one.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -20,6 +22,8 @@ pub(crate) struct Room {
     pub(crate) places: u32,
     /// Fewer than `limits.connections`, for want of descriptors.
     pub(crate) is_short: bool,
+    /// How many there are descriptors for.
+    there_are: u32,
 }
 
 impl Room {
@@ -46,7 +50,73 @@ impl Room {
         Self {
             places: most.min(there_are),
             is_short: there_are < most,
+            there_are,
         }
+    }
+
+    /// The same for another limit: what is open by now is no news of what there are descriptors for.
+    fn with(self, most: u32) -> Self {
+        Self::of(most, self.there_are)
+    }
+}
+
+/// The places for open connections, taken one by one; how many there are may change meanwhile.
+#[derive(Debug)]
+pub(crate) struct Places {
+    open: AtomicU32,
+    most: AtomicU32,
+    is_short: AtomicBool,
+    room: Room,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(Arc<Places>);
+
+impl Places {
+    pub(crate) fn new(room: Room) -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            most: AtomicU32::new(room.places),
+            is_short: AtomicBool::new(room.is_short),
+            room,
+        }
+    }
+
+    /// Takes one; `None`: all are taken.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Permit> {
+        let most = self.most.load(Relaxed);
+        let one_more = |open: u32| (open < most).then(|| open + 1);
+        let taken = self.open.fetch_update(Relaxed, Relaxed, one_more);
+        taken.ok().map(|_| Permit(self.clone()))
+    }
+
+    /// From now on there are so many, as far as there are descriptors. Who has one keeps it.
+    pub(crate) fn change(&self, most: u32) {
+        let room = self.room.with(most);
+        self.most.store(room.places, Relaxed);
+        self.is_short.store(room.is_short, Relaxed);
+    }
+
+    /// How many are taken.
+    pub(crate) fn open(&self) -> u32 {
+        self.open.load(Relaxed)
+    }
+
+    /// How many there are.
+    pub(crate) fn most(&self) -> u32 {
+        self.most.load(Relaxed)
+    }
+
+    /// Fewer than `limits.connections`, for want of descriptors.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short.load(Relaxed)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -81,6 +151,25 @@ mod tests {
         assert_eq!(places(64, 24), 10); // half of it
         assert_eq!((places(64, 64), places(0, 24)), (1, 1));
         assert_eq!(places(u64::MAX, 24), u32::MAX);
+    }
+
+    #[test]
+    fn how_many_there_are_changes_under_those_who_are_in() {
+        let places = Arc::new(Places::new(Room::of(2, 3)));
+        let mut inside: Vec<_> = std::iter::from_fn(|| places.take()).collect();
+        assert_eq!((inside.len(), places.is_short()), (2, false));
+        places.change(100);
+        inside.extend(std::iter::from_fn(|| places.take()));
+        assert_eq!(
+            (inside.len(), places.most(), places.is_short()),
+            (3, 3, true)
+        );
+        places.change(1);
+        assert!(places.take().is_none() && places.open() == 3);
+        inside.truncate(1);
+        assert!(places.take().is_none());
+        inside.clear();
+        assert!(places.take().is_some() && places.open() == 0);
     }
 
     #[test]

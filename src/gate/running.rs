@@ -14,15 +14,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use crate::broker;
 use crate::observe::ready::Ready;
 use crate::registry::token_key;
-use crate::rules::reason::Cause;
-use crate::tls::client::ClientTls;
 
 use super::connections::Connections;
 use super::control::Control;
-use super::devices;
-use super::reload::Live;
+use super::in_force::Fleet;
+use super::reload::{Live, end_jwts};
 use super::start::broker_warnings;
-use super::{Gate, Settings, StartFault, now};
+use super::{Contents, Gate, Settings, StartFault, now};
 
 /// What has lapsed is told again after so long.
 const DAY: Duration = Duration::from_hours(24);
@@ -55,9 +53,6 @@ pub struct Running {
     pub(super) doubts: Mutex<Option<mpsc::UnboundedReceiver<Arc<Control>>>>,
     /// What was warned of when the files were read.
     pub(super) warned: Vec<String>,
-    /// What brokers are judged by, and what the gate shows them; `None` where no broker is spoken to in TLS.
-    pub(super) broker_tls: Option<ClientTls>,
-    pub(super) health: Duration,
     pub(super) addresses: Vec<(Arc<str>, SocketAddr)>,
     pub(super) threads: Vec<JoinHandle<()>>,
     /// Closed when the last worker ends.
@@ -73,30 +68,49 @@ impl Running {
 
     /// Asks the brokers whether they answer, for as long as it is polled; tells metrics, log and `/readyz`.
     pub async fn watch_brokers(&self) {
-        let gate = &self.gate;
-        broker::health::watch(&gate.brokers, self.health, |told| {
-            gate.metrics.broker(told.place).up(told.up);
-            let broker = &gate.brokers.all()[told.place].label;
+        let mut reloaded = self.gate.reloaded.subscribe();
+        loop {
+            let fleet = self.gate.glance().fleet.clone();
+            let others = async {
+                while Arc::ptr_eq(&fleet, &self.gate.glance().fleet) {
+                    if reloaded.changed().await.is_err() {
+                        return std::future::pending().await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = self.watch_fleet(&fleet) => {}
+                () = others => {}
+            }
+        }
+    }
+
+    /// Never ends.
+    async fn watch_fleet(&self, fleet: &Fleet) {
+        let brokers = &fleet.brokers;
+        broker::health::watch(brokers, fleet.health, |told| {
+            fleet.metrics(told.place).up(told.up);
+            let broker = &brokers.all()[told.place].label;
             let why = told.why;
             match told.news {
                 Some(true) => tracing::info!(event = "broker_up", broker = %broker, "{why}"),
                 Some(false) => tracing::warn!(event = "broker_down", broker = %broker, "{why}"),
                 None => {}
             }
-            self.ready.set_broker_up(gate.brokers.any_up());
+            self.ready.set_broker_up(brokers.any_up());
         })
         .await;
+        std::future::pending::<()>().await; // there is no broker
     }
 
     /// Tells of each revocation list, CA, or certificate for brokers when it lapses, and once a day while it has lapsed; for as long as it is polled.
     /// What had lapsed at the start is told there.
     pub async fn watch_lists(&self) {
-        let mut ticks = interval(self.health);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = Told::default();
         told.due(self.warned.iter().cloned().collect(), Instant::now());
         loop {
-            ticks.tick().await;
+            let every = self.gate.glance().fleet.health;
+            sleep(every).await;
             for warning in told.due(self.lapsed(), Instant::now()) {
                 tracing::warn!(event = "lapsed", "{warning}");
             }
@@ -139,14 +153,14 @@ impl Running {
         loop {
             match token_key::read(&file) {
                 Ok(Some(key)) => {
-                    self.gate.tokens.set_key(key.clone());
+                    self.gate.glance().tokens.set_key(key.clone());
                     let same = token_key::is_of(&key, &store).await;
                     match same {
                         Ok(true) => return,
                         Ok(false) => {
                             let why = format!(
                                 "{} is not the key that the registry's tokens are hashed with: none of them counts; copy the right one \
-                                 from where the first token was made, and restart",
+                                 from where the first token was made",
                                 file.display()
                             );
                             return tracing::error!(event = "token_key", "{why}");
@@ -170,13 +184,26 @@ impl Running {
     /// Keeps the keys of the JWTs' issuer fresh, and ends the connections that a key vouched for that is gone; for as long as it
     /// is polled.
     pub async fn watch_issuer(&self) {
-        let gate = &self.gate;
         let changed = || {
-            let all = gate.devices.rolls().iter().flat_map(|roll| roll.all());
-            let gone = all.filter(|one| !gate.tokens.still_holds(&one.sitter.evidence));
-            devices::end(gone.collect(), Cause::TrustEnded);
+            let tokens = self.gate.glance().tokens.clone();
+            end_jwts(&self.gate, &tokens, &tokens);
         };
-        gate.tokens.keep(changed).await;
+        let mut reloaded = self.gate.reloaded.subscribe();
+        loop {
+            let tokens = self.gate.glance().tokens.clone();
+            // Whatever else is new, nobody asks the issuer again for it.
+            let others = async {
+                while self.gate.glance().tokens.has_source_of(&tokens) {
+                    if reloaded.changed().await.is_err() {
+                        return std::future::pending().await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokens.keep(changed) => {}
+                () = others => {}
+            }
+        }
     }
 
     /// Judges connections again for whose certificate no trust group vouches any more; for as long as it is polled.
@@ -190,24 +217,26 @@ impl Running {
         judging.await;
     }
 
-    /// Looks every 0.4 s whether a file that the listeners and trust groups name has changed, and reads them anew; for
-    /// as long as it is polled.
-    pub async fn watch_files(&self) {
-        self.live.watch(&self.gate).await;
-    }
-
-    /// Puts listeners' certificates and trust groups of new settings in force, all or nothing; open connections are judged
-    /// by them. Tells what of the rest has changed, and counts after a restart.
+    /// Puts other settings in force, and what their files hold now, all or nothing: for new connections; open ones are judged by the
+    /// trust groups, the issuer and the registry's rules as they are then. `before` is what the files in force held when they were
+    /// read, `now` those of `settings`, looked at before this; `also` is what was found wrong elsewhere. Gives what an operator
+    /// should look after.
     ///
     /// # Errors
     /// Every fault; then all stays as it was (threats.md R2).
-    pub async fn reload(&self, settings: Settings) -> Result<Vec<String>, Vec<StartFault>> {
-        self.live.reload(settings, &self.gate).await
+    pub async fn reload(
+        &self,
+        settings: Settings,
+        also: Vec<StartFault>,
+        (before, now): (&Contents, &Contents),
+    ) -> Result<Vec<String>, Vec<StartFault>> {
+        let contents = (before, now);
+        self.live.reload(settings, also, contents, &self.gate).await
     }
 
-    /// What was read last is not in force, since it has faults.
-    pub fn note_reload_failed(&self) {
-        self.gate.metrics.reloaded(false);
+    /// Tells the metrics whether what was read last is in force.
+    pub fn note_reload(&self, successful: bool) {
+        self.gate.metrics.reloaded(successful, now());
     }
 
     /// What the admin API may do to connections.
@@ -218,9 +247,14 @@ impl Running {
     /// Once each, what several listeners share.
     fn lapsed(&self) -> BTreeSet<String> {
         let now = now();
-        let all = self.live.groups();
-        let lapsed = all.iter().flat_map(|groups| groups.lapsed(now));
-        let brokers = self.broker_tls.iter();
+        let in_force = self.gate.in_force();
+        let secures = in_force
+            .entrances
+            .iter()
+            .filter_map(|one| one.secure.as_ref());
+        let groups = secures.filter_map(|secure| secure.groups.as_ref());
+        let lapsed = groups.flat_map(|groups| groups.lapsed(now));
+        let brokers = in_force.fleet.tls.iter();
         lapsed
             .chain(brokers.flat_map(|tls| broker_warnings(tls, now)))
             .collect()

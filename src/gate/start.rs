@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::broker;
-use crate::broker::dial::Brokers;
-use crate::jwks::KeySource;
+use crate::jwks::{self, KeySource};
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Ready;
@@ -28,13 +28,16 @@ use crate::tls::verify::DeviceVerifier;
 use super::control::Roll;
 use super::crowd::Crowd;
 use super::devices::Devices;
+use super::door::Patience;
+use super::handshake::patience;
+use super::in_force::{Entrance, Fleet, InForce, labels};
 use super::listener::{self, Listener, Secure};
-use super::reload::{Live, Looked};
-use super::room::Room;
+use super::reload::Live;
+use super::room::{Places, Room};
 use super::running::Running;
 use super::spare::Spare;
 use super::tokens::TokenDesk;
-use super::{Gate, ListenerSettings, Settings, now, words_when_away, worker};
+use super::{Gate, Limits, ListenerSettings, Settings, now, words_when_away, worker};
 
 /// Handshakes at once for each core, where `limits.handshakes` leaves it to us. Slow devices take seconds over one, so
 /// it is many times what a core computes in a second; it bounds memory, some 20 KiB each.
@@ -151,7 +154,7 @@ impl LoadedListener {
 #[derive(Debug, Default)]
 pub struct LoadedBrokers {
     /// `None` where no broker is spoken to in TLS, and where there are faults.
-    tls: Option<ClientTls>,
+    pub(super) tls: Option<ClientTls>,
     /// What keeps the gate from starting.
     pub faults: Vec<StartFault>,
     /// What an operator should look after.
@@ -202,14 +205,56 @@ pub fn source_faults(broker: &broker::Settings) -> Vec<StartFault> {
     each.filter_map(fault).collect()
 }
 
+/// What the files of settings held, for devices and for brokers.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// In the order of the settings.
+    pub(super) secures: Vec<Option<Arc<Secure>>>,
+    pub(super) broker_tls: Option<ClientTls>,
+    pub(super) faults: Vec<StartFault>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Files {
+    /// Reads them all, and goes on after a fault. Blocks.
+    pub(super) fn read(settings: &Settings) -> Self {
+        let pins = settings.registry.is_some();
+        let LoadedBrokers {
+            tls: broker_tls,
+            mut faults,
+            mut warnings,
+        } = LoadedBrokers::load(settings.broker.tls.as_ref());
+        faults.extend(source_faults(&settings.broker));
+        let mut secures = Vec::with_capacity(settings.listeners.len());
+        for listener in &settings.listeners {
+            let loaded = LoadedListener::load(listener, &settings.trust, pins);
+            faults.extend(loaded.faults);
+            warnings.extend(loaded.warnings);
+            secures.push(loaded.secure);
+        }
+        warnings.sort();
+        warnings.dedup();
+        Self {
+            secures,
+            broker_tls,
+            faults,
+            warnings,
+        }
+    }
+}
+
+/// In order, and each once: several listeners share what they read.
+pub(super) fn each_once(mut faults: Vec<StartFault>) -> Vec<StartFault> {
+    faults.sort_by(|a, b| (&a.key, &a.sentence).cmp(&(&b.key, &b.sentence)));
+    faults.dedup();
+    faults
+}
+
 /// Settings whose files were read and found good.
 #[derive(Debug)]
 pub struct Loaded {
     settings: Settings,
-    looked: Looked,
-    listeners: Vec<LoadedListener>,
-    broker_tls: Option<ClientTls>,
-    warnings: Vec<String>,
+    files: Files,
 }
 
 impl Loaded {
@@ -218,32 +263,10 @@ impl Loaded {
     /// # Errors
     /// Every fault found, by key. Files that several listeners share are told once.
     pub fn load(settings: Settings) -> Result<Self, Vec<StartFault>> {
-        let looked = Looked::at(&settings); // first, so that what changes meanwhile is read again
-        let pins = settings.registry.is_some();
-        let load = |listener| LoadedListener::load(listener, &settings.trust, pins);
-        let mut listeners: Vec<_> = settings.listeners.iter().map(load).collect();
-        let LoadedBrokers {
-            tls: broker_tls,
-            mut faults,
-            mut warnings,
-        } = LoadedBrokers::load(settings.broker.tls.as_ref());
-        faults.extend(source_faults(&settings.broker));
-        for listener in &mut listeners {
-            faults.append(&mut listener.faults);
-            warnings.append(&mut listener.warnings);
-        }
-        faults.sort_by(|a, b| (&a.key, &a.sentence).cmp(&(&b.key, &b.sentence)));
-        faults.dedup();
-        warnings.sort();
-        warnings.dedup();
+        let mut files = Files::read(&settings);
+        let faults = each_once(std::mem::take(&mut files.faults));
         if faults.is_empty() {
-            Ok(Self {
-                settings,
-                looked,
-                listeners,
-                broker_tls,
-                warnings,
-            })
+            Ok(Self { settings, files })
         } else {
             Err(faults)
         }
@@ -251,7 +274,7 @@ impl Loaded {
 
     /// What an operator should look after: certificates and lists near their end, and the like.
     pub fn warnings(&self) -> &[String] {
-        &self.warnings
+        &self.files.warnings
     }
 
     /// Metrics with a series for each listener and broker of these settings.
@@ -262,13 +285,7 @@ impl Loaded {
             .iter()
             .map(|listener| listener.name.clone())
             .collect();
-        let brokers: Vec<_> = self
-            .settings
-            .broker
-            .addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let brokers = labels(&self.settings.broker);
         let metrics = Metrics::new(&names, &brokers);
         let reasons: Vec<_> = reason::REFUSALS.iter().map(|(word, _)| *word).collect();
         metrics.expect_refusals(&reasons);
@@ -296,51 +313,40 @@ impl Loaded {
         logger: Logger,
         ready: Arc<Ready>,
     ) -> Result<Running, Vec<StartFault>> {
-        let Self {
-            settings,
-            looked,
-            listeners,
-            broker_tls,
-            warnings,
-        } = self;
+        let Self { settings, files } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let Bound {
-            addresses,
-            sockets,
-            listeners: bound,
-        } = bind_all(&settings, &listeners, workers)?;
-        for (place, listener) in listeners.iter().enumerate() {
-            if let Some(secure) = &listener.secure {
-                tell_ends(&metrics, place, secure);
-            }
-        }
-        let handshakes = match settings.limits.handshakes {
-            0 => workers * HANDSHAKES,
-            most => most as usize,
-        };
+        let Bound { addresses, sockets } = bind_all(&settings, workers)?;
         let devices = open_registry(&settings)?;
         let tokens = open_tokens(&settings)?;
-        let in_force = settings.clone();
-        let room = Room::measure(settings.limits.connections, workers);
+        let entrances = entrances(&settings, files.secures);
+        tell_ends(&metrics, &settings, &entrances);
+        metrics.started(now());
         let (doubt, doubts) = mpsc::unbounded_channel();
+        let limits = settings.limits.clone();
+        let in_force = InForce {
+            entrances,
+            crowd: Crowd::new(&limits),
+            tokens: Arc::new(tokens),
+            unknown: unknown(&settings),
+            connect: settings.connect.clone(),
+            fleet: Arc::new(Fleet::new(&settings.broker, files.broker_tls, &metrics)),
+            limits: limits.clone(),
+        };
+        let room = Room::measure(limits.connections, workers);
         let gate = Arc::new(Gate {
+            in_force: ArcSwap::from_pointee(in_force),
+            reloaded: watch::Sender::new(()),
             doubt,
-            room,
-            connections: Arc::new(Semaphore::new(room.places as usize)),
-            crowd: Crowd::new(&settings.limits),
+            places: Arc::new(Places::new(room)),
             spare: Spare::new(),
-            handshakes: Arc::new(Semaphore::new(handshakes)),
+            handshakes: Arc::new(Semaphore::new(turns(&limits, workers))),
+            patience: Arc::new(Patience::new(patience(limits.handshake_timeout))),
             names: settings
                 .listeners
                 .iter()
                 .map(|listener| listener.name.clone())
                 .collect(),
             devices,
-            tokens,
-            brokers: Brokers::new(&settings.broker, broker_tls.as_ref()),
-            proxy_protocol: settings.broker.proxy_protocol,
-            limits: settings.limits,
-            connect: settings.connect,
             draining: watch::Sender::new(false),
             words_when_away: words_when_away(),
             lost: AtomicBool::new(false),
@@ -375,11 +381,9 @@ impl Loaded {
         Ok(Running {
             gate,
             ready,
-            live: Live::new(bound, in_force, looked),
+            live: Live::new(settings, workers),
             doubts: Mutex::new(Some(doubts)),
-            warned: warnings,
-            broker_tls,
-            health: settings.broker.health_interval,
+            warned: files.warnings,
             addresses,
             threads,
             ended,
@@ -391,7 +395,7 @@ impl Loaded {
 /// Starts to ask the registry, if there is one.
 fn open_registry(settings: &Settings) -> Result<Devices, Vec<StartFault>> {
     let Some(registry) = &settings.registry else {
-        return Ok(Devices::new(None, Unknown::Refuse));
+        return Ok(Devices::new(None, unknown(settings)));
     };
     let directory = Directory::start(&registry.directory).map_err(|sentence| {
         vec![StartFault {
@@ -399,26 +403,46 @@ fn open_registry(settings: &Settings) -> Result<Devices, Vec<StartFault>> {
             sentence,
         }]
     })?;
-    Ok(Devices::new(Some(directory), registry.unknown))
+    Ok(Devices::new(Some(directory), unknown(settings)))
+}
+
+/// What becomes of those that the registry does not know; without a registry nobody asks.
+pub(super) fn unknown(settings: &Settings) -> Unknown {
+    let registry = settings.registry.as_ref();
+    registry.map_or(Unknown::Refuse, |registry| registry.unknown)
+}
+
+/// How many handshakes there may be at once.
+pub(super) fn turns(limits: &Limits, workers: usize) -> usize {
+    match limits.handshakes {
+        0 => workers * HANDSHAKES,
+        most => most as usize,
+    }
+}
+
+/// What devices meet at each listener; `secures` in the order of the settings.
+pub(super) fn entrances(settings: &Settings, secures: Vec<Option<Arc<Secure>>>) -> Box<[Entrance]> {
+    let entrance = |(one, secure): (&ListenerSettings, _)| Entrance {
+        secure,
+        proxies: one.proxy_protocol_from.clone().into(),
+    };
+    let each = settings.listeners.iter().zip(secures);
+    each.map(entrance).collect()
 }
 
 /// Makes ready to check tokens; reads the keys of the issuer, if they are in a file.
 fn open_tokens(settings: &Settings) -> Result<TokenDesk, Vec<StartFault>> {
     let jwt = match &settings.token.jwt {
         None => None,
-        Some(jwt) => {
-            let source = KeySource::load(jwt).map_err(|fault| {
-                vec![StartFault {
-                    key: format!("token.jwt.{}", fault.key),
-                    sentence: fault.sentence,
-                }]
-            })?;
-            Some((jwt.tokens.clone(), source))
-        }
+        Some(jwt) => Some((
+            jwt.tokens.clone(),
+            key_source(jwt).map_err(|fault| vec![fault])?,
+        )),
     };
     let has_registry = settings.registry.is_some();
     let alphabet = settings.alphabet.clone();
-    let desk = TokenDesk::new(settings.token.place, alphabet, has_registry, jwt);
+    let key = Arc::default();
+    let desk = TokenDesk::new(settings.token.place, alphabet, has_registry, key, jwt);
     // That it is the registry's is looked at once the registry answers; the wrong one knows no token.
     if let Some(registry) = &settings.registry
         && let Ok(Some(key)) = token_key::read(&registry.token_key)
@@ -428,16 +452,30 @@ fn open_tokens(settings: &Settings) -> Result<TokenDesk, Vec<StartFault>> {
     Ok(desk)
 }
 
-/// Tells the metrics when what a listener shows and trusts must be replaced.
-pub(super) fn tell_ends(metrics: &Metrics, place: usize, secure: &Secure) {
-    for (name, not_after) in earliest(secure.tls.certificates().into_iter()) {
-        metrics.listener(place).server_certificate(&name, not_after);
+/// Where the issuer's keys come from; reads them, if they are in a file.
+pub(super) fn key_source(jwt: &jwks::Settings) -> Result<Arc<KeySource>, StartFault> {
+    let source = KeySource::load(jwt).map_err(|fault| StartFault {
+        key: format!("token.jwt.{}", fault.key),
+        sentence: fault.sentence,
+    })?;
+    Ok(Arc::new(source))
+}
+
+/// Tells the metrics when what listeners show and trust must be replaced.
+pub(super) fn tell_ends(metrics: &Metrics, settings: &Settings, entrances: &[Entrance]) {
+    let (mut certificates, mut lists) = (Vec::new(), Vec::new());
+    for (listener, entrance) in settings.listeners.iter().zip(entrances) {
+        let Some(secure) = &entrance.secure else {
+            continue;
+        };
+        for (name, not_after) in earliest(secure.tls.certificates().into_iter()) {
+            certificates.push((listener.name.clone(), name, not_after));
+        }
+        let groups = secure.groups.iter();
+        lists.extend(groups.flat_map(|groups| groups.next_updates()));
     }
-    let groups = secure.groups.iter();
-    let lists = groups.flat_map(|groups| groups.next_updates());
-    for (name, at) in earliest(lists) {
-        metrics.crl_next_update(&name, at);
-    }
+    let lists: Vec<_> = earliest(lists.into_iter()).into_iter().collect();
+    metrics.ends(&certificates, &lists);
 }
 
 /// By name, the earliest of the times: an RSA and an ECDSA certificate of one name share a series, and what ends first is what
@@ -457,25 +495,17 @@ struct Bound {
     addresses: Vec<(Arc<str>, SocketAddr)>,
     /// For each worker, its sockets.
     sockets: Vec<Vec<(TcpListener, Arc<Listener>)>>,
-    /// In the order of the settings.
-    listeners: Vec<Arc<Listener>>,
 }
 
 /// Binds every address of every listener, once for each worker; tells every address that cannot be bound.
-fn bind_all(
-    settings: &Settings,
-    listeners: &[LoadedListener],
-    workers: usize,
-) -> Result<Bound, Vec<StartFault>> {
+fn bind_all(settings: &Settings, workers: usize) -> Result<Bound, Vec<StartFault>> {
     let mut addresses = Vec::new();
     let mut sockets: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
     let mut faults = Vec::new();
-    let mut made = Vec::new();
-    for (place, (wanted, loaded)) in settings.listeners.iter().zip(listeners).enumerate() {
+    for (place, wanted) in settings.listeners.iter().enumerate() {
         let name = &wanted.name;
-        let (secure, proxies) = (loaded.secure.clone(), &wanted.proxy_protocol_from);
-        let listener = Arc::new(Listener::new(place, name.clone(), secure, proxies));
-        made.push(listener.clone());
+        let is_plain = wanted.tls.is_none();
+        let listener = Arc::new(Listener::new(place, name.clone(), is_plain));
         for &address in &wanted.bind {
             match listener::bind(address, workers) {
                 Ok(bound) => {
@@ -490,11 +520,7 @@ fn bind_all(
         }
     }
     if faults.is_empty() {
-        Ok(Bound {
-            addresses,
-            sockets,
-            listeners: made,
-        })
+        Ok(Bound { addresses, sockets })
     } else {
         Err(faults)
     }

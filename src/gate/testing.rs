@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use arc_swap::ArcSwap;
+
 use super::crowd::Crowd;
 use super::devices::Devices;
-use super::room::Room;
+use super::door::Patience;
+use super::in_force::{Entrance, Fleet, InForce};
+use super::listener::Secure;
+use super::room::{Places, Room};
 use super::spare::Spare;
-use super::tokens::TokenDesk;
 use super::{Gate, Limits};
 use crate::broker;
-use crate::broker::dial::Brokers;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
 use crate::rules::device::Alphabet;
@@ -39,16 +42,37 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-/// A gate with one listener, `devices`, and no broker.
+/// A gate with one plain listener, `devices`, and no broker.
 pub(super) fn gate() -> Arc<Gate> {
+    gate_with(None)
+}
+
+/// The same with a listener of this TLS.
+pub(super) fn gate_with(secure: Option<Arc<Secure>>) -> Arc<Gate> {
     let name = || Template::parse("{device}", Use::Name, &Alphabet::default()).expect("good");
     let metrics = Metrics::new(&["devices".into()], &[]);
     let limits = limits();
-    Arc::new(Gate {
+    let brokers = broker::Settings {
+        addresses: Vec::new(),
+        tls: None,
+        balance: broker::Balance::default(),
+        source_addresses: Vec::new(),
+        dial_timeout: Duration::from_secs(1),
+        health_interval: Duration::from_secs(1),
+        proxy_protocol: None,
+        probe: broker::Probe::default(),
+    };
+    let entrance = Entrance {
+        secure,
+        proxies: Box::default(),
+    };
+    let room = Room::of(limits.connections, u32::MAX);
+    let in_force = InForce {
+        entrances: [entrance].into(),
         crowd: Crowd::new(&limits),
-        spare: Spare::new(),
-        room: Room::of(limits.connections, u32::MAX),
         limits,
+        tokens: Arc::default(),
+        unknown: Unknown::Refuse,
         connect: ConnectSettings {
             client_id: name(),
             username: name(),
@@ -56,27 +80,19 @@ pub(super) fn gate() -> Arc<Gate> {
             asked_client_id: AskedClientId::Any,
             user_properties: Vec::new(),
         },
+        fleet: Arc::new(Fleet::new(&brokers, None, &metrics)),
+    };
+    Arc::new(Gate {
+        in_force: ArcSwap::from_pointee(in_force),
+        reloaded: watch::Sender::new(()),
+        spare: Spare::new(),
         doubt: mpsc::unbounded_channel().0,
         devices: Devices::new(None, Unknown::Refuse),
-        tokens: TokenDesk::default(),
-        proxy_protocol: None,
-        brokers: Brokers::new(
-            &broker::Settings {
-                addresses: Vec::new(),
-                tls: None,
-                balance: broker::Balance::default(),
-                source_addresses: Vec::new(),
-                dial_timeout: Duration::from_secs(1),
-                health_interval: Duration::from_secs(1),
-                proxy_protocol: None,
-                probe: broker::Probe::default(),
-            },
-            None,
-        ),
         logger: Logger::counted(metrics.clone()),
         metrics,
-        connections: Arc::new(Semaphore::new(ROOM)),
+        places: Arc::new(Places::new(room)),
         handshakes: Arc::new(Semaphore::new(ROOM)),
+        patience: Arc::new(Patience::new(Duration::from_secs(5))),
         names: vec!["devices".into()],
         draining: watch::Sender::new(false),
         words_when_away: super::words_when_away(),

@@ -1,6 +1,6 @@
 //! The tokens that the gate takes, and what it needs to check them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -24,11 +24,24 @@ pub(crate) struct TokenDesk {
     pub(crate) alphabet: Alphabet,
     /// There is a registry.
     pub(crate) registry: bool,
-    /// The key of the registry's tokens, once it is known.
+    key: Arc<Key>,
+    /// `[token.jwt]`, and the issuer's keys.
+    jwt: Option<(jwt::Settings, Arc<KeySource>)>,
+}
+
+/// The key of the registry's tokens, once it is known.
+#[derive(Debug, Default)]
+pub(crate) struct Key {
     key: OnceLock<TokenKey>,
     known: Notify,
-    /// `[token.jwt]`, and the issuer's keys.
-    jwt: Option<(jwt::Settings, KeySource)>,
+}
+
+impl Key {
+    pub(crate) fn of(key: TokenKey) -> Arc<Self> {
+        let known = Self::default();
+        let _ = known.key.set(key);
+        Arc::new(known)
+    }
 }
 
 impl TokenDesk {
@@ -36,33 +49,48 @@ impl TokenDesk {
         place: TokenPlace,
         alphabet: Alphabet,
         registry: bool,
-        jwt: Option<(jwt::Settings, KeySource)>,
+        key: Arc<Key>,
+        jwt: Option<(jwt::Settings, Arc<KeySource>)>,
     ) -> Self {
         Self {
             place,
             alphabet,
             registry,
-            key: OnceLock::new(),
-            known: Notify::new(),
+            key,
             jwt,
         }
     }
 
     /// The key has become known.
     pub(crate) fn set_key(&self, key: TokenKey) {
-        let _ = self.key.set(key);
-        self.known.notify_waiters();
+        let _ = self.key.key.set(key);
+        self.key.known.notify_waiters();
+    }
+
+    /// The key, where it will be known.
+    pub(crate) fn shared_key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    /// The key of the registry's tokens, if it is known.
+    pub(crate) fn key(&self) -> Option<&TokenKey> {
+        self.key.key.get()
+    }
+
+    /// Where the issuer's keys come from.
+    pub(crate) fn key_source(&self) -> Option<&Arc<KeySource>> {
+        self.jwt.as_ref().map(|(_, source)| source)
     }
 
     /// Waits for the key for a moment, if a token needs it and it is not known: the very first token makes it, and its device may
     /// be faster than our next glance.
     pub(crate) async fn ready_for(&self, asks: &Connect) {
-        let known = self.known.notified();
+        let known = self.key.known.notified();
         let brought = match self.place {
             TokenPlace::Password => asks.password.as_ref().map(Password::reveal),
             TokenPlace::Username => asks.username.as_deref().map(str::as_bytes),
         };
-        if self.registry && self.key.get().is_none() && brought.is_some_and(Token::is_meant) {
+        if self.registry && self.key().is_none() && brought.is_some_and(Token::is_meant) {
             let _ = timeout(A_MOMENT, known).await;
         }
     }
@@ -77,7 +105,7 @@ impl TokenDesk {
         asks: &Connect,
         now: i64,
     ) -> Result<Claim, Refusal> {
-        let key = self.key.get();
+        let key = self.key();
         let keys = self.jwt.as_ref().and_then(|(_, source)| source.keys());
         let tokens = Tokens {
             place: self.place,
@@ -96,11 +124,25 @@ impl TokenDesk {
         claim
     }
 
-    /// Whether the key that signed the JWT of `evidence` still counts; without a JWT, yes.
-    pub(crate) fn still_holds(&self, evidence: &Evidence) -> bool {
-        match (evidence.token.as_deref(), &self.jwt) {
-            (Some(TokenEvidence::Jwt { key, .. }), Some((_, source))) => source.still_holds(key),
-            _ => true,
+    /// Whether the JWT of `evidence`, which `by` took, would still be one: by the key that signed it, and what is asked of it.
+    /// Without a JWT, yes. Its text is not kept, so where more has changed than the keys, it counts no more.
+    pub(crate) fn still_holds(&self, evidence: &Evidence, by: &Self) -> bool {
+        let Some(TokenEvidence::Jwt { key, .. }) = evidence.token.as_deref() else {
+            return true;
+        };
+        let Some((_, source)) = &self.jwt else {
+            return false;
+        };
+        let asked = |desk: &Self| desk.jwt.as_ref().map(|(asked, _)| format!("{asked:?}"));
+        let same = std::ptr::eq(self, by) || asked(self) == asked(by);
+        same && source.still_holds(key)
+    }
+
+    /// Whether the issuer's keys come from where those of `other` do, the same source; also if neither has any.
+    pub(crate) fn has_source_of(&self, other: &Self) -> bool {
+        match (self.key_source(), other.key_source()) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
         }
     }
 
@@ -115,7 +157,8 @@ impl TokenDesk {
         }
     }
 
-    /// Keeps the issuer's keys fresh, and calls `changed` when they have changed. Never ends.
+    /// Keeps the issuer's keys fresh, and calls `changed` when they have changed. A file is no affair of this: it is looked at with all
+    /// others that the configuration names. Never ends.
     pub(crate) async fn keep(&self, changed: impl Fn()) {
         let Some((_, source)) = &self.jwt else {
             return std::future::pending().await;
@@ -126,6 +169,13 @@ impl TokenDesk {
                 changed();
             }
         };
-        tokio::join!(source.keep(), hear);
+        let keep = async {
+            if source.is_file() {
+                std::future::pending::<()>().await;
+            } else {
+                source.keep().await;
+            }
+        };
+        tokio::join!(keep, hear);
     }
 }

@@ -16,7 +16,6 @@ use super::Gate;
 use super::control::{Order, Roll, give};
 use super::devices;
 use super::door::Door;
-use super::handshake::patience;
 use super::listener::{Listener, accept};
 
 /// Ends of connections are at least so far apart in a drain, while the window allows: a few devices need not wait for
@@ -66,8 +65,7 @@ async fn work(
     mut cut: watch::Receiver<bool>,
 ) {
     let mut draining = gate.draining.subscribe();
-    let patience = patience(gate.limits.handshake_timeout);
-    let door = Arc::new(Door::new(gate.handshakes.clone(), patience));
+    let door = Arc::new(Door::new(gate.handshakes.clone(), gate.patience.clone()));
     let mut accepting = JoinSet::new();
     for (socket, listener) in sockets {
         let socket = match tokio::net::TcpListener::from_std(socket) {
@@ -94,7 +92,7 @@ async fn work(
         let gate = gate.clone();
         move || {
             let (door, gate) = (door.clone(), gate.clone());
-            async move { door.open(|| gate.brokers.has_room()).await }
+            async move { door.open(|| gate.glance().fleet.brokers.has_room()).await }
         }
     }));
     let expiring = tokio::spawn(tended({
@@ -142,7 +140,7 @@ async fn expire(roll: Arc<Roll>) {
 /// Ends the open connections spread over the window. Gives whether all ended in time.
 async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     let began = Instant::now();
-    let window = gate.limits.drain_timeout;
+    let window = gate.glance().limits.drain_timeout;
     // Connections that are not admitted yet are refused when they ask; they are bounded by their own deadlines.
     let mut open = roll.linked();
     fastrand::shuffle(&mut open);
@@ -182,7 +180,7 @@ async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
 }
 
 fn all_gone(gate: &Gate) -> bool {
-    gate.connections.available_permits() == gate.room.places as usize
+    gate.places.open() == 0
 }
 
 #[cfg(test)]

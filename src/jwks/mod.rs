@@ -201,6 +201,11 @@ impl KeySource {
         judged
     }
 
+    /// Whether the keys are in a file: whoever reloads it makes another source of it.
+    pub fn is_file(&self) -> bool {
+        matches!(self.source, Source::File(_))
+    }
+
     /// The keys to go by; `None`: none were ever had, or they are too old.
     pub fn keys(&self) -> Option<Arc<Keys>> {
         let known = self.known.load();

@@ -4,9 +4,9 @@
 //! cannot make a series (threats.md V11). What is on the path of a connection is resolved once per listener or broker:
 //! counting there is one atomic addition.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -197,6 +197,18 @@ pub const FAMILIES: &[Family] = &[
         "1 if what was read last, at the start or when it changed, is in force; 0 if it had faults.",
     ),
     family(
+        "tidegate_config_last_reload_success_timestamp_seconds",
+        Kind::Gauge,
+        &[],
+        "When what is in force was read, as a Unix time.",
+    ),
+    family(
+        "tidegate_config_reloads_total",
+        Kind::Counter,
+        &["result"],
+        "Reloads that ended, by result: ok, or failed.",
+    ),
+    family(
         "tidegate_device_certificate_remaining_seconds",
         Kind::Histogram,
         &[],
@@ -301,7 +313,10 @@ const CONNACK_CODES: &[u8] = &[
 pub struct Metrics {
     registry: Registry,
     listeners: Vec<ListenerMetrics>,
-    brokers: Vec<BrokerMetrics>,
+    by_broker: ByBroker,
+    brokers: Mutex<InService>,
+    ends: Mutex<Ends>,
+    server_certificates: IntGaugeVec,
     crl_next_update: IntGaugeVec,
     accept_pauses: IntCounterVec,
     revoked: IntCounterVec,
@@ -309,6 +324,8 @@ pub struct Metrics {
     registry_look_ups: IntCounterVec,
     registry_entries: IntGauge,
     reload_successful: IntGauge,
+    reloaded_at: IntGauge,
+    reloads: IntCounterVec,
     suppressed: IntCounter,
     lost: IntCounter,
     losses: OnceLock<Losses>,
@@ -342,20 +359,32 @@ impl Metrics {
         }
         let reload_successful = make.gauge("tidegate_config_last_reload_successful");
         reload_successful.set(1);
+        let reloads = make.counters("tidegate_config_reloads_total");
+        for result in ["ok", "failed"] {
+            let _ = reloads.with_label_values(&[result]);
+        }
         let metrics = Self {
             revoked,
             registry_up: make.gauge("tidegate_registry_up"),
             registry_look_ups,
             registry_entries: make.gauge("tidegate_registry_entries"),
             reload_successful,
+            reloaded_at: make.gauge("tidegate_config_last_reload_success_timestamp_seconds"),
+            reloads,
+            ends: Mutex::default(),
+            server_certificates: by_listener.server_certificates.clone(),
             listeners: listeners
                 .iter()
                 .map(|name| by_listener.resolve(name))
                 .collect(),
-            brokers: brokers
-                .iter()
-                .map(|address| by_broker.resolve(address))
-                .collect(),
+            brokers: Mutex::new(InService {
+                now: brokers
+                    .iter()
+                    .map(|address| Arc::new(by_broker.resolve(address)))
+                    .collect(),
+                gone: Vec::new(),
+            }),
+            by_broker,
             crl_next_update: make.gauges("tidegate_crl_next_update_timestamp_seconds"),
             accept_pauses,
             suppressed: make.counter("tidegate_log_lines_suppressed_total"),
@@ -375,12 +404,70 @@ impl Metrics {
         &self.listeners[place]
     }
 
-    /// The broker at this place of the list given to [`Metrics::new`].
+    /// The broker at this place of the list given last.
     ///
     /// # Panics
     /// When there is no such place.
-    pub fn broker(&self, place: usize) -> &BrokerMetrics {
-        &self.brokers[place]
+    pub fn broker(&self, place: usize) -> Arc<BrokerMetrics> {
+        lock(&self.brokers).now[place].clone()
+    }
+
+    /// Each broker, in the order of the list given last.
+    pub fn brokers(&self) -> Vec<Arc<BrokerMetrics>> {
+        lock(&self.brokers).now.clone()
+    }
+
+    /// From now on there are these brokers. The series of those that are no longer among them go: that of their open connections when
+    /// the last of these has closed.
+    pub fn replace_brokers(&self, brokers: &[String]) -> Vec<Arc<BrokerMetrics>> {
+        let mut all = lock(&self.brokers);
+        let resolve = |address: &String| Arc::new(self.by_broker.resolve(address));
+        let new: Vec<_> = brokers.iter().map(resolve).collect();
+        let old = std::mem::replace(&mut all.now, new.clone());
+        for left in old {
+            let stays = |one: &Arc<BrokerMetrics>| one.address == left.address;
+            if !new.iter().any(stays) && !all.gone.iter().any(stays) {
+                self.by_broker.forget(&left.address);
+                all.gone.push(left);
+            }
+        }
+        all.gone.retain(|one| !brokers.contains(&one.address)); // one that came back
+        new
+    }
+
+    /// Drops the series of brokers that went away, and whose last connection has closed.
+    fn forget_brokers(&self) {
+        let mut all = lock(&self.brokers);
+        all.gone.retain(|one| {
+            let open = one.open.get() > 0;
+            if !open {
+                self.by_broker.forget_open(&one.address);
+            }
+            open
+        });
+    }
+
+    /// When every certificate of the gate (listener, name) and every revocation list (name) ends, as Unix times in seconds; of
+    /// those that are not among them nothing is told any more.
+    pub fn ends(&self, certificates: &[(Arc<str>, String, i64)], lists: &[(String, i64)]) {
+        let mut known = lock(&self.ends);
+        let before = std::mem::take(&mut *known);
+        for (listener, name, at) in certificates {
+            let labels: [&str; 2] = [listener, name];
+            self.server_certificates.with_label_values(&labels).set(*at);
+            known.certificates.insert((listener.clone(), name.clone()));
+        }
+        for (name, at) in lists {
+            self.crl_next_update.with_label_values(&[name]).set(*at);
+            known.lists.insert(name.clone());
+        }
+        for (listener, name) in before.certificates.difference(&known.certificates) {
+            let labels: [&str; 2] = [listener, name];
+            let _ = self.server_certificates.remove_label_values(&labels);
+        }
+        for name in before.lists.difference(&known.lists) {
+            let _ = self.crl_next_update.remove_label_values(&[name]);
+        }
     }
 
     /// Opens the series of every reason a connection can be refused for, at zero.
@@ -390,11 +477,6 @@ impl Metrics {
                 listener.refusal(reason);
             }
         }
-    }
-
-    /// When the revocation list called `name` must be replaced, as a Unix time in seconds.
-    pub fn crl_next_update(&self, name: &str, at: i64) {
-        self.crl_next_update.with_label_values(&[name]).set(at);
     }
 
     /// The gate stopped accepting for a while.
@@ -421,9 +503,19 @@ impl Metrics {
             .inc_by(more);
     }
 
-    /// Whether what was read last is in force.
-    pub fn reloaded(&self, successful: bool) {
+    /// What was read at `now` (seconds since 1970) is in force: at the start.
+    pub fn started(&self, now: i64) {
+        self.reloaded_at.set(now);
+    }
+
+    /// Whether what was read last, at `now` (seconds since 1970), is in force.
+    pub fn reloaded(&self, successful: bool, now: i64) {
         self.reload_successful.set(i64::from(successful));
+        let result = if successful { "ok" } else { "failed" };
+        self.reloads.with_label_values(&[result]).inc();
+        if successful {
+            self.reloaded_at.set(now);
+        }
     }
 
     /// So many log lines were held back by the rate limit.
@@ -442,6 +534,7 @@ impl Metrics {
     /// # Panics
     /// Never: the encoder fails only on families without a name or samples, and none of those is registered.
     pub fn render(&self) -> String {
+        self.forget_brokers();
         if let Some(losses) = self.losses.get() {
             // Another scrape may come between: the one that raises `told` adds the difference.
             let lost = losses.lines();
@@ -473,7 +566,6 @@ pub struct ListenerMetrics {
     to_broker: IntCounter,
     to_device: IntCounter,
     remaining: Histogram,
-    server_certificates: IntGaugeVec,
 }
 
 impl ListenerMetrics {
@@ -568,14 +660,37 @@ impl ListenerMetrics {
     pub fn certificate_remaining(&self, seconds: i64) {
         self.remaining.observe(seconds as f64);
     }
-
-    /// When the certificate called `name` of this listener expires, as a Unix time in seconds.
-    pub fn server_certificate(&self, name: &str, not_after: i64) {
-        self.server_certificates
-            .with_label_values(&[&*self.name, name])
-            .set(not_after);
-    }
 }
+
+/// Brokers, and those that there were.
+struct InService {
+    now: Vec<Arc<BrokerMetrics>>,
+    /// With connections that are still open.
+    gone: Vec<Arc<BrokerMetrics>>,
+}
+
+/// Of what it is told when it ends: by listener and name, and by name.
+#[derive(Default)]
+struct Ends {
+    certificates: BTreeSet<(Arc<str>, String)>,
+    lists: BTreeSet<String>,
+}
+
+/// Nothing panics while it holds one of these; if it did, counts would still be counts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How an attempt to connect to a broker may end.
+const DIALS: [&str; 7] = [
+    "ok",
+    "refused",
+    "timeout",
+    "tls_failed",
+    "no_port",
+    "paced",
+    "out_of_descriptors",
+];
 
 /// What is counted for one broker.
 pub struct BrokerMetrics {
@@ -583,8 +698,8 @@ pub struct BrokerMetrics {
     up: IntGauge,
     open: IntGauge,
     dial: Histogram,
-    dials: IntCounterVec,
-    dialled_ok: IntCounter,
+    /// By [`DIALS`]; resolved once, so that who dials a broker that went away makes no series of it again.
+    dials: [IntCounter; DIALS.len()],
 }
 
 impl BrokerMetrics {
@@ -601,12 +716,10 @@ impl BrokerMetrics {
 
     /// An attempt to connect ended. `result` is `ok` or one word for what went wrong.
     pub fn dial(&self, result: &'static str, took: Duration) {
-        if result == "ok" {
-            self.dialled_ok.inc();
-        } else {
-            self.dials
-                .with_label_values(&[self.address.as_str(), result])
-                .inc();
+        let place = DIALS.iter().position(|known| *known == result);
+        debug_assert!(place.is_some(), "{result} is none of DIALS");
+        if let Some(place) = place {
+            self.dials[place].inc();
         }
         self.dial.observe(took.as_secs_f64());
     }
@@ -792,7 +905,6 @@ impl ByListener {
             to_broker: relayed("to_broker"),
             to_device: relayed("to_device"),
             remaining: self.remaining.clone(),
-            server_certificates: self.server_certificates.clone(),
             name: name.clone(),
         }
     }
@@ -834,10 +946,23 @@ impl ByBroker {
             up: self.up.with_label_values(&[address]),
             open: self.open.with_label_values(&[address]),
             dial: self.dial.with_label_values(&[address]),
-            dialled_ok: self.dials.with_label_values(&[address, "ok"]),
-            dials: self.dials.clone(),
+            dials: DIALS.map(|result| self.dials.with_label_values(&[address, result])),
             address: address.to_owned(),
         }
+    }
+
+    /// Drops the series of a broker, but for its open connections.
+    fn forget(&self, address: &str) {
+        // One that is not there is gone already.
+        let _ = self.up.remove_label_values(&[address]);
+        let _ = self.dial.remove_label_values(&[address]);
+        for result in DIALS {
+            let _ = self.dials.remove_label_values(&[address, result]);
+        }
+    }
+
+    fn forget_open(&self, address: &str) {
+        let _ = self.open.remove_label_values(&[address]);
     }
 }
 

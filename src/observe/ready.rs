@@ -1,6 +1,6 @@
 //! Whether the gate wants more devices: what `/readyz` answers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Shared by the gate, which sets it, and the admin listener, which tells it.
 #[derive(Debug, Default)]
@@ -9,12 +9,20 @@ pub struct Ready {
     pub draining: AtomicBool,
     /// At least one broker answers.
     pub broker_up: AtomicBool,
+    /// What was read last has so many faults, and is not in force; 0: it is.
+    pub faults: AtomicU32,
 }
 
 impl Ready {
     /// The gate takes nobody new from now on.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes how many faults the configuration has that was read last. What was in force before goes on, so the gate is as ready as it was.
+    pub fn set_faults(&self, faults: usize) {
+        let faults = u32::try_from(faults).unwrap_or(u32::MAX);
+        self.faults.store(faults, Ordering::Relaxed);
     }
 
     /// Notes whether any broker answers.

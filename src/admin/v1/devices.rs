@@ -224,7 +224,7 @@ impl Turn<'_> {
 /// Reads a device id.
 pub(super) fn id(shared: &Shared, text: &str) -> Result<DeviceId, Problem> {
     let told = |fault| Problem::bad_request(format!("{}: {fault}", form::quoted(text)));
-    shared.alphabet.device(text).map_err(told)
+    shared.alphabet.load().device(text).map_err(told)
 }
 
 /// The device of the path.

@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use crate::gate::Connections;
@@ -27,6 +27,7 @@ use crate::tls::trust;
 
 use super::Token;
 use super::http::Answer;
+pub use reload::{Order, Outcome};
 use reply::{Problem, Reply};
 use route::{Asked, Route};
 use wrong::Wrong;
@@ -37,6 +38,7 @@ mod devices;
 mod forms;
 mod openapi;
 mod query;
+mod reload;
 mod reply;
 mod route;
 mod wrong;
@@ -66,6 +68,8 @@ pub struct Settings {
     pub trust: Vec<trust::Settings>,
     /// The registry, and the file with its token key; `None`: there is none.
     pub registry: Option<(StoreSettings, PathBuf)>,
+    /// Who reloads.
+    pub reloads: mpsc::Sender<Order>,
 }
 
 /// The API. Clones are the same one.
@@ -78,7 +82,8 @@ struct Shared {
     token: ArcSwapOption<Token>,
     wrong: Wrong,
     connections: Connections,
-    alphabet: Alphabet,
+    alphabet: ArcSwap<Alphabet>,
+    reloads: mpsc::Sender<Order>,
     groups: ArcSwap<Vec<Group>>,
     house: Option<House>,
     turns: Semaphore,
@@ -113,19 +118,21 @@ impl Api {
             token: ArcSwapOption::empty(),
             wrong: Wrong::default(),
             connections: settings.connections,
-            alphabet: settings.alphabet,
+            alphabet: ArcSwap::default(),
+            reloads: settings.reloads,
             groups: ArcSwap::default(),
             house,
             turns: Semaphore::new(TURNS),
             tours: Semaphore::new(TOURS),
         });
         let api = Self { shared };
-        api.reload(settings.token, &settings.trust);
+        api.reload(settings.token, &settings.trust, settings.alphabet);
         api
     }
 
-    /// Another token, or none, and other trust groups are in force from now on.
-    pub fn reload(&self, token: Option<Token>, trust: &[trust::Settings]) {
+    /// Another token, or none, other trust groups, and another alphabet are in force from now on.
+    pub fn reload(&self, token: Option<Token>, trust: &[trust::Settings], alphabet: Alphabet) {
+        self.shared.alphabet.store(Arc::new(alphabet));
         let issuer = trust::Settings::issuer();
         let all = trust.iter().chain([&issuer]);
         let groups = all.map(trust::Settings::group).collect();
@@ -192,7 +199,10 @@ impl Api {
     async fn within(&self, asked: &Asked) -> Result<Reply, Problem> {
         let changes = asked.entry.change.is_some();
         let done = timeout(WORK, self.act(asked)).await;
-        done.unwrap_or_else(|_| Err(Problem::late(changes)))
+        done.unwrap_or_else(|_| match asked.entry.route {
+            Route::Reload => Err(Problem::reload_late()),
+            _ => Err(Problem::late(changes)),
+        })
     }
 
     async fn act(&self, asked: &Asked) -> Result<Reply, Problem> {
@@ -212,6 +222,7 @@ impl Api {
             Route::EndDeviceConnections => connections::end_of_device(shared, asked).await,
             Route::ListConnections => connections::list(shared, asked).await,
             Route::EndConnection => connections::end(shared, asked).await,
+            Route::Reload => reload::reload(shared, asked).await,
         }
     }
 }

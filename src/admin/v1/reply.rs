@@ -98,6 +98,8 @@ pub(super) struct Problem {
     /// With the way out. For the caller; it may hold what was sent.
     pub(super) detail: String,
     header: Option<(HeaderName, String)>,
+    /// Of a reload, each.
+    faults: Box<[String]>,
 }
 
 /// A problem as it is sent. The type is `about:blank`: the title is that of the status, and `reason` tells more.
@@ -108,6 +110,8 @@ struct ProblemForm<'a> {
     status: u16,
     reason: &'a str,
     detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    faults: &'a [String],
 }
 
 impl Problem {
@@ -117,6 +121,7 @@ impl Problem {
             reason,
             detail: detail.into(),
             header: None,
+            faults: Box::default(),
         }
     }
 
@@ -126,7 +131,7 @@ impl Problem {
     }
 
     pub(super) fn off() -> Self {
-        let detail = "the admin API is off; name a file with a token by admin.token_file, and send tidegate HUP";
+        let detail = "the admin API is off; name a file with a token by admin.token_file";
         Self::new(StatusCode::NOT_FOUND, "api_off", detail)
     }
 
@@ -137,7 +142,7 @@ impl Problem {
     }
 
     pub(super) fn wrong_token() -> Self {
-        let detail = "this is not the token that was in admin.token_file when tidegate started, or was told to reload (HUP)";
+        let detail = "this is not the token that is in admin.token_file; of a new one, tidegate takes note within seconds";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(
             WWW_AUTHENTICATE,
             "Bearer realm=\"tidegate\", error=\"invalid_token\"",
@@ -203,6 +208,20 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_token_key", sentence).later()
     }
 
+    pub(super) fn reload_failed(faults: Vec<String>) -> Self {
+        let detail =
+            "what was read has faults, and what was in force before is; `faults` has each of them";
+        Self {
+            faults: faults.into(),
+            ..Self::new(StatusCode::CONFLICT, "reload_failed", detail)
+        }
+    }
+
+    pub(super) fn reload_late() -> Self {
+        let detail = "the reload takes its time and goes on; the log tells how it ends (reloaded, reload_failed)";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "reload_late", detail).later()
+    }
+
     /// A change may have been made all the same.
     pub(super) fn late(changes: bool) -> Self {
         let detail = if changes {
@@ -234,6 +253,7 @@ impl Problem {
             status: self.status.as_u16(),
             reason: self.reason,
             detail: &self.detail,
+            faults: &self.faults,
         };
         let mut body = serde_json::to_vec(&form).unwrap_or_default();
         body.push(b'\n');

@@ -23,6 +23,7 @@ pub(super) enum Route {
     EndDeviceConnections,
     ListConnections,
     EndConnection,
+    Reload,
 }
 
 /// A path and a method of the API.
@@ -82,7 +83,7 @@ const DEVICES: &str = "/v1/devices";
 const DEVICE: &str = "/v1/devices/{device}";
 
 /// Every path and method, in the order of docs/openapi.json.
-pub(super) static ENTRIES: [Entry; 14] = [
+pub(super) static ENTRIES: [Entry; 15] = [
     entry(Method::GET, "/v1/openapi.json", Route::OpenApi),
     entry(Method::GET, DEVICES, Route::ListDevices).asks(&[
         "prefix", "label", "enabled", "min_mode", "trust", "after", "limit",
@@ -141,6 +142,7 @@ pub(super) static ENTRIES: [Entry; 14] = [
         Route::EndConnection,
     )
     .changes("end_connection"),
+    entry(Method::POST, "/v1/reload", Route::Reload).changes("reload"),
 ];
 
 /// Finds what a path and a method ask, and what varies in the path.

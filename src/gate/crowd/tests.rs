@@ -25,7 +25,7 @@ fn stranger(number: u64) -> IpAddr {
 
 /// How many entries there are, and for how many there is room.
 fn entries(crowd: &Crowd) -> (usize, usize) {
-    let shards = &crowd.inside.as_ref().expect("a limit").shards;
+    let shards = &crowd.inside.as_ref().expect("a limit").1.shards;
     let each = shards.iter().map(|open| {
         let open = lock(open);
         (open.len(), open.capacity())
@@ -108,19 +108,37 @@ fn a_million_addresses_leave_nothing_behind() {
     assert_eq!(left, 0);
     assert!(room <= SHARDS * 128, "room for {room} is kept");
     // The other table does not grow: it is made whole.
-    assert_eq!(pace.sets.len(), usize::try_from(SETS).expect("few"));
-    assert!(pace.sets.len() * size_of::<Mutex<[Seen; WAYS]>>() < 1_200_000);
+    assert_eq!(pace.1.sets.len(), usize::try_from(SETS).expect("few"));
+    assert!(pace.1.sets.len() * size_of::<Mutex<[Seen; WAYS]>>() < 1_200_000);
+}
+
+/// Other limits: who is there is counted on, as long as there is any limit.
+#[test]
+fn who_was_counted_is_counted_on_under_another_limit() {
+    let strict = crowd(2, 0);
+    let _open: Vec<_> = (0..2).map(|_| strict.enter(ip("192.0.2.7"))).collect();
+    let limits = |most| Limits {
+        connections_per_address: most,
+        ..limits()
+    };
+    let wider = Crowd::succeeding(&limits(3), Some(&strict));
+    let third = wider.enter(ip("192.0.2.7"));
+    assert!(third.is_ok() && wider.enter(ip("192.0.2.7")).is_err());
+    let narrower = Crowd::succeeding(&limits(1), Some(&wider));
+    assert!(narrower.enter(ip("192.0.2.7")).is_err());
+    let none = Crowd::succeeding(&limits(0), Some(&narrower));
+    assert!(none.enter(ip("192.0.2.7")).is_ok());
 }
 
 /// Who is over its rate stays so, while many others come; and no newcomer is refused for what others did.
 #[test]
 fn a_crowd_hides_nobody_who_comes_too_fast() {
-    let (pace, began) = (Pace::new(100), Instant::now());
+    let (pace, began) = (Pace::new(), Instant::now());
     let (bad, at) = (stranger(0), |ms| began + Duration::from_millis(ms));
-    let came = |ms, times: u32| (0..times).filter(|_| pace.allows(bad, at(ms))).count();
+    let came = |ms, times: u32| (0..times).filter(|_| pace.allows(bad, 100, at(ms))).count();
     assert_eq!(came(0, 1000), 100);
     for number in 1..40_000 {
-        assert!(pace.allows(stranger(number), at(0)), "{number}");
+        assert!(pace.allows(stranger(number), 100, at(0)), "{number}");
     }
     assert_eq!(came(0, 1000), 0, "it is remembered");
     assert_eq!(came(500, 1000), 50, "what half a second gives back");
@@ -134,7 +152,7 @@ proptest! {
     /// for or is allowed.
     #[test]
     fn the_pace_is_that_of_a_bucket(rate in 1_u32..50, gaps in prop::collection::vec(0_u64..400, 1..300)) {
-        let pace = Pace::new(rate);
+        let pace = Pace::new();
         let from = ip("198.51.100.1");
         let apart = 1_000_000_000 / u64::from(rate);
         let (mut ms, mut tokens, mut filled) = (0, u64::from(rate) * apart, 0);
@@ -147,7 +165,7 @@ proptest! {
             if expected {
                 tokens -= apart;
             }
-            prop_assert_eq!(pace.allows(from, pace.began + Duration::from_millis(ms)), expected);
+            prop_assert_eq!(pace.allows(from, rate, pace.began + Duration::from_millis(ms)), expected);
         }
     }
 }

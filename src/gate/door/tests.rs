@@ -6,8 +6,13 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
+fn door_of(turns: usize, patience: Duration) -> Door {
+    let turns = Arc::new(Semaphore::new(turns));
+    Door::new(turns, Arc::new(Patience::new(patience)))
+}
+
 fn door(turns: usize) -> Door {
-    Door::new(Arc::new(Semaphore::new(turns)), PATIENCE)
+    door_of(turns, PATIENCE)
 }
 
 /// Takes what is left of this round.
@@ -160,7 +165,7 @@ async fn a_new_one_is_let_in_after_a_thousand_who_resume() {
 /// threats.md V1: the queue is bounded in time.
 #[tokio::test]
 async fn who_has_waited_too_long_is_sent_away() {
-    let door = Door::new(Arc::new(Semaphore::new(0)), Duration::ZERO);
+    let door = door_of(0, Duration::ZERO);
     let mut begin = Box::pin(door.begin(Caller::New));
     assert!(now(begin.as_mut()).is_pending());
     door.round(&mut None, || true);
@@ -258,7 +263,7 @@ async fn accepting_goes_on_when_the_crowd_leaves_or_is_sent_away() {
     waiting.truncate(CROWDED - 1);
     assert_eq!(now(room), Poll::Ready(Crowd::Thin));
 
-    let door = Door::new(Arc::new(Semaphore::new(0)), Duration::ZERO);
+    let door = door_of(0, Duration::ZERO);
     let _waiting = crowd(&door, WAITING);
     let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());

@@ -25,8 +25,8 @@ fn relay(device: DeviceLink, broker: TcpStream) -> Relay {
     let seat = Arc::new(Roll::default()).sit(sitter("a"));
     let watch = Watch {
         control: seat.control.clone(),
-        listener: Arc::new(Listener::new(0, "devices".into(), None, &[])),
-        doubt: tokio::sync::mpsc::unbounded_channel().0,
+        gate: crate::gate::testing::gate(),
+        listener: 0,
     };
     Relay::new(device, Socket::Tcp(broker), Version::V311, watch, tally)
 }

@@ -29,11 +29,11 @@ fn busy() -> Arc<Metrics> {
     listener.connect_to_connack(Duration::from_millis(1));
     listener.closed(Duration::from_mins(1));
     listener.certificate_remaining(86_400);
-    listener.server_certificate("server.pem", 1_900_000_000);
     let broker = metrics.broker(0);
     broker.up(true);
     broker.dial("ok", Duration::from_millis(1));
-    metrics.crl_next_update("fleet", 1_900_000_000);
+    let certificate = ("devices".into(), "server.pem".to_owned(), 1_900_000_000);
+    metrics.ends(&[certificate], &[("fleet".to_owned(), 1_900_000_000)]);
     metrics.accept_paused("descriptors");
     metrics
 }
@@ -235,6 +235,33 @@ fn one_broker_named_twice_is_counted_once() {
     metrics.broker(1).dial("refused", Duration::ZERO);
     let count = "tidegate_broker_dial_seconds_count{broker=\"mqtt://127.0.0.1:1883\"}";
     assert_eq!(value(&metrics, count), Some(2.0));
+}
+
+/// R3: what is gone is not told any more, so that nobody is alarmed by it for ever.
+#[test]
+fn what_left_the_configuration_leaves_the_metrics() {
+    let metrics = busy();
+    let [one, two] = ["mqtt://127.0.0.1:1883", "mqtt://127.0.0.1:1884"].map(str::to_owned);
+    let open = metrics.broker(0).opened();
+    let old = metrics.broker(0);
+    let new = metrics.replace_brokers(std::slice::from_ref(&two));
+    new[0].up(true);
+    old.dial("refused", Duration::ZERO); // somebody was under way
+    let told = metrics.render();
+    let of_old: Vec<_> = told.lines().filter(|line| line.contains(&one)).collect();
+    let line = format!("tidegate_broker_connections_open{{broker=\"{one}\"}} 1");
+    assert_eq!(of_old, [&line]);
+    drop(open);
+    assert!(!metrics.render().contains(&one));
+
+    let again = metrics.replace_brokers(&[one.clone(), two]);
+    let _open = again[0].opened();
+    assert!(metrics.render().contains(&line));
+
+    metrics.ends(&[("devices".into(), "new.pem".to_owned(), 1)], &[]);
+    let told = metrics.render();
+    assert!(told.contains("new.pem") && !told.contains("server.pem"));
+    assert!(!told.contains("tidegate_crl_next_update_timestamp_seconds{"));
 }
 
 #[cfg(target_os = "linux")]

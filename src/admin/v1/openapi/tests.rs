@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::connections::{ConnectionForm, ConnectionsForm, EndedForm};
 use super::super::forms::{DevicesForm, NewCredential, NewDevice, Patch, Rotation, WithToken};
+use super::super::reload::ReloadedForm;
 use super::super::route::{ENTRIES, Entry, Route};
 use super::DOCUMENT;
 use crate::gate::Open;
@@ -264,6 +265,10 @@ fn every_member_of_an_answer_is_told_and_no_other() {
     };
     compare("Connections", &page(next), &page(None));
     compare("Ended", &EndedForm { ended: 1 }, &EndedForm { ended: 0 });
+    let warnings = |warnings: &[&str]| ReloadedForm {
+        warnings: warnings.iter().map(ToString::to_string).collect(),
+    };
+    compare("Reloaded", &warnings(&["a"]), &warnings(&[]));
 }
 
 #[test]
