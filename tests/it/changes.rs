@@ -415,7 +415,7 @@ async fn a_file_that_is_taken_away_is_a_registry_that_is_away() {
     link.say(&[0xc0, 0]).await.expect("the open one stays");
 }
 
-/// threats.md I7, R2: a group does not come in beside the registry that would keep its devices apart, but counts after a restart.
+/// threats.md I7, R2: a group does not come in without the registry that would keep its devices apart, which takes a new start.
 #[tokio::test]
 async fn no_group_comes_in_without_the_registry_that_it_leans_on() {
     let estate = Estate::without_registry().await;
@@ -430,7 +430,7 @@ async fn no_group_comes_in_without_the_registry_that_it_leans_on() {
     assert!(
         told["why"]
             .as_str()
-            .is_some_and(|why| why.contains("[registry]")),
+            .is_some_and(|why| why.starts_with("registry: ")),
         "{told}"
     );
     let minted = vendor.device(&id("meter-7")).expect("issued");

@@ -45,6 +45,7 @@ mod relay;
 mod reloads;
 mod replicas;
 mod resumption;
+mod sections;
 mod support;
 mod tls;
 mod tokens;

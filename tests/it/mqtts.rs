@@ -590,8 +590,43 @@ async fn the_gates_own_certificate_is_looked_after() {
     let renewed = site.gates.issue(gate_order()).expect("issued");
     std::fs::write(gate.file("gate.pem"), renewed.chain_pem()).expect("written");
     std::fs::write(gate.file("gate.key"), renewed.key_pem()).expect("written");
-    let line = warned("count after a restart").await;
-    assert_eq!(line["level"], "warn");
+    gate.line("reloaded", |_| true).await;
+}
+
+/// Other CAs, and another certificate of the gate: new connections are made with them, and open ones stay.
+#[tokio::test]
+async fn what_brokers_are_judged_by_and_shown_is_exchanged() {
+    let mut site = Site::new();
+    let broker = SecureBroker::start(&site.broker(), Some(&site.gates), BOTH).await;
+    let gate = Gate::plan(site.plan(&[format!("mqtts://{}", broker.address)], OWN)).await;
+    let device = gate.device("meter-7");
+    let asks = connect("meter-7", Version::V311);
+    let ((answer, link), mut visit) = tokio::join!(device.asks(&asks), broker.welcome());
+    assert_eq!(answer, Answer::Admitted);
+    let mut link = link.expect("admitted");
+
+    // All of the broker's side is new: its CA, and the CA of those that it lets in.
+    site.brokers = Authority::new("Other brokers").expect("a CA");
+    site.gates = Authority::new("Other gates").expect("a CA");
+    let other = SecureBroker::start(&site.broker(), Some(&site.gates), BOTH).await;
+    let own = site.gates.issue(gate_order()).expect("issued");
+    for (name, text) in [
+        ("broker-ca.pem", site.brokers.certificate_pem().to_owned()),
+        ("gate.pem", own.chain_pem()),
+        ("gate.key", own.key_pem().to_string()),
+    ] {
+        std::fs::write(gate.file(name), text).expect("written");
+    }
+    let config = gate.file("tidegate.toml");
+    let text = std::fs::read_to_string(&config).expect("its file");
+    let [old, new] = [broker.address, other.address].map(|at| at.to_string());
+    std::fs::write(&config, text.replace(&old, &new)).expect("written");
+    gate.line("reloaded", |_| true).await;
+
+    let ((answer, _second), _) = tokio::join!(device.asks(&asks), other.welcome());
+    assert_eq!(answer, Answer::Admitted);
+    link.say(&[0xc0, 0]).await.expect("it stays");
+    assert_eq!(visit.packet().await, Some(vec![0xc0, 0]));
 }
 
 /// What brokers would refuse, and what no broker can be judged by, is told before anything starts.
