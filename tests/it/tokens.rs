@@ -188,6 +188,27 @@ async fn a_key_taken_away_ends_the_connections_that_it_vouched_for() {
     admitted(&device, &shows(&new.token("meter-7", 60), Version::V5)).await;
 }
 
+/// threats.md R2: what is asked of a token is another question after a reload, and who was let in by the old one cannot answer it.
+#[tokio::test]
+async fn another_audience_ends_the_connections_of_the_old_one() {
+    let issuer = Issuer::new("1");
+    let gate = gate(&issuer, "").await;
+    let device = gate.stranger();
+    let asks = shows(&issuer.token("meter-7", 60), Version::V5);
+    let mut link = admitted(&device, &asks).await;
+    gate.signal("HUP");
+    gate.line("reloaded", |_| true).await;
+    link.say(&[0xc0, 0]).await.expect("the same is asked");
+
+    let config = gate.file("tidegate.toml");
+    let text = std::fs::read_to_string(&config).expect("its file");
+    let text = text.replace("audience = \"mqtt\"", "audience = \"other\"");
+    std::fs::write(&config, text).expect("written");
+    assert_eq!(link.packet().await.expect("a DISCONNECT")[2], 0x87);
+    let (answer, _) = device.asks(&asks).await;
+    assert_ne!(answer, Answer::Admitted);
+}
+
 /// threats.md K3, I8: where nothing hides it, a token counts only for devices whose owner says so.
 #[tokio::test]
 async fn a_token_over_plain_is_for_devices_whose_owner_says_so() {
