@@ -16,6 +16,7 @@ mod changes;
 mod commands;
 mod connect;
 mod crowd;
+mod deploy;
 mod devices;
 mod differences;
 mod directory;

@@ -17,6 +17,7 @@ pub mod estate;
 pub mod gate;
 pub mod haproxy;
 pub mod http;
+pub mod kubernetes;
 pub mod mosquitto;
 pub mod namespaces;
 pub mod odd;

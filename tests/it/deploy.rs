@@ -1,0 +1,579 @@
+//! What `deploy/kubernetes` and `deploy/helm` give a cluster: the gate takes every configuration in them, what belongs together has
+//! the same names, and no pod asks for more than it needs. No cluster runs here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidegate::mqtt::Version;
+use tidegate::pki::{Authority, Validity};
+
+use crate::support::broker::publish;
+use crate::support::device::{Answer, connect};
+use crate::support::gate::{Gate, Plan};
+use crate::support::kubernetes::{Pod, Rendered, helm, selects, words};
+use crate::support::mosquitto::command;
+use crate::support::until;
+
+/// Where the pods have the gate's files.
+const PLACE: &str = "/etc/tidegate";
+
+/// What docs/kubernetes.md tells people to make themselves, and what brokers and cert-manager bring.
+const MADE_BY_HAND: [&str; 6] = [
+    "tidegate-trust",
+    "tidegate-vendor",
+    "tidegate-tickets",
+    "tidegate-registry",
+    "tidegate-password",
+    "mqtt-tidegate-server", // the chart without cert-manager
+];
+
+/// What the kernel keeps for a relayed connection that is idle, in KiB: docs/kubernetes.md.
+const KERNEL: u64 = 10;
+
+/// The gate takes every configuration that is rendered, from the files that its pod mounts.
+#[test]
+fn every_configuration_is_good() {
+    for rendered in Rendered::all() {
+        for pod in rendered.pods() {
+            let folder = laid_out(&rendered, &pod, &Authority::new("Fleet").expect("a CA"));
+            let out = check(&folder, &pod);
+            let said = String::from_utf8_lossy(&out.stderr) + String::from_utf8_lossy(&out.stdout);
+            assert!(out.status.success(), "{}: {said}", rendered.name);
+            // The kubelet and Prometheus ask at the pod's address; how many descriptors there are, and whether there is a
+            // database, is another matter here.
+            let expected = ["admin.bind: ", "limits.connections: ", "registry.url: "];
+            let more = if rendered.name.contains("plain") {
+                "broker.allow_plaintext: "
+            } else {
+                expected[0]
+            };
+            for line in said.lines().filter_map(|l| l.strip_prefix("warning: ")) {
+                let known = expected.iter().chain([&more]).any(|e| line.starts_with(e));
+                assert!(known, "{}: {line}", rendered.name);
+            }
+        }
+    }
+}
+
+/// The window of the drain, and what comes before it, are over before Kubernetes ends the pod.
+#[test]
+fn a_drain_has_the_time_it_needs() {
+    for rendered in Rendered::all() {
+        let pod = rendered.gate();
+        let wait = &pod.tidegate()["lifecycle"]["preStop"]["sleep"]["seconds"];
+        let window = setting(&config(&rendered, &pod), "limits", "drain_timeout");
+        let window = humantime::parse_duration(window.as_str().expect("a text")).expect("a span");
+        let grace = &pod.spec["terminationGracePeriodSeconds"];
+        let needed = wait.as_u64().expect("a wait") + window.as_secs();
+        assert!(
+            grace.as_u64().expect("a grace") >= needed + 10,
+            "{}: {grace} s for {needed} s",
+            rendered.name
+        );
+    }
+}
+
+/// A pod's memory is enough for as many devices as its configuration lets in (docs/operation.md, "What to give a container"), and is
+/// not lent out.
+#[test]
+fn the_memory_holds_the_connections() {
+    for rendered in Rendered::all() {
+        let pod = rendered.gate();
+        let resources = &pod.tidegate()["resources"];
+        let memory = &resources["limits"]["memory"];
+        assert_eq!(
+            memory, &resources["requests"]["memory"],
+            "{}",
+            rendered.name
+        );
+        let mebibytes = memory.as_str().and_then(|text| text.strip_suffix("Mi"));
+        let mebibytes: u64 = mebibytes.expect("in Mi").parse().expect("a number");
+        let config = config(&rendered, &pod);
+        let connections = setting(&config, "limits", "connections");
+        let connections = connections.as_integer().expect("a number").unsigned_abs();
+        let environment = environment(pod.tidegate());
+        let registry =
+            config.contains_key("registry") || environment.contains_key("TIDEGATE_REGISTRY__URL");
+        let needed = 32 + 64 + u64::from(registry) * 64 + connections * (16 + KERNEL) / 1024;
+        assert!(
+            mebibytes >= needed,
+            "{}: {mebibytes} MiB for {needed} MiB",
+            rendered.name
+        );
+    }
+}
+
+/// Kubernetes' own "restricted" profile, a root that nobody writes to, and no way to the cluster's API.
+#[test]
+fn no_pod_may_more_than_it_needs() {
+    for rendered in Rendered::all() {
+        for pod in rendered.pods() {
+            let name = &rendered.name;
+            assert_eq!(pod.spec["automountServiceAccountToken"], false, "{name}");
+            assert_eq!(pod.spec["enableServiceLinks"], false, "{name}");
+            let security = &pod.spec["securityContext"];
+            assert_eq!(security["runAsNonRoot"], true, "{name}");
+            assert_eq!(
+                security["seccompProfile"]["type"], "RuntimeDefault",
+                "{name}"
+            );
+            for key in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
+                assert_eq!(pod.spec[key], Value::Null, "{name}: {key}");
+            }
+            for container in pod.containers() {
+                let expected = json!({
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": { "drop": ["ALL"] },
+                });
+                assert_eq!(container["securityContext"], expected, "{name}");
+                assert_ne!(container["resources"]["limits"]["memory"], Value::Null);
+                let folders = container["volumeMounts"].as_array().expect("mounts");
+                let single = folders.iter().any(|mount| mount["subPath"] != Value::Null);
+                assert!(!single, "{name}: a single file is never exchanged");
+            }
+        }
+        for account in rendered.kind("ServiceAccount") {
+            assert_eq!(account["automountServiceAccountToken"], false);
+        }
+    }
+}
+
+/// Services, budgets, monitors and policies find the gate; what is mounted is made; and no service leads to the admin port.
+#[test]
+fn what_belongs_together_has_the_same_names() {
+    for rendered in Rendered::all() {
+        let (name, pod) = (&rendered.name, rendered.gate());
+        let ports: BTreeSet<_> = ports(pod.tidegate()).collect();
+        assert_eq!(ports, BTreeSet::from(["admin", "mqtts"]), "{name}");
+        let service = rendered.kind("Service").next().expect("a service");
+        assert!(selects(&service["spec"]["selector"], &pod.labels), "{name}");
+        let led = service["spec"]["ports"].as_array().expect("ports");
+        assert_eq!(led.len(), 1, "{name}: devices, and nothing else");
+        assert_eq!(led[0]["targetPort"], "mqtts", "{name}");
+        for kind in ["PodDisruptionBudget", "PodMonitor"] {
+            for object in rendered.kind(kind) {
+                let selector = &object["spec"]["selector"]["matchLabels"];
+                assert!(selects(selector, &pod.labels), "{name}: {kind}");
+            }
+        }
+        for monitor in rendered.kind("PodMonitor") {
+            let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
+            assert!(ports.contains(port.as_str().expect("a name")), "{name}");
+        }
+        for scaler in rendered.kind("HorizontalPodAutoscaler") {
+            let target = &scaler["spec"]["scaleTargetRef"];
+            let named = target["name"].as_str().expect("a name");
+            let deployment = rendered.find("Deployment", named).expect("its target");
+            assert_eq!(
+                deployment["spec"]["replicas"],
+                Value::Null,
+                "{name}: two masters"
+            );
+        }
+        for pod in rendered.pods() {
+            everything_mounted_is_made(&rendered, &pod);
+        }
+        for certificate in rendered.kind("Certificate") {
+            let issuer = &certificate["spec"]["issuerRef"];
+            if issuer["kind"] == "Issuer" {
+                let named = issuer["name"].as_str().expect("a name");
+                assert!(rendered.find("Issuer", named).is_some(), "{name}: {named}");
+            }
+        }
+    }
+}
+
+fn everything_mounted_is_made(rendered: &Rendered, pod: &Pod<'_>) {
+    let made: BTreeSet<&str> = rendered
+        .kind("ConfigMap")
+        .chain(rendered.kind("PersistentVolumeClaim"))
+        .map(|object| &object["metadata"]["name"])
+        .chain(
+            rendered
+                .kind("Certificate")
+                .map(|c| &c["spec"]["secretName"]),
+        )
+        .filter_map(Value::as_str)
+        .collect();
+    for container in pod.containers() {
+        for mount in container["volumeMounts"].as_array().expect("mounts") {
+            let volume = pod.volume(mount["name"].as_str().expect("a name"));
+            let source = [
+                &volume["configMap"]["name"],
+                &volume["secret"]["secretName"],
+                &volume["persistentVolumeClaim"]["claimName"],
+            ];
+            let Some(source) = source.into_iter().find_map(Value::as_str) else {
+                assert!(volume["emptyDir"].is_object(), "{volume}");
+                continue;
+            };
+            assert!(
+                made.contains(source) || MADE_BY_HAND.contains(&source),
+                "{}: nobody makes {source}",
+                rendered.name
+            );
+        }
+    }
+}
+
+/// threats.md N2, N3: only the gate reaches the brokers' MQTT, and only Prometheus the admin port.
+#[test]
+fn policies_close_the_broker_and_the_admin_port() {
+    let mut closed = 0;
+    for rendered in Rendered::all() {
+        let (name, gate) = (&rendered.name, rendered.gate());
+        let policies: Vec<_> = rendered.kind("NetworkPolicy").collect();
+        assert_eq!(policies.is_empty(), name.contains("plain"), "{name}");
+        for policy in policies {
+            let spec = &policy["spec"];
+            let of_gate = selects(&spec["podSelector"]["matchLabels"], &gate.labels);
+            for rule in spec["ingress"].as_array().into_iter().flatten() {
+                if of_gate {
+                    let open: Vec<_> = opened(rule).collect();
+                    let devices = open == ["mqtts"] && rule["from"] == Value::Null;
+                    let metrics = open == ["admin"]
+                        && rule["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+                            == "monitoring";
+                    assert!(devices || metrics, "{name}: {rule}");
+                } else {
+                    let from = &rule["from"][0]["podSelector"]["matchLabels"];
+                    let own = from == &spec["podSelector"]["matchLabels"];
+                    let by_gate = selects(from, &gate.labels);
+                    let mqtt = opened(rule).any(|port| ["1883", "8883"].contains(&&*port));
+                    assert_eq!(mqtt, by_gate, "{name}: {rule}");
+                    assert!(own || rule["from"].is_array(), "{name}: {rule}");
+                    closed += usize::from(by_gate);
+                }
+            }
+        }
+    }
+    assert_eq!(closed, 5, "three overlays, two files of values");
+}
+
+/// The two ways to install it give the same pod, but for what the values say.
+#[test]
+fn the_chart_and_the_overlays_agree() {
+    let all = Rendered::all();
+    for (overlay, values) in [
+        ("overlays/sidecar", "sidecar-values.yaml"),
+        ("overlays/front-emqx", "front-emqx-values.yaml"),
+    ] {
+        let find = |end: &str| {
+            let found = all.iter().find(|rendered| rendered.name.ends_with(end));
+            found.expect("it is there").gate()
+        };
+        let (ours, charts) = (find(overlay), find(values));
+        for key in [
+            "startupProbe",
+            "livenessProbe",
+            "readinessProbe",
+            "lifecycle",
+            "args",
+            "ports",
+        ] {
+            assert_eq!(
+                ours.tidegate()[key],
+                charts.tidegate()[key],
+                "{values}: {key}"
+            );
+        }
+        for key in ["securityContext", "terminationGracePeriodSeconds"] {
+            assert_eq!(ours.spec[key], charts.spec[key], "{values}: {key}");
+        }
+        let broker = |pod: &Pod<'_>| pod.spec["initContainers"].clone();
+        assert_eq!(broker(&ours), broker(&charts), "{values}: Mosquitto");
+    }
+}
+
+/// A value that cannot be meant is told by its name before anything reaches a cluster.
+#[test]
+fn the_chart_refuses_what_cannot_be_meant() {
+    let good = "deploy/helm/tidegate/ci/front-emqx-values.yaml";
+    for (wrong, told) in [
+        ("shape=both", "shape"),
+        ("replica=3", "replica"),
+        ("listener.mode=plain", "mode"),
+        ("listener.certificate=server.pem", "certificate"),
+        ("connect.username=all-the-same", "username"),
+        ("broker.addresses={unix:///run/broker.sock}", "addresses"),
+        (
+            "broker.addresses=null",
+            "broker.addresses: name the brokers",
+        ),
+        (
+            "certManager.dnsNames=null",
+            "certManager.dnsNames: name what",
+        ),
+        ("registry.url=postgres://tidegate:secret@db/x", "url"),
+        ("limits.connections=0", "connections"),
+        ("env.PATH=/tmp", "PATH"),
+        ("service.type=ExternalName", "type"),
+    ] {
+        let out = helm(&["-f", good, "--set", wrong]);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success(), "{wrong} was taken");
+        assert!(said.contains(told), "{wrong}: {said}");
+    }
+}
+
+/// The pod of the sidecar, without a cluster: Mosquitto and the gate by what is rendered, on this host. A device has its own topics,
+/// and the probes tell a broker that is there from one that is not.
+#[tokio::test]
+async fn a_device_goes_through_the_sidecar() {
+    let all = Rendered::all();
+    for rendered in all.iter().filter(|one| one.name.contains("sidecar")) {
+        let pod = rendered.gate();
+        let authority = Authority::new("Fleet").expect("a CA");
+        let folder = laid_out(rendered, &pod, &authority);
+        let mosquitto = Mosquitto::start(rendered, &pod, folder.path()).await;
+        let config = folder.path().join("config/tidegate.toml");
+        let flags = [
+            "--config",
+            config.to_str().expect("text"),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ];
+        let gate = Gate::plan(Plan {
+            authority,
+            flags: Some(flags.map(String::from).into()),
+            ..Plan::default()
+        })
+        .await;
+
+        let device = gate.device("meter-7");
+        let (answer, link) = device.asks(&connect("meter-7", Version::V311)).await;
+        assert_eq!(answer, Answer::Admitted, "{}", rendered.name);
+        let mut link = link.expect("admitted");
+        let subscribe = |topic: &str| {
+            let topic = topic.as_bytes();
+            let length = u8::try_from(topic.len()).expect("short");
+            [&[0x82, length + 5, 0, 1, 0, length], topic, &[1]].concat()
+        };
+        link.say(&subscribe("devices/meter-7/x"))
+            .await
+            .expect("said");
+        assert_eq!(link.packet().await.expect("a SUBACK"), [0x90, 3, 0, 1, 1]);
+        let message = publish(Version::V311, "devices/meter-8/x", b"not mine");
+        link.say(&message).await.expect("said");
+        let message = publish(Version::V311, "devices/meter-7/x", b"mine");
+        link.say(&message).await.expect("said");
+        assert_eq!(
+            link.packet().await.expect("a message"),
+            message,
+            "and no other"
+        );
+
+        assert!(mosquitto.probe("startupProbe") && mosquitto.probe("livenessProbe"));
+        let probes = mosquitto.stop();
+        assert!(!probes.probe("startupProbe") && !probes.probe("livenessProbe"));
+    }
+}
+
+/// The broker of a rendered sidecar; it ends with the test.
+struct Mosquitto {
+    child: Child,
+    folder: std::path::PathBuf,
+    container: Value,
+}
+
+impl Mosquitto {
+    async fn start(rendered: &Rendered, pod: &Pod<'_>, folder: &Path) -> Self {
+        let container = pod.containers().next().expect("Mosquitto comes first");
+        assert_eq!(container["restartPolicy"], "Always", "it stays");
+        let source = &pod.volume("mosquitto")["configMap"]["name"];
+        let map = rendered.find("ConfigMap", source.as_str().expect("a name"));
+        for (name, text) in words(&map.expect("its files")["data"]) {
+            std::fs::write(folder.join(name), moved(&text, folder)).expect("written");
+        }
+        // Started by root, it would become another user and could not look into the folder any more.
+        let conf = folder.join("mosquitto.conf");
+        let text = std::fs::read_to_string(&conf).expect("its file");
+        std::fs::write(&conf, format!("{text}\nuser root\n")).expect("written");
+        let child = command("mosquitto")
+            .arg("-c")
+            .arg(conf)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("mosquitto starts");
+        let mosquitto = Self {
+            child,
+            folder: folder.to_owned(),
+            container: container.clone(),
+        };
+        until("Mosquitto to answer its probe", async || {
+            mosquitto.probe("startupProbe").then_some(())
+        })
+        .await;
+        mosquitto
+    }
+
+    /// Whether a probe of its container, typed in here, says yes.
+    fn probe(&self, probe: &str) -> bool {
+        let typed = self.container[probe]["exec"]["command"].as_array();
+        let typed = typed.expect("a command").iter();
+        let typed: Vec<_> = typed
+            .map(|word| moved(word.as_str().expect("a text"), &self.folder))
+            .collect();
+        let out = command(&typed[0]).args(&typed[1..]).output();
+        out.expect("it runs").status.success()
+    }
+
+    fn stop(mut self) -> Self {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("it ends");
+        self
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What stands in a pod, for a folder of this host; the name of the listener is that which [`Gate`] waits for.
+fn moved(text: &str, folder: &Path) -> String {
+    let here = folder.display().to_string();
+    [
+        PLACE,
+        "/run/mosquitto",
+        "/mosquitto/config",
+        "/mosquitto/data",
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, place| text.replace(place, &here))
+    .replace("name = \"devices\"", "name = \"default\"")
+}
+
+/// The folder that a pod has its files in: those that are rendered, and certificates and secrets for the others, each under a mount.
+fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let container = pod.tidegate();
+    let mounts: Vec<_> = container["volumeMounts"]
+        .as_array()
+        .expect("mounts")
+        .iter()
+        .map(|mount| mount["mountPath"].as_str().expect("a path"))
+        .filter_map(|path| path.strip_prefix(PLACE))
+        .collect();
+    let put = |path: &str, text: &str| {
+        let folders = path.rsplit_once('/').expect("in a folder").0;
+        assert!(
+            mounts.contains(&folders),
+            "{}: {path} is not mounted",
+            rendered.name
+        );
+        let place = folder.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(place.parent().expect("a folder")).expect("made");
+        std::fs::write(&place, text).expect("written");
+        let own = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&place, own).expect("its own file");
+    };
+    let text = config_text(rendered, pod);
+    put("/config/tidegate.toml", &moved(&text, folder.path()));
+    let environment: Vec<_> = environment(container).into_values().collect();
+    let server = authority
+        .server(&["localhost", "127.0.0.1"])
+        .expect("issued");
+    let client = authority
+        .device(&"tidegate".parse().expect("an id"))
+        .expect("issued");
+    let none: [&[u8]; 0] = [];
+    let span = Validity::days(30);
+    let list = authority.crl(&none, span.not_before, span.not_after);
+    let list = list.expect("a list").pem().expect("PEM");
+    for path in named(&(text + "\n" + &environment.join("\n"))) {
+        let issued = if path.starts_with("/broker/") {
+            &client
+        } else {
+            &server
+        };
+        let other = Authority::new(&path).expect("a CA");
+        match path.rsplit_once('/').expect("in a folder").1 {
+            "tls.crt" => put(&path, &issued.chain_pem()),
+            "tls.key" => put(&path, &issued.key_pem()),
+            "ca.crt" | "devices-ca.pem" => put(&path, authority.certificate_pem()),
+            "devices.crl" => put(&path, &list),
+            "secret" | "token.key" | "password" => {
+                put(
+                    &path,
+                    &hex::encode(std::array::from_fn::<u8, 32, _>(|_| fastrand::u8(..))),
+                );
+            }
+            name if name.ends_with(".pem") => put(&path, other.certificate_pem()),
+            name => panic!("{}: what is {name}?", rendered.name),
+        }
+    }
+    folder
+}
+
+/// The paths under [`PLACE`] that a text names, without it.
+fn named(text: &str) -> BTreeSet<String> {
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c));
+    let paths = text.split(PLACE).skip(1);
+    paths
+        .map(|rest| rest.split(ends).next().expect("one piece").to_owned())
+        .collect()
+}
+
+/// `tidegate check`, with the arguments and the environment of the pod's container.
+fn check(folder: &TempDir, pod: &Pod<'_>) -> Output {
+    let arguments = pod.tidegate()["args"].as_array().expect("arguments");
+    assert_eq!(arguments[2], format!("{PLACE}/config/tidegate.toml"));
+    let environment = environment(pod.tidegate());
+    let moved = environment
+        .iter()
+        .map(|(k, v)| (k, moved(v, folder.path())));
+    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["check", "--config"])
+        .arg(folder.path().join("config/tidegate.toml"))
+        .env_clear()
+        .envs(moved)
+        .output()
+        .expect("it runs")
+}
+
+fn environment(container: &Value) -> BTreeMap<String, String> {
+    let variables = container["env"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    variables
+        .map(|v| (text(&v["name"]), text(&v["value"])))
+        .collect()
+}
+
+fn config_text(rendered: &Rendered, pod: &Pod<'_>) -> String {
+    let source = &pod.volume("config")["configMap"]["name"];
+    let map = rendered.find("ConfigMap", source.as_str().expect("a name"));
+    let text = &map.expect("its configuration")["data"]["tidegate.toml"];
+    text.as_str().expect("a text").to_owned()
+}
+
+fn config(rendered: &Rendered, pod: &Pod<'_>) -> toml::Table {
+    config_text(rendered, pod).parse().expect("TOML")
+}
+
+fn setting(config: &toml::Table, section: &str, key: &str) -> toml::Value {
+    config[section][key].clone()
+}
+
+fn ports(container: &Value) -> impl Iterator<Item = &str> {
+    let ports = container["ports"].as_array().into_iter().flatten();
+    ports.filter_map(|port| port["name"].as_str())
+}
+
+/// The ports that a rule of a policy opens; one without any opens all.
+fn opened(rule: &Value) -> impl Iterator<Item = String> {
+    let ports = rule["ports"].as_array().into_iter().flatten();
+    ports.map(|port| match &port["port"] {
+        Value::String(name) => name.clone(),
+        number => number.to_string(),
+    })
+}
