@@ -47,7 +47,7 @@ fn every_configuration_is_good() {
             // database, is another matter here.
             let expected = ["admin.bind: ", "limits.connections: ", "registry.url: "];
             let more = if rendered.name.contains("plain") {
-                "broker.allow_plaintext: "
+                "broker.addresses[0]: "
             } else {
                 expected[0]
             };
