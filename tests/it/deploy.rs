@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Validity};
 
+use crate::docs::page;
 use crate::support::broker::publish;
 use crate::support::device::{Answer, connect};
 use crate::support::gate::{Gate, Plan};
@@ -40,7 +41,7 @@ fn every_configuration_is_good() {
     for rendered in Rendered::all() {
         for pod in rendered.pods() {
             let folder = laid_out(&rendered, &pod, &Authority::new("Fleet").expect("a CA"));
-            let out = check(&folder, &pod);
+            let out = tidegate("check", &folder, &pod);
             let said = String::from_utf8_lossy(&out.stderr) + String::from_utf8_lossy(&out.stdout);
             assert!(out.status.success(), "{}: {said}", rendered.name);
             // The kubelet and Prometheus ask at the pod's address; how many descriptors there are, and whether there is a
@@ -59,16 +60,21 @@ fn every_configuration_is_good() {
     }
 }
 
-/// The window of the drain, and what comes before it, are over before Kubernetes ends the pod.
+/// Kubernetes ends the pod only when the wait before the drain, and its window, are over.
 #[test]
 fn a_drain_has_the_time_it_needs() {
     for rendered in Rendered::all() {
         let pod = rendered.gate();
+        let limits = in_force(&rendered, &pod)["limits"].clone();
+        let spans = ["drain_delay", "drain_timeout"]
+            .into_iter()
+            .filter_map(|key| limits.get(key));
+        let spans = spans.map(|span| humantime::parse_duration(span.as_str().expect("a text")));
+        let drain: u64 = spans.map(|span| span.expect("a span").as_secs()).sum();
+        assert!(drain > 0, "{}: no drain", rendered.name);
         let wait = &pod.tidegate()["lifecycle"]["preStop"]["sleep"]["seconds"];
-        let window = setting(&config(&rendered, &pod), "limits", "drain_timeout");
-        let window = humantime::parse_duration(window.as_str().expect("a text")).expect("a span");
         let grace = &pod.spec["terminationGracePeriodSeconds"];
-        let needed = wait.as_u64().expect("a wait") + window.as_secs();
+        let needed = wait.as_u64().expect("a wait") + drain;
         assert!(
             grace.as_u64().expect("a grace") >= needed + 10,
             "{}: {grace} s for {needed} s",
@@ -92,13 +98,12 @@ fn the_memory_holds_the_connections() {
         );
         let mebibytes = memory.as_str().and_then(|text| text.strip_suffix("Mi"));
         let mebibytes: u64 = mebibytes.expect("in Mi").parse().expect("a number");
-        let config = config(&rendered, &pod);
-        let connections = setting(&config, "limits", "connections");
-        let connections = connections.as_integer().expect("a number").unsigned_abs();
-        let environment = environment(pod.tidegate());
-        let registry =
-            config.contains_key("registry") || environment.contains_key("TIDEGATE_REGISTRY__URL");
-        let needed = 32 + 64 + u64::from(registry) * 64 + connections * (16 + KERNEL) / 1024;
+        let in_force = in_force(&rendered, &pod);
+        let listeners = in_force["listener"].as_array().expect("a list").len() as u64;
+        let connections = in_force["limits"]["connections"].as_integer();
+        let connections = connections.expect("a number").unsigned_abs();
+        let registry = u64::from(in_force.contains_key("registry"));
+        let needed = 32 + listeners * 64 + registry * 64 + connections * (16 + KERNEL) / 1024;
         assert!(
             mebibytes >= needed,
             "{}: {mebibytes} MiB for {needed} MiB",
@@ -321,6 +326,25 @@ fn the_chart_refuses_what_cannot_be_meant() {
     }
 }
 
+/// What docs/kubernetes.md names in `deploy/` is there, and the chart takes what the page types in.
+#[test]
+fn the_page_names_what_is_there() {
+    let page = page("docs/kubernetes.md");
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c));
+    for path in page.split(ends).filter(|word| word.starts_with("deploy/")) {
+        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        assert!(place.exists() || path == "deploy/tidegate", "{path}");
+    }
+    let typed = "helm install mqtt deploy/helm/tidegate -n mqtt ";
+    let lines: Vec<_> = page.lines().filter_map(|l| l.strip_prefix(typed)).collect();
+    assert_eq!(lines.len(), 2);
+    for line in lines {
+        let out = helm(&line.split_whitespace().collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{line}: {said}");
+    }
+}
+
 /// The pod of the sidecar, without a cluster: Mosquitto and the gate by what is rendered, on this host. A device has its own topics,
 /// and the probes tell a broker that is there from one that is not.
 #[tokio::test]
@@ -477,7 +501,7 @@ fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDi
         let own = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&place, own).expect("its own file");
     };
-    let text = config_text(rendered, pod);
+    let text = config(rendered, pod);
     put("/config/tidegate.toml", &moved(&text, folder.path()));
     let environment: Vec<_> = environment(container).into_values().collect();
     let server = authority
@@ -502,7 +526,7 @@ fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDi
             "tls.key" => put(&path, &issued.key_pem()),
             "ca.crt" | "devices-ca.pem" => put(&path, authority.certificate_pem()),
             "devices.crl" => put(&path, &list),
-            "secret" | "token.key" | "password" => {
+            "secret" | "token-key" | "password" => {
                 put(
                     &path,
                     &hex::encode(std::array::from_fn::<u8, 32, _>(|_| fastrand::u8(..))),
@@ -524,8 +548,16 @@ fn named(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// `tidegate check`, with the arguments and the environment of the pod's container.
-fn check(folder: &TempDir, pod: &Pod<'_>) -> Output {
+/// The configuration of a pod as `tidegate config` tells it, defaults and all.
+fn in_force(rendered: &Rendered, pod: &Pod<'_>) -> toml::Table {
+    let authority = Authority::new("Fleet").expect("a CA");
+    let out = tidegate("config", &laid_out(rendered, pod, &authority), pod);
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    text.parse().expect("TOML")
+}
+
+/// A command of tidegate, with the configuration and the environment of the pod's container.
+fn tidegate(word: &str, folder: &TempDir, pod: &Pod<'_>) -> Output {
     let arguments = pod.tidegate()["args"].as_array().expect("arguments");
     assert_eq!(arguments[2], format!("{PLACE}/config/tidegate.toml"));
     let environment = environment(pod.tidegate());
@@ -533,7 +565,7 @@ fn check(folder: &TempDir, pod: &Pod<'_>) -> Output {
         .iter()
         .map(|(k, v)| (k, moved(v, folder.path())));
     Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["check", "--config"])
+        .args([word, "--config"])
         .arg(folder.path().join("config/tidegate.toml"))
         .env_clear()
         .envs(moved)
@@ -549,19 +581,11 @@ fn environment(container: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn config_text(rendered: &Rendered, pod: &Pod<'_>) -> String {
+fn config(rendered: &Rendered, pod: &Pod<'_>) -> String {
     let source = &pod.volume("config")["configMap"]["name"];
     let map = rendered.find("ConfigMap", source.as_str().expect("a name"));
     let text = &map.expect("its configuration")["data"]["tidegate.toml"];
     text.as_str().expect("a text").to_owned()
-}
-
-fn config(rendered: &Rendered, pod: &Pod<'_>) -> toml::Table {
-    config_text(rendered, pod).parse().expect("TOML")
-}
-
-fn setting(config: &toml::Table, section: &str, key: &str) -> toml::Value {
-    config[section][key].clone()
 }
 
 fn ports(container: &Value) -> impl Iterator<Item = &str> {

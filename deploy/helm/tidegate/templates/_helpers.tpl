@@ -121,7 +121,7 @@ password_file = "/etc/tidegate/registry/password"
 unknown = {{ toJson .Values.registry.unknown }}
 
 [token]
-key_file = "/etc/tidegate/registry/token.key"
+key_file = "/etc/tidegate/registry/token-key"
 {{- end }}
 
 [limits]
