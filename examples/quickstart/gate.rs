@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tidegate::admin;
 use tidegate::config::{self, Source};
-use tidegate::gate::{Loaded, Running};
+use tidegate::gate::{Inherited, Loaded, Running};
 use tidegate::observe::logging::Logger;
 use tidegate::observe::ready::Ready;
 
@@ -39,7 +39,7 @@ impl Gate {
         let (metrics, ready) = (loaded.metrics(), Arc::new(Ready::default()));
         let logger = Logger::counted(metrics.clone());
         let running = loaded
-            .start(metrics.clone(), logger, ready.clone())
+            .start(Inherited::default(), metrics.clone(), logger, ready.clone())
             .map_err(|faults| all(&faults))?;
         let running = Arc::new(running);
 

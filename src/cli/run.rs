@@ -1,7 +1,8 @@
 //! `tidegate run`
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -12,7 +13,9 @@ use super::{Failure, check, settings::Settings};
 use crate::admin::v1::{self, Api};
 use crate::admin::{self, Desk};
 use crate::config::{self, Config};
-use crate::gate::{Connections, Contents, Loaded, Outcome, Running, StartFault};
+use crate::gate::{
+    self, Connections, Contents, Handover, Inherited, Loaded, Outcome, Passed, Running, StartFault,
+};
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
 
@@ -22,13 +25,21 @@ use reloads::{Moment, Reloads};
 
 /// Runs the gate
 ///
-/// HUP, and a change of any file that the configuration names, reads all of it anew: everything but addresses to listen at comes into force, or nothing. TERM and INT drain: the gate is not ready any more, takes no new connections, and ends the open ones spread over
+/// HUP, and a change of any file that the configuration names, reads all of it anew: everything but addresses to listen at comes into force, or nothing. TERM and INT drain: the gate is not ready any more, takes no new connections after limits.drain_delay, and ends the open ones spread over
 /// limits.drain_timeout. A second signal ends it at once.
+///
+/// Listening sockets that are passed by LISTEN_FDS (systemd.socket(5)) are used where a listener, or admin, is to be at their address.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     settings: Settings,
+    /// Takes over from the gate that was started with the same FILE, if one runs, and lets the next one take over from this
+    ///
+    /// A Unix socket, which is made if it is not there. The gate before gives its listening sockets away, and drains once this one is ready: no
+    /// device is refused in between. If this one does not get ready, or ends, the one before goes on.
+    #[arg(long, value_name = "FILE")]
+    handover: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -36,6 +47,7 @@ Examples:
   tidegate run                            with ./tidegate.toml
   tidegate run --config /etc/tidegate/tidegate.toml
   TIDEGATE_LOG__LEVEL=debug tidegate run
+  tidegate run --handover /run/tidegate/handover      again, and it takes over without a gap
   tidegate run --listen 0.0.0.0:8883 --mode mutual-tls --certificate s.pem --key s.key \\
       --client-ca ca.pem --broker mqtt://127.0.0.1:1883
 
@@ -46,11 +58,13 @@ impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
         // What `check` tells, `run` tells, too: also of the files, when the configuration itself is faulty.
         let source = self.settings.source();
+        let passed = gate::from_environment(); // before there are threads
         // First, so that what changes while it is read is read again.
         let files = Contents::default().with(&source.path.iter().cloned().collect());
         let config = config::load(&source).map_err(|_| check::failure(&source))?;
+        let passed = passed.map_err(|faults| Failure::failed(list(&faults)))?;
         let files = files.with(&config.files(&source));
-        match serve(&config, &source, files)? {
+        match serve(&config, &source, files, (passed, self.handover.as_deref()))? {
             Outcome::Drained => Ok(()),
             // The log has told it, in its own form.
             Outcome::Cut => Err(Failure {
@@ -65,7 +79,12 @@ impl Args {
 ///
 /// The gate's workers have threads of their own; this thread serves operators, asks the brokers whether they answer,
 /// and hears the signals. Nothing that stalls here stalls a device (threats.md V4).
-fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Outcome, Failure> {
+fn serve(
+    config: &Config,
+    source: &config::Source,
+    files: Contents,
+    (passed, handover): (Vec<Passed>, Option<&Path>),
+) -> Result<Outcome, Failure> {
     let (reloads, mut orders) = mpsc::channel(1);
     let api = api(config, reloads);
     let loaded = Loaded::load(config.gate.clone())
@@ -93,22 +112,31 @@ fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Ou
         .map_err(|fault| Failure::failed(format!("cannot start: {fault}")))?;
     let outcome = runtime.block_on(async {
         // Before anything listens, so that no signal is lost.
-        let failed = |fault: std::io::Error| Failure::failed(format!("cannot hear signals: {fault}"));
+        let failed =
+            |fault: std::io::Error| Failure::failed(format!("cannot hear signals: {fault}"));
         let mut term = signal(SignalKind::terminate()).map_err(failed)?;
         let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
-        let operators = match &config.admin {
-            Some(admin) => Some(bind_admin(admin.bind).await.map_err(|fault| {
-                let faults = [&[fault], loaded.taken().as_slice()].concat();
-                Failure::failed(list(&faults))
-            })?),
-            None => None,
-        };
+        let (handover, mut inherited) =
+            Handover::open(handover, passed).map_err(|fault| Failure::failed(fault.to_string()))?;
+        let operators = admin_port(config.admin.as_ref(), &mut inherited).map_err(|fault| {
+            let faults = [&[fault], loaded.taken(&inherited).as_slice()].concat();
+            Failure::failed(list(&faults))
+        })?;
         let running = loaded
-            .start(metrics.clone(), logger, ready.clone())
+            .start(inherited, metrics.clone(), logger, ready.clone())
             .map_err(|faults| Failure::failed(list(&faults)))?;
+        let mut for_next = running.sockets();
+        let copy = operators
+            .as_ref()
+            .and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
+        for_next.extend(copy.map(|admin| (gate::ADMIN.to_owned(), admin)));
         tell_addresses(&running, operators.as_ref());
-        tracing::info!(event = "started", version = env!("CARGO_PKG_VERSION"), "tidegate runs");
+        tracing::info!(
+            event = "started",
+            version = env!("CARGO_PKG_VERSION"),
+            "tidegate runs"
+        );
 
         let api = api(running.connections());
         let desk = Desk {
@@ -119,9 +147,12 @@ fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Ou
         let in_force = (source, config, files);
         let reloads = Reloads::new(in_force, &running, &api, &log, &ready, warnings);
         let admin = async {
-            match operators {
-                Some(operators) => admin::serve(operators, desk).await,
-                None => std::future::pending().await,
+            running.opened().await; // until then another gate answers there
+            if let Some(operators) = operators {
+                tokio::select! {
+                    () = admin::serve(operators, desk) => {}
+                    () = running.handed_over() => {}
+                }
             }
         };
         let beside = async {
@@ -134,7 +165,9 @@ fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Ou
                 running.watch_doubts(),
                 reloads.keep(&mut hup, &mut orders, note),
                 running.watch_log(),
-            )
+                handover.relieve(&running),
+            );
+            std::future::pending::<()>().await;
         };
         let mut hear = async || {
             tokio::select! {
@@ -142,21 +175,9 @@ fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Ou
                 _ = int.recv() => "INT",
             }
         };
-        let ended = async {
-            let name = hear().await;
-            tracing::info!(event = "draining", signal = name, "takes no new connections; open ones end one after the other");
-            running.drain();
-            tokio::select! {
-                () = running.ended() => {}
-                name = hear() => {
-                    tracing::warn!(event = "draining", signal = name, "told twice: every connection ends at once");
-                    running.cut();
-                    running.ended().await;
-                }
-            }
-        };
+        let ended = end(&running, &handover, for_next, &mut hear);
         tokio::select! {
-            _ = beside => {}
+            () = beside => {}
             () = ended => {}
         }
         running.tell_suppressed(); // the last ones
@@ -167,6 +188,46 @@ fn serve(config: &Config, source: &config::Source, files: Contents) -> Result<Ou
     // Else its end would wait for a look-up of a broker's name that hangs (threats.md V4, V10).
     runtime.shutdown_background();
     outcome
+}
+
+/// Waits until the gate is told to end, or another one takes over, and for the end of the drain. `hear` gives the next signal to end.
+async fn end(
+    running: &Running,
+    handover: &Handover,
+    for_next: Vec<(String, OwnedFd)>,
+    hear: &mut impl AsyncFnMut() -> &'static str,
+) {
+    let told = tokio::select! {
+        name = hear() => Ok(name),
+        pid = handover.next(for_next) => Err(pid),
+    };
+    match told {
+        Ok(name) => tracing::info!(
+            event = "draining",
+            signal = name,
+            "not ready any more; open connections end one after the other"
+        ),
+        Err(pid) => {
+            tracing::info!(
+                event = "draining",
+                pid,
+                "another gate has taken over; open connections end one after the other"
+            );
+            running.hand_over();
+            tokio::select! {
+                () = running.ended() => return,
+                _ = hear() => {} // the first one asks for what is under way
+            }
+        }
+    }
+    tokio::select! {
+        () = running.retire() => {}
+        name = hear() => {
+            tracing::warn!(event = "draining", signal = name, "told twice: every connection ends at once");
+            running.cut();
+            running.ended().await;
+        }
+    }
 }
 
 /// What the admin API works on, but for the connections.
@@ -224,8 +285,22 @@ fn tell_drained(outcome: Outcome) {
     }
 }
 
-async fn bind_admin(bind: SocketAddr) -> Result<TcpListener, StartFault> {
-    TcpListener::bind(bind).await.map_err(|fault| StartFault {
+/// Takes or binds the admin port; `None`: it is off.
+fn admin_port(
+    admin: Option<&admin::Settings>,
+    inherited: &mut Inherited,
+) -> Result<Option<TcpListener>, StartFault> {
+    let Some(bind) = admin.map(|admin| admin.bind) else {
+        inherited.drop_admin();
+        return Ok(None);
+    };
+    let passed = inherited.take_admin(bind)?;
+    let socket = passed.map_or_else(|| std::net::TcpListener::bind(bind), Ok);
+    let socket = socket.and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
+    });
+    socket.map(Some).map_err(|fault| StartFault {
         key: "admin.bind".into(),
         sentence: format!(
             "cannot listen on {bind}: {fault}; stop what listens there, or set another admin.bind"

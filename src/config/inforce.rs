@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Config, broker, connect, listener, quantities, reader, registry, table, trust};
-use crate::gate::ListenerSettings;
+use crate::gate::{Farewell, ListenerSettings};
 use crate::jwks;
 use crate::registry::StoreSettings;
 use crate::rules::policy::{Password, Unknown};
@@ -163,6 +163,7 @@ impl Config {
             "connect_bytes",
             &text(&quantities::write_size(limits.connect_bytes)),
         );
+        set(out, "drain_delay", &duration(limits.drain_delay));
         set(out, "drain_timeout", &duration(limits.drain_timeout));
         set(
             out,
@@ -180,6 +181,7 @@ impl Config {
             &limits.accepts_per_address.to_string(),
         );
 
+        self.write_drain(out);
         section(out, "[admin]");
         set(
             out,
@@ -203,6 +205,18 @@ impl Config {
             &text(word(&table::FORMATS, &self.log.format)),
         );
         set(out, "level", &text(word(&table::LEVELS, &self.log.level)));
+    }
+
+    fn write_drain(&self, out: &mut String) {
+        let farewell = &self.gate.farewell;
+        let same =
+            |known: &Farewell| std::mem::discriminant(known) == std::mem::discriminant(farewell);
+        let word = table::FAREWELLS.iter().find(|(_, known)| same(known));
+        section(out, "[drain]");
+        set(out, "tell", &text(word.map_or("", |(word, _)| word)));
+        if let Some(server) = farewell.server() {
+            set(out, "server_reference", &text(&server.to_string()));
+        }
     }
 }
 

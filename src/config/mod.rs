@@ -158,7 +158,7 @@ pub struct Devices {
 /// # Errors
 /// The faults, but for those that only a gate has to do with.
 pub fn devices(source: &Source) -> Result<Devices, Vec<Fault>> {
-    const OF_THE_GATE: [&str; 5] = ["listener", "broker", "limits", "admin", "log"];
+    const OF_THE_GATE: [&str; 6] = ["listener", "broker", "limits", "drain", "admin", "log"];
     let Examined {
         mut faults,
         mut trust,
@@ -243,8 +243,9 @@ pub(crate) fn examine(source: &Source) -> Examined {
 }
 
 /// The sections in the order of the reference.
-const SECTIONS: [&str; 9] = [
-    "listener", "trust", "token", "registry", "connect", "broker", "limits", "admin", "log",
+const SECTIONS: [&str; 10] = [
+    "listener", "trust", "token", "registry", "connect", "broker", "limits", "drain", "admin",
+    "log",
 ];
 
 fn rank(key: &str) -> usize {
@@ -291,6 +292,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let registry = registry::registry(whole.section("registry"), has_registry, &token);
     let broker = broker::read(whole.section("broker"), connect.has_password_file());
     let limits = table::limits(whole.section("limits"));
+    let farewell = table::drain(whole.section("drain"));
     let admin_draft = table::admin(whole.section("admin"));
     let admin = admin_draft.settings();
     let log = table::log(whole.section("log"));
@@ -348,6 +350,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
                 alphabet: connect.alphabet,
                 broker: broker.settings,
                 limits,
+                farewell,
                 registry,
                 token: token.settings,
             },

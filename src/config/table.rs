@@ -1,4 +1,4 @@
-//! The small sections: `[limits]`, `[admin]`, `[log]`.
+//! The small sections: `[limits]`, `[drain]`, `[admin]`, `[log]`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use super::fault::quoted;
 use super::quantities::Bounds;
 use super::reader::{Got, Section};
 use super::secret;
+use crate::gate::{Farewell, Server};
 use crate::observe::logging::{self, Format};
 use crate::{admin, gate};
 
@@ -21,6 +22,12 @@ const DRAIN: Bounds<Duration> = Bounds {
     least: Duration::ZERO,
     most: Duration::from_hours(24),
     default: Duration::from_secs(30),
+};
+/// Longer than an hour nobody takes to notice.
+const DRAIN_DELAY: Bounds<Duration> = Bounds {
+    least: Duration::ZERO,
+    most: Duration::from_hours(1),
+    default: Duration::ZERO,
 };
 const CONNECTIONS: Bounds<u32> = Bounds {
     least: 1,
@@ -55,6 +62,7 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
     let mut duration = |key, bounds: Bounds<_>| section.duration(key, bounds).or(bounds.default);
     let handshake_timeout = duration("handshake_timeout", DEADLINE);
     let connect_timeout = duration("connect_timeout", DEADLINE);
+    let drain_delay = duration("drain_delay", DRAIN_DELAY);
     let drain_timeout = duration("drain_timeout", DRAIN);
     let mut number = |key, bounds: Bounds<_>| section.number(key, bounds).or(bounds.default);
     let connections = number("connections", CONNECTIONS);
@@ -73,12 +81,50 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
         handshake_timeout,
         connect_timeout,
         connect_bytes,
+        drain_delay,
         drain_timeout,
         connections_per_device,
         connections_per_address,
         accepts_per_address,
     }
 }
+
+/// `[drain]`
+pub(super) fn drain(mut section: Section<'_>) -> Farewell {
+    let words = FAREWELLS.map(|(word, _)| word);
+    let told = |word: &str| {
+        let known = FAREWELLS.iter().find(|(known, _)| *known == word);
+        known.map(|(_, farewell)| farewell.clone())
+    };
+    let farewell = section
+        .word("tell", &words, told)
+        .or(Farewell::ShuttingDown);
+    let server = section.parsed("server_reference", "gate-2.example.net:8883", |text| {
+        let way_out = "name servers with a space between them, each with a port or without: \"gate-2.example.net:8883\", \"192.0.2.1\", \"[2001:db8::1]:8883\"";
+        text.parse::<Server>().map_err(|fault| (fault.to_string(), way_out.to_owned()))
+    });
+    let server = server.good();
+    if farewell == Farewell::ShuttingDown && server.is_some() {
+        section.fault(
+            "server_reference",
+            "has no place in what is told: a server that shuts down names no other (MQTT 5.0 §3.14.2.2.5)",
+            "write tell = \"use-another-server\" or \"server-moved\", or leave it out",
+        );
+    }
+    section.finish();
+    match farewell {
+        Farewell::ShuttingDown => farewell,
+        Farewell::UseAnother(_) => Farewell::UseAnother(server),
+        Farewell::Moved(_) => Farewell::Moved(server),
+    }
+}
+
+/// The words of `drain.tell`.
+pub(super) const FAREWELLS: [(&str, Farewell); 3] = [
+    ("server-shutting-down", Farewell::ShuttingDown),
+    ("use-another-server", Farewell::UseAnother(None)),
+    ("server-moved", Farewell::Moved(None)),
+];
 
 /// Descriptors that a gate of a few cores and listeners has open before the first device comes.
 const AT_REST: u64 = 64;

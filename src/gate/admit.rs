@@ -76,6 +76,8 @@ pub(crate) struct Linked {
     pub(crate) link: DeviceLink,
     pub(crate) broker: Socket,
     pub(crate) version: Version,
+    /// The largest packet that the device takes, in bytes; `None`: any.
+    pub(crate) most: Option<u32>,
     pub(crate) from_device: Vec<u8>,
     pub(crate) from_broker: Vec<u8>,
     pub(crate) broker_open: OpenGuard,
@@ -182,11 +184,16 @@ impl Asking {
         } = self;
         let version = connect.version;
         let most = maximum_packet(&connect);
-        let verdict = if gate.is_draining() {
-            Err(Refusal::Draining.into())
-        } else {
-            verdict(&secured, connect, gate, in_force, roll).await
-        };
+        if gate.is_shut() {
+            let at_most = most.map_or(usize::MAX, |most| most as usize);
+            let packet = (version == Version::V5).then(|| in_force.farewell.connack(at_most));
+            let refusal = Refusal::Draining;
+            return Err(match packet.flatten() {
+                Some(packet) => refuse_by(secured.link, refusal, Some(packet)).await,
+                None => refuse(secured.link, refusal, Some(version), most).await,
+            });
+        }
+        let verdict = verdict(&secured, connect, gate, in_force, roll).await;
         let encoded = verdict.and_then(|verdict| match encode(&verdict.admission, most) {
             Ok(packet) => Ok((verdict, packet)),
             Err(refusal) => Err(Refused {
@@ -412,6 +419,7 @@ impl Admitted {
             link: self.link,
             broker,
             version: self.version,
+            most: self.most,
             from_device: self.behind,
             from_broker,
             broker_open,
@@ -584,17 +592,23 @@ fn tell_client_id(connack: &mut Connack, client_id: &str) {
 /// Tells the device why it is refused, where MQTT has a word for it that the device takes, and closes; bounded in
 /// time.
 async fn refuse(
-    mut link: DeviceLink,
+    link: DeviceLink,
     refusal: Refusal,
     version: Option<Version>,
     most: Option<u32>,
 ) -> Refusal {
+    let packet = refusal
+        .answer(version)
+        .map(|(version, code)| Connack::refusal(version, code).encode(version))
+        .filter(|packet| most.is_none_or(|most| packet.len() <= most as usize));
+    refuse_by(link, refusal, packet).await
+}
+
+/// Sends `packet`, and closes; bounded in time.
+async fn refuse_by(mut link: DeviceLink, refusal: Refusal, packet: Option<Vec<u8>>) -> Refusal {
     let _ = timeout(LAST_WORD, async {
-        if let Some((version, code)) = refusal.answer(version) {
-            let packet = Connack::refusal(version, code).encode(version);
-            if most.is_none_or(|most| packet.len() <= most as usize) {
-                let _ = write_all(&mut link, &packet).await;
-            }
+        if let Some(packet) = packet {
+            let _ = write_all(&mut link, &packet).await;
         }
         linger(&mut link, LINGER_BYTES).await;
     })

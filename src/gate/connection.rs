@@ -184,7 +184,13 @@ impl<'a> Teller<'a> {
             gate: gate.clone(),
             listener: self.listener,
         };
-        let mut relay = Relay::new(linked.link, linked.broker, linked.version, watch, tally);
+        let mut relay = Relay::new(
+            linked.link,
+            linked.broker,
+            (linked.version, linked.most),
+            watch,
+            tally,
+        );
         relay.inject(&linked.from_device, &linked.from_broker);
         Some(Box::new(Carried {
             relay,

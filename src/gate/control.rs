@@ -68,6 +68,8 @@ pub(crate) struct Control {
     unvouched: AtomicBool,
     /// A broker took it.
     linked: AtomicBool,
+    /// It has its turn in a drain.
+    has_turn: AtomicBool,
     pub(crate) sitter: Sitter,
 }
 
@@ -80,6 +82,7 @@ impl Control {
             review: AtomicBool::new(false),
             unvouched: AtomicBool::new(false),
             linked: AtomicBool::new(false),
+            has_turn: AtomicBool::new(false),
             sitter,
         }
     }
@@ -273,6 +276,26 @@ impl Roll {
             .into_iter()
             .filter(|control| control.is_linked())
             .collect()
+    }
+
+    /// How many are linked to a broker.
+    pub(crate) fn count_linked(&self) -> usize {
+        let open = self.lock();
+        let linked = open
+            .seats
+            .iter()
+            .filter(|(_, place)| place.control.is_linked());
+        linked.count()
+    }
+
+    /// Those linked to a broker that were not given by this before.
+    pub(crate) fn newly_linked(&self) -> Vec<Arc<Control>> {
+        let open = self.lock();
+        let is_new = |control: &&Arc<Control>| {
+            control.is_linked() && !control.has_turn.swap(true, Ordering::Relaxed)
+        };
+        let controls = open.seats.iter().map(|(_, place)| &place.control);
+        controls.filter(is_new).cloned().collect()
     }
 
     /// Everyone who sits, linked or on the way in.

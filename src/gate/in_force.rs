@@ -18,6 +18,7 @@ use crate::tls::client::ClientTls;
 
 use super::Limits;
 use super::crowd::Crowd;
+use super::farewell::Farewell;
 use super::listener::Secure;
 use super::tokens::TokenDesk;
 
@@ -26,6 +27,8 @@ pub(crate) struct InForce {
     /// By the place of the listener.
     pub(crate) entrances: Box<[Entrance]>,
     pub(crate) limits: Limits,
+    /// What MQTT 5 devices are told when the gate drains.
+    pub(crate) farewell: Arc<Farewell>,
     /// What each address may have of them.
     pub(crate) crowd: Crowd,
     pub(crate) tokens: Arc<TokenDesk>,

@@ -48,6 +48,15 @@ pub(crate) struct Listener {
     pub(crate) is_plain: bool,
 }
 
+/// A socket that a worker accepts from.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) socket: TcpListener,
+    pub(crate) listener: Arc<Listener>,
+    /// It is somebody else's, who keeps it when this gate ends.
+    pub(crate) is_lent: bool,
+}
+
 /// TLS of a listener, and whose word counts there.
 #[derive(Debug)]
 pub(crate) struct Secure {
@@ -82,20 +91,40 @@ impl Listener {
 /// # Errors
 /// When the address cannot be bound, or somebody else listens there already: also another gate of the same user, which
 /// would share the port, and half of the devices, without a word.
-pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
     is_free(address)?;
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers {
-        let socket = bound(address, true)?;
-        socket.set_nonblocking(true)?;
-        prepare(&socket, DEVICE)?;
-        socket.listen(BACKLOG)?;
-        let socket = TcpListener::from(socket);
+        let socket = ready(bound(address, true)?)?;
         address = socket.local_addr()?;
-        sockets.push(socket);
+        sockets.push(vec![socket]);
     }
     Ok(sockets)
+}
+
+/// Spreads sockets of one address, which somebody else has bound, over `workers`; all of them are accepted from: who
+/// is in the queue of one comes out of no other. Where there are fewer than workers, several share one.
+///
+/// # Errors
+/// When a socket cannot be used, or no descriptor is left.
+pub(crate) fn share(sockets: &[&TcpListener], workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+    let count = sockets.len();
+    let of = |worker| {
+        let turns = if count == 0 { 0 } else { count.max(workers) };
+        let places = (worker..turns).step_by(workers);
+        let each = places.map(|place| ready(Socket::from(sockets[place % count].try_clone()?)));
+        each.collect()
+    };
+    (0..workers).map(of).collect()
+}
+
+/// Makes a bound socket listen, as the gate needs it; whoever waits in it stays there.
+fn ready(socket: Socket) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    prepare(&socket, DEVICE)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Whether [`bind`] could have `address` now; nothing listens there afterwards.
@@ -129,10 +158,11 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 /// Accepts until the gate drains. A full house turns away at once, and so does a gate without descriptors: whoever
 /// waited in the kernel's queue would not know whether to go on waiting (threats.md V1, V3).
 ///
-/// Those who came before the drain are still let in, and told; but neither a want of descriptors nor devices that keep
-/// coming put the drain off (V10).
+/// Those who came before the drain are still let in; but neither a want of descriptors nor devices that keep
+/// coming put the drain off (V10). Of a socket that another gate goes on with they are left to it.
 pub(crate) async fn accept(
     socket: Arc<tokio::net::TcpListener>,
+    is_lent: bool,
     listener: Arc<Listener>,
     gate: Arc<Gate>,
     roll: Arc<Roll>,
@@ -161,6 +191,9 @@ pub(crate) async fn accept(
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 && door.is_busy() {
             yield_now().await;
+        }
+        if gate.leaves(is_lent) {
+            return;
         }
         let accepted = tokio::select! {
             biased; // those who came before the drain

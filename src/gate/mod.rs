@@ -33,11 +33,15 @@ mod control;
 mod crowd;
 mod devices;
 mod door;
+mod drain;
 pub(crate) mod explain;
+mod farewell;
 mod files;
+mod handover;
 mod handshake;
 mod in_force;
 mod listener;
+mod passed;
 mod preface;
 mod proxied;
 mod relay;
@@ -60,10 +64,13 @@ use room::Places;
 use spare::Spare;
 
 pub use connections::{Connections, Open, Wanted};
+pub use farewell::{Farewell, NotAServer, Server};
 pub use files::{Contents, Look};
+pub use handover::Handover;
+pub use passed::{ADMIN, Passed, from_environment};
 pub use room::places;
 pub use running::{Outcome, Running};
-pub use start::{Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};
+pub use start::{Inherited, Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};
 
 /// `[[listener]]` as the gate obeys it.
 #[derive(Clone, Debug)]
@@ -96,6 +103,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Largest CONNECT taken, in bytes, fixed header included. Default 16 KiB.
     pub connect_bytes: u32,
+    /// From "not ready" to the drain, so that balancers can take notice: devices still come in meanwhile. Default 0 s.
+    pub drain_delay: Duration,
     /// The window over which a drain spreads the ends of open connections. Default 30 s.
     pub drain_timeout: Duration,
     /// Open connections of one device, the newest win; 0: no limit. A record may say otherwise. Default 0.
@@ -121,6 +130,8 @@ pub struct Settings {
     pub broker: broker::Settings,
     /// The limits.
     pub limits: Limits,
+    /// What MQTT 5 devices are told when the gate drains.
+    pub farewell: Farewell,
     /// `[registry]`; `None`: whoever a trust group or the JWT issuer vouches for is a device.
     pub registry: Option<RegistrySettings>,
     /// `[token]`
@@ -169,7 +180,13 @@ pub(crate) struct Gate {
     /// How often a device is let through to be told that all brokers are away.
     words_when_away: DefaultDirectRateLimiter,
     names: Vec<Arc<str>>,
+    /// Whether it accepts: not yet, while another gate has its sockets.
+    open: watch::Sender<bool>,
     draining: watch::Sender<bool>,
+    /// The sockets have passed to another gate, which goes on where this one stops.
+    handed_over: AtomicBool,
+    /// The end of a drain: nobody is let in any more.
+    shut: AtomicBool,
     lost: AtomicBool,
     told_no_accept: Mutex<Option<Instant>>,
 }
@@ -187,6 +204,42 @@ impl Gate {
     /// The same for a glance: not to be held across an await.
     pub(crate) fn glance(&self) -> arc_swap::Guard<Arc<InForce>> {
         self.in_force.load()
+    }
+
+    /// Waits until it may accept.
+    async fn opened(&self) {
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+    }
+
+    /// Whether what waits in a socket, while this gate drains, is for another gate: one that has it already, or the next one, which
+    /// the socket is kept for by who lent it.
+    pub(crate) fn leaves(&self, is_lent: bool) -> bool {
+        self.is_draining() && (is_lent || self.handed_over.load(Ordering::Acquire))
+    }
+
+    /// From now on whoever asks is told to come back.
+    pub(crate) fn shut(&self) {
+        self.shut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether whoever asks is told to come back.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
+    }
+
+    /// No connection is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken() == 0
+    }
+
+    /// Whether anybody was accepted who is not linked to a broker.
+    pub(crate) fn awaits_anybody(&self) -> bool {
+        let linked = self.devices.rolls().iter().map(|roll| roll.count_linked());
+        self.taken() > linked.sum()
+    }
+
+    fn taken(&self) -> usize {
+        self.places.open() as usize
     }
 
     /// Whether a device is turned away before its handshake, since all brokers are known to be away (threats.md V5). A few a second

@@ -353,6 +353,8 @@ pub(crate) struct Relay {
     up: Way,
     down: Way,
     version: Version,
+    /// The largest packet that the device takes, in bytes.
+    most: u32,
     watch: Watch,
     tally: Tally,
     /// The first cause of the end.
@@ -380,17 +382,18 @@ pub(crate) struct Closed {
 }
 
 impl Relay {
-    /// Links `device` and `broker`.
+    /// Links `device`, which speaks `version` and takes packets of `most` bytes, and `broker`.
     pub(crate) fn new(
         device: DeviceLink,
         broker: Socket,
-        version: Version,
+        (version, most): (Version, Option<u32>),
         watch: Watch,
         tally: Tally,
     ) -> Self {
         Self {
             device,
             broker,
+            most: most.unwrap_or(u32::MAX),
             up: Way::new(Framer::new(From::Device, version)),
             down: Way::new(Framer::new(From::Broker, version)),
             version,
@@ -540,7 +543,13 @@ impl Relay {
         if self.version == Version::V5
             && let Some(code) = ending.last_word()
         {
-            self.down.last_word = Some(disconnect::packet(code));
+            self.down.last_word = Some(match ending {
+                Ending::Drained => {
+                    let in_force = self.watch.gate.glance();
+                    in_force.farewell.disconnect(self.most as usize)
+                }
+                _ => disconnect::packet(code),
+            });
         }
         self.note(ending);
         self.farewell = true;

@@ -159,6 +159,7 @@ impl Live {
             entrances,
             crowd: Crowd::succeeding(&limits, Some(&was.crowd)),
             limits,
+            farewell: Arc::new(new.farewell.clone()),
             tokens: tokens.clone(),
             unknown: unknown(new),
             connect: new.connect.clone(),

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Running {
     /// Closed when the last worker ends.
     pub(super) ended: watch::Sender<()>,
     pub(super) cut: watch::Sender<bool>,
+    /// Copies of the listening sockets, for the next gate, until a drain begins.
+    pub(super) for_next: Mutex<Vec<(String, OwnedFd)>>,
 }
 
 impl Running {
@@ -260,9 +263,59 @@ impl Running {
             .collect()
     }
 
-    /// Begins the drain: not ready, no more accepting, open connections end one after the other.
-    pub fn drain(&self) {
+    /// Whether it wants devices: what `/readyz` tells.
+    pub fn is_ready(&self) -> bool {
+        self.ready.is_ready()
+    }
+
+    /// Begins to accept, where it had to wait for that.
+    pub fn open(&self) {
+        self.gate.open.send_replace(true);
+    }
+
+    /// Waits until it accepts.
+    pub async fn opened(&self) {
+        self.gate.opened().await;
+    }
+
+    /// Not ready from now on, and in `limits.drain_delay` the drain: no more accepting, open connections end one after the other.
+    /// Waits for the end of the last worker. Dropping it half-way leaves the gate as it is by then.
+    pub async fn retire(&self) {
         self.ready.set_draining();
+        if !self.gate.is_draining() {
+            let delay = self.gate.glance().limits.drain_delay;
+            sleep(delay).await;
+        }
+        self.drain();
+        self.ended().await;
+    }
+
+    /// Begins the drain at once: another gate accepts at the same sockets, and whoever waits in them is left to it.
+    pub fn hand_over(&self) {
+        self.gate.handed_over.store(true, Ordering::Release);
+        self.drain();
+    }
+
+    /// Copies of the listening sockets with the names of their listeners, once; they are closed when they are dropped.
+    pub fn sockets(&self) -> Vec<(String, OwnedFd)> {
+        let mut sockets = self.for_next.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut sockets)
+    }
+
+    /// Waits until another gate has taken over.
+    pub async fn handed_over(&self) {
+        let mut draining = self.gate.draining.subscribe();
+        let _ = draining.wait_for(|draining| *draining).await;
+        if !self.gate.handed_over.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn drain(&self) {
+        self.ready.set_draining();
+        if !*self.gate.open.borrow() {
+            self.gate.handed_over.store(true, Ordering::Release); // the gate before goes on
+        }
         self.gate.draining.send_replace(true);
     }
 

@@ -1,8 +1,9 @@
 //! From settings to a running gate: read the files they name, bind, begin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +32,8 @@ use super::devices::Devices;
 use super::door::Patience;
 use super::handshake::patience;
 use super::in_force::{Entrance, Fleet, InForce, labels};
-use super::listener::{self, Listener, Secure};
+use super::listener::{self, Listener, Listening, Secure};
+use super::passed::{self, Assigned, Passed};
 use super::reload::Live;
 use super::room::{Places, Room};
 use super::running::Running;
@@ -292,30 +294,32 @@ impl Loaded {
         metrics
     }
 
-    /// Every address of a listener that cannot be bound: for a start that fails for another reason, so that all is told
-    /// at once.
-    pub fn taken(&self) -> Vec<StartFault> {
+    /// Every address of a listener that cannot be bound, and that `inherited` brings no socket for: for a start that fails for another
+    /// reason, so that all is told at once.
+    pub fn taken(&self, inherited: &Inherited) -> Vec<StartFault> {
         let each = self.settings.listeners.iter().flat_map(|listener| {
             let free = |&address| (listener.name.as_ref(), address, listener::is_free(address));
-            listener.bind.iter().map(free)
+            let wanted = listener.bind.iter();
+            wanted.filter(|bind| !inherited.brings(**bind)).map(free)
         });
         each.filter_map(|(name, address, free)| Some(bind_fault(name, address, &free.err()?)))
             .collect()
     }
 
-    /// Binds every listener and begins to accept, on threads of its own.
+    /// Binds every listener, where `inherited` brings no socket for it, and begins to accept, on threads of its own.
     ///
     /// # Errors
-    /// When an address cannot be bound or a thread cannot be made.
+    /// When an address cannot be bound, a passed socket fits no listener, or a thread cannot be made.
     pub fn start(
         self,
+        inherited: Inherited,
         metrics: Arc<Metrics>,
         logger: Logger,
         ready: Arc<Ready>,
     ) -> Result<Running, Vec<StartFault>> {
         let Self { settings, files } = self;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let Bound { addresses, sockets } = bind_all(&settings, workers)?;
+        let Bound { addresses, sockets } = bind_all(&settings, inherited.passed, workers)?;
         let devices = open_registry(&settings)?;
         let tokens = open_tokens(&settings)?;
         let entrances = entrances(&settings, files.secures);
@@ -330,6 +334,7 @@ impl Loaded {
             unknown: unknown(&settings),
             connect: settings.connect.clone(),
             fleet: Arc::new(Fleet::new(&settings.broker, files.broker_tls, &metrics)),
+            farewell: Arc::new(settings.farewell.clone()),
             limits: limits.clone(),
         };
         let room = Room::measure(limits.connections, workers);
@@ -347,13 +352,17 @@ impl Loaded {
                 .map(|listener| listener.name.clone())
                 .collect(),
             devices,
+            open: watch::Sender::new(!inherited.waits),
             draining: watch::Sender::new(false),
+            handed_over: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
             words_when_away: words_when_away(),
             lost: AtomicBool::new(false),
             told_no_accept: Mutex::new(None),
             metrics,
             logger,
         });
+        let for_next = copies(&sockets, inherited.hands_over)?;
         let (cut, _) = watch::channel(false);
         let (ended, alive) = watch::channel(());
         let rolls: Vec<Arc<Roll>> = (0..workers).map(|_| Arc::default()).collect();
@@ -388,8 +397,67 @@ impl Loaded {
             threads,
             ended,
             cut,
+            for_next: Mutex::new(for_next),
         })
     }
+}
+
+/// Where the listening sockets come from, and what becomes of them. The default: they are bound, and closed by a drain.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Those that somebody else made.
+    pub passed: Vec<Passed>,
+    /// They are another gate's: nobody is accepted before [`Running::open`].
+    pub waits: bool,
+    /// They are for another gate, when one comes ([`Running::sockets`]).
+    pub hands_over: bool,
+}
+
+impl Inherited {
+    /// Takes out the admin port, which is to be at `bind`.
+    ///
+    /// # Errors
+    /// When what was passed as `admin` is elsewhere.
+    pub fn take_admin(&mut self, bind: SocketAddr) -> Result<Option<TcpListener>, StartFault> {
+        let taken = passed::take_admin(&mut self.passed, bind)?;
+        Ok(taken.map(|admin| admin.socket))
+    }
+
+    fn brings(&self, bind: SocketAddr) -> bool {
+        self.passed.iter().any(|one| one.is_at(bind))
+    }
+
+    /// There is no admin port: what was passed for it is closed.
+    pub fn drop_admin(&mut self) {
+        self.passed.retain(|one| one.name != passed::ADMIN);
+    }
+}
+
+/// A second descriptor of each socket, with the name of its listener, if they are `wanted`; several that are one socket count once.
+fn copies(
+    sockets: &[Vec<Listening>],
+    wanted: bool,
+) -> Result<Vec<(String, OwnedFd)>, Vec<StartFault>> {
+    let mut known = BTreeSet::new();
+    let copy = |one: &Listening| {
+        let about = rustix::fs::fstat(&one.socket)?;
+        let is_new = known.insert((about.st_dev, about.st_ino));
+        let copy = || {
+            Ok((
+                one.listener.name.to_string(),
+                one.socket.try_clone()?.into(),
+            ))
+        };
+        is_new.then(copy).transpose()
+    };
+    let all = sockets.iter().flatten().filter(|_| wanted);
+    let copies: io::Result<_> = all.map(copy).filter_map(io::Result::transpose).collect();
+    copies.map_err(|fault| {
+        vec![StartFault {
+            key: "--handover".into(),
+            sentence: format!("cannot keep copies of the sockets for the next gate: {fault}"),
+        }]
+    })
 }
 
 /// Starts to ask the registry, if there is one.
@@ -494,11 +562,16 @@ struct Bound {
     /// Listener name and address, with the port that was taken for port 0.
     addresses: Vec<(Arc<str>, SocketAddr)>,
     /// For each worker, its sockets.
-    sockets: Vec<Vec<(TcpListener, Arc<Listener>)>>,
+    sockets: Vec<Vec<Listening>>,
 }
 
-/// Binds every address of every listener, once for each worker; tells every address that cannot be bound.
-fn bind_all(settings: &Settings, workers: usize) -> Result<Bound, Vec<StartFault>> {
+/// Takes or binds every address of every listener, once for each worker; tells every address that cannot be had.
+fn bind_all(
+    settings: &Settings,
+    passed: Vec<Passed>,
+    workers: usize,
+) -> Result<Bound, Vec<StartFault>> {
+    let assigned = Assigned::new(passed, &settings.listeners)?;
     let mut addresses = Vec::new();
     let mut sockets: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
     let mut faults = Vec::new();
@@ -507,15 +580,31 @@ fn bind_all(settings: &Settings, workers: usize) -> Result<Bound, Vec<StartFault
         let is_plain = wanted.tls.is_none();
         let listener = Arc::new(Listener::new(place, name.clone(), is_plain));
         for &address in &wanted.bind {
-            match listener::bind(address, workers) {
-                Ok(bound) => {
-                    let taken = bound.first().and_then(|socket| socket.local_addr().ok());
-                    addresses.push((name.clone(), taken.unwrap_or(address)));
-                    for (worker, socket) in bound.into_iter().enumerate() {
-                        sockets[worker].push((socket, listener.clone()));
-                    }
+            let (had, is_lent) = match assigned.at(place, address) {
+                Some((passed, is_lent)) => (listener::share(&passed, workers), is_lent),
+                None => (listener::bind(address, workers), false),
+            };
+            let had = match had {
+                Ok(had) => had,
+                Err(fault) => {
+                    faults.push(bind_fault(name, address, &fault));
+                    continue;
                 }
-                Err(fault) => faults.push(bind_fault(name, address, &fault)),
+            };
+            let mut local = had.iter().flatten().map(TcpListener::local_addr);
+            addresses.extend(
+                local
+                    .next()
+                    .and_then(Result::ok)
+                    .map(|at| (name.clone(), at)),
+            );
+            for (worker, its) in had.into_iter().enumerate() {
+                let listening = |socket| Listening {
+                    socket,
+                    listener: listener.clone(),
+                    is_lent,
+                };
+                sockets[worker].extend(its.into_iter().map(listening));
             }
         }
     }
@@ -529,7 +618,7 @@ fn bind_all(settings: &Settings, workers: usize) -> Result<Bound, Vec<StartFault
 fn bind_fault(listener: &str, address: SocketAddr, fault: &io::Error) -> StartFault {
     let way_out = match fault.kind() {
         io::ErrorKind::AddrInUse => {
-            "; something else listens there, or another gate: stop it, or bind another port"
+            "; something else listens there, or another gate: stop it, take over from it (--handover), or bind another port"
         }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=) or a port above"

@@ -1,32 +1,22 @@
-//! One worker: a thread, a runtime, its sockets, the connections that came to them; and how they drain.
+//! One worker: a thread, a runtime, its sockets, the connections that came to them.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::rules::reason::Cause;
 
 use super::Gate;
-use super::control::{Order, Roll, give};
+use super::control::Roll;
 use super::devices;
 use super::door::Door;
-use super::listener::{Listener, accept};
-
-/// Ends of connections are at least so far apart in a drain, while the window allows: a few devices need not wait for
-/// the whole window to make no storm.
-const APART: Duration = Duration::from_millis(20);
-
-/// How long a drain waits for devices that are between accept and verdict.
-const STILL_ASKING: Duration = Duration::from_secs(1);
-
-/// How long connections have for their last packets after the last of them was told to end.
-const LAST_PACKETS: Duration = Duration::from_secs(5);
+use super::drain::{cut_off, drain};
+use super::listener::{Listening, accept};
 
 /// Between a fault of ours in what a worker lives by, and its next beginning.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -40,7 +30,7 @@ const EXPIRY: Duration = Duration::from_millis(250);
 /// When the thread or its runtime cannot be made.
 pub(crate) fn spawn(
     number: usize,
-    sockets: Vec<(TcpListener, Arc<Listener>)>,
+    sockets: Vec<Listening>,
     gate: Arc<Gate>,
     roll: Arc<Roll>,
     cut: watch::Receiver<bool>,
@@ -59,7 +49,7 @@ pub(crate) fn spawn(
 }
 
 async fn work(
-    sockets: Vec<(TcpListener, Arc<Listener>)>,
+    sockets: Vec<Listening>,
     gate: Arc<Gate>,
     roll: Arc<Roll>,
     mut cut: watch::Receiver<bool>,
@@ -67,7 +57,17 @@ async fn work(
     let mut draining = gate.draining.subscribe();
     let door = Arc::new(Door::new(gate.handshakes.clone(), gate.patience.clone()));
     let mut accepting = JoinSet::new();
-    for (socket, listener) in sockets {
+    // A gate that is to take over looks at no socket before: what waits there is the other's until then.
+    tokio::select! {
+        () = gate.opened() => {}
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+    for Listening {
+        socket,
+        listener,
+        is_lent,
+    } in sockets
+    {
         let socket = match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => Arc::new(socket),
             Err(fault) => {
@@ -80,6 +80,7 @@ async fn work(
         accepting.spawn(tended(move || {
             accept(
                 socket.clone(),
+                is_lent,
                 listener.clone(),
                 gate.clone(),
                 roll.clone(),
@@ -135,52 +136,6 @@ async fn expire(roll: Arc<Roll>) {
             devices::end(expired, Cause::Expired);
         }
     }
-}
-
-/// Ends the open connections spread over the window. Gives whether all ended in time.
-async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
-    let began = Instant::now();
-    let window = gate.glance().limits.drain_timeout;
-    // Connections that are not admitted yet are refused when they ask; they are bounded by their own deadlines.
-    let mut open = roll.linked();
-    fastrand::shuffle(&mut open);
-    let count = u32::try_from(open.len()).unwrap_or(u32::MAX).max(1);
-    let spread = window.mul_f64(0.8).min(APART * count);
-    for (nth, control) in open.iter().enumerate() {
-        sleep_until(began + spread * u32::try_from(nth).unwrap_or(u32::MAX) / count).await;
-        control.give(Order::Drain);
-    }
-    drop(open);
-    let last = (began + window).max(Instant::now() + Duration::from_millis(100));
-    let last = last.min(Instant::now() + LAST_PACKETS.max(window / 5));
-    tokio::time::timeout_at(last, async {
-        // Whoever is not admitted by now is told to come back when it asks, or says nothing at all.
-        let asked = Instant::now() + STILL_ASKING;
-        while !(all_gone(gate) || roll.linked().is_empty() && Instant::now() > asked) {
-            // Those admitted while the drain began.
-            give(&roll.linked(), Order::Drain);
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .is_ok()
-}
-
-/// Ends what is left at once.
-async fn cut_off(gate: &Gate, roll: &Arc<Roll>) {
-    give(&roll.linked(), Order::Cut);
-    let gone = timeout(Duration::from_secs(1), async {
-        while !roll.linked().is_empty() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    });
-    if gone.await.is_err() {
-        gate.note_loss();
-    }
-}
-
-fn all_gone(gate: &Gate) -> bool {
-    gate.places.open() == 0
 }
 
 #[cfg(test)]

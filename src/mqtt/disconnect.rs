@@ -14,6 +14,16 @@ pub fn packet(code: u8) -> Vec<u8> {
     }
 }
 
+/// A DISCONNECT with `code` and `properties` (MQTT 5.0 §3.14.2.2).
+///
+/// # Panics
+/// When they take more than 256 MiB, or a text in them more than 65 535 bytes.
+pub fn with_properties(code: u8, properties: &Properties) -> Vec<u8> {
+    let mut body = vec![code];
+    properties.put(&mut body).expect("short texts");
+    fields::packet(FIRST, &body).expect("few properties")
+}
+
 /// Measures the DISCONNECT at the front of `input`: the length of the whole packet, which is all there; `None`: read
 /// more.
 ///

@@ -25,6 +25,11 @@ impl Ready {
         self.faults.store(faults, Ordering::Relaxed);
     }
 
+    /// Whether the gate wants more devices.
+    pub fn is_ready(&self) -> bool {
+        self.broker_up.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+    }
+
     /// Notes whether any broker answers.
     pub fn set_broker_up(&self, up: bool) {
         self.broker_up.store(up, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate::mqtt::Version;
+use tidegate::mqtt::properties::{Id, Property, Value};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -250,36 +251,131 @@ async fn a_gate_without_connections_ends_at_once() {
     }
 }
 
-/// Who is on the way in when the drain begins is told to come back, not that it may not come.
+/// Who has been accepted is let in when it asks, and has its turn like the others; nobody is turned away for a drain while there is
+/// room in its window.
 #[tokio::test]
-async fn a_device_in_the_middle_of_connecting_is_told_to_come_back() {
+async fn a_device_in_the_middle_of_connecting_is_let_in_and_told_later() {
     let mut gate = gate("").await;
-    // It keeps the gate open while the others ask.
-    let (link, visit, ..) = in_mid_packet(&gate, Version::V5).await;
-    let mut asking = Vec::new();
-    for (version, code) in [
-        (Version::V31, 0x03),
-        (Version::V311, 0x03),
-        (Version::V5, 0x88),
-    ] {
-        let link = gate.device("meter-8").dial().await.expect("a handshake");
-        asking.push((link, version, code));
+    let device = gate.device("meter-8");
+    let mut silent = Vec::new();
+    for version in Version::ALL {
+        silent.push((device.dial().await.expect("a handshake"), version));
     }
-    gate.metric_becomes("tidegate_handshakes_total", &[("result", "ok")], 4.0)
+    gate.metric_becomes("tidegate_handshakes_total", &[("result", "ok")], 3.0)
         .await;
 
     gate.signal("TERM");
     not_ready(&gate).await;
+    until("the door to be shut", async || {
+        TcpStream::connect(gate.address()).await.err()
+    })
+    .await;
 
-    for (link, version, code) in &mut asking {
-        let packet = connect("meter-8", *version).encode().expect("fits");
-        link.say(&packet).await.expect("sent");
-        assert_eq!(link.answer(*version).await, Answer::Refused(*code));
+    for (mut link, version) in silent {
+        let packet = connect("meter-8", version).encode().expect("fits");
+        let asks = async {
+            link.say(&packet).await.expect("sent");
+            link.answer(version).await
+        };
+        let (answer, visit) = tokio::join!(asks, gate.broker().welcome());
+        assert_eq!(answer, Answer::Admitted, "{version}");
+        let told = (version == Version::V5).then(|| SHUTTING_DOWN.to_vec());
+        assert_eq!(link.packet().await, told, "{version}");
+        drop(visit);
     }
-    assert_eq!(gate.broker().visits(), 1, "only the one from before");
-    drop((link, visit, asking));
-    gate.exit().await;
-    let told = gate.lines("refused");
-    assert_eq!(told.len(), 3);
-    assert!(told.iter().all(|line| line["reason"] == "draining"));
+    assert_eq!(gate.exit().await.code(), Some(0));
+}
+
+/// Late in the window whoever asks is told to come back, not that it may not come: as far as its version has a word for it.
+#[tokio::test]
+async fn a_device_that_asks_too_late_is_told_to_come_back() {
+    for (tell, code) in [("", 0x88), ("[drain]\ntell = \"server-moved\"\n", 0x9d)] {
+        let mut gate = Gate::plan(Plan {
+            limits: "handshake_timeout = \"1s\"\n".into(),
+            more: format!("level = \"debug\"\n{tell}"),
+            ..Plan::default()
+        })
+        .await;
+        // It keeps the gate open while the others ask.
+        let (link, visit, ..) = in_mid_packet(&gate, Version::V5).await;
+        let mut asking = Vec::new();
+        for (version, code) in [
+            (Version::V31, 0x03),
+            (Version::V311, 0x03),
+            (Version::V5, code),
+        ] {
+            let link = gate.device("meter-8").dial().await.expect("a handshake");
+            asking.push((link, version, code));
+        }
+        gate.metric_becomes("tidegate_handshakes_total", &[("result", "ok")], 4.0)
+            .await;
+
+        gate.signal("TERM");
+        gate.line("draining", |line| line["level"] == "debug").await;
+        for (link, version, code) in &mut asking {
+            let packet = connect("meter-8", *version).encode().expect("fits");
+            link.say(&packet).await.expect("sent");
+            assert_eq!(link.answer(*version).await, Answer::Refused(*code));
+        }
+        assert_eq!(gate.broker().visits(), 1, "only the one from before");
+        drop((link, visit, asking));
+        gate.exit().await;
+        let told = gate.lines("refused");
+        assert_eq!(told.len(), 3);
+        assert!(told.iter().all(|line| line["reason"] == "draining"));
+    }
+}
+
+/// MQTT 5.0 §4.11: where another server is named, a device is told of it, unless that is more than it takes in one packet.
+#[tokio::test]
+async fn a_device_may_be_told_where_to_go() {
+    for (most, told) in [
+        (None, &b"\xe0\x0d\x9c\x0b\x1c\x00\x08gate-2:1"[..]),
+        (Some(14), b"\xe0\x01\x9c"),
+    ] {
+        let mut gate = Gate::plan(Plan {
+            more: "[drain]\ntell = \"use-another-server\"\nserver_reference = \"gate-2:1\"\n"
+                .into(),
+            ..Plan::default()
+        })
+        .await;
+        let mut asks = connect("meter-7", Version::V5);
+        if let Some(most) = most {
+            asks.properties.push(Property {
+                id: Id::MaximumPacketSize,
+                value: Value::Four(most),
+            });
+        }
+        let device = gate.device("meter-7");
+        let ((answer, link), _visit) = tokio::join!(device.asks(&asks), gate.broker().welcome());
+        assert_eq!(answer, Answer::Admitted);
+
+        gate.signal("TERM");
+
+        assert_eq!(
+            link.expect("admitted").packet().await.as_deref(),
+            Some(told)
+        );
+        assert_eq!(gate.exit().await.code(), Some(0));
+    }
+}
+
+/// `limits.drain_delay`: not ready first, so that balancers can take notice; who still comes is let in as ever. A second signal does
+/// not wait for its end.
+#[tokio::test]
+async fn between_not_ready_and_the_drain_devices_still_come_in() {
+    let mut gate = gate("drain_delay = \"1h\"\ndrain_timeout = \"1s\"\n").await;
+    gate.signal("TERM");
+    not_ready(&gate).await;
+    let (mut link, _visit) = linked(&gate, &gate.device("meter-7"), Version::V5).await;
+    link.say(&[0xc0, 0]).await.expect("it stays");
+
+    gate.signal("TERM");
+    assert_eq!(gate.exit().await.code(), Some(3));
+
+    let mut gate = self::gate("drain_delay = \"1s\"\n").await;
+    let (mut link, _visit) = linked(&gate, &gate.device("meter-7"), Version::V5).await;
+    gate.signal("TERM");
+    assert_eq!(link.packet().await, Some(SHUTTING_DOWN.to_vec()));
+    assert_eq!(gate.exit().await.code(), Some(0));
 }

@@ -44,6 +44,7 @@ mod registry;
 mod registry_faults;
 mod relay;
 mod reloads;
+mod replace;
 mod replicas;
 mod resumption;
 mod sections;

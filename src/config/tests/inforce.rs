@@ -78,9 +78,13 @@ handshakes = 64
 handshake_timeout = "8s"
 connect_timeout = "9s"
 connect_bytes = 1000
+drain_delay = "5s"
 drain_timeout = "0s"
 connections_per_address = 50
 accepts_per_address = 5
+[drain]
+tell = "use-another-server"
+server_reference = "gate-2.example.net:8883 [2001:db8::1]"
 [admin]
 bind = "[::1]:0"
 allow_plaintext = true

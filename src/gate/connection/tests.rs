@@ -72,7 +72,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
     let gate = gate_with(Some(trapped()));
     let (roll, draining) = (Arc::new(Roll::default()), gate.draining.subscribe());
     let socket = bind("127.0.0.1:0".parse().expect("an address"), 1).expect("a port");
-    let socket = socket.into_iter().next().expect("one worker");
+    let socket = socket.into_iter().flatten().next().expect("one worker");
     let socket = Arc::new(tokio::net::TcpListener::from_std(socket).expect("in a runtime"));
     let address = socket.local_addr().expect("bound");
     let door = Arc::new(Door::new(gate.handshakes.clone(), gate.patience.clone()));
@@ -80,6 +80,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
     let opening = tokio::spawn(async move { opened.open(|| true).await });
     let accepting = tokio::spawn(accept(
         socket,
+        false,
         Arc::new(Listener::new(0, "devices".into(), false)),
         gate.clone(),
         roll,

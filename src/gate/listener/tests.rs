@@ -11,7 +11,8 @@ use crate::gate::testing::gate;
 #[tokio::test]
 async fn an_accepted_socket_finds_out_that_its_device_is_gone() {
     let bound = bind("127.0.0.1:0".parse().expect("an address"), 1).expect("a port");
-    let listener = tokio::net::TcpListener::from_std(bound.into_iter().next().expect("one"));
+    let listener =
+        tokio::net::TcpListener::from_std(bound.into_iter().flatten().next().expect("one"));
     let listener = listener.expect("in a runtime");
     let address = listener.local_addr().expect("bound");
     let (device, accepted) =
@@ -36,12 +37,35 @@ async fn an_accepted_socket_finds_out_that_its_device_is_gone() {
 #[test]
 fn an_address_is_bound_by_one_gate_only() {
     let first = bind("127.0.0.1:0".parse().expect("an address"), 2).expect("a port");
-    let address = first[0].local_addr().expect("bound");
-    assert_eq!(first[1].local_addr().expect("bound"), address);
+    let address = first[0][0].local_addr().expect("bound");
+    assert_eq!(first[1][0].local_addr().expect("bound"), address);
     let fault = bind(address, 2).expect_err("taken");
     assert_eq!(fault.kind(), io::ErrorKind::AddrInUse);
     drop(first);
     assert!(bind(address, 2).is_ok());
+}
+
+/// Nobody may wait in a socket that no worker looks at.
+#[test]
+fn passed_sockets_are_spread_and_none_is_left_out() {
+    for (sockets, workers, each) in [
+        (0, 2, &[0, 0][..]),
+        (1, 3, &[1, 1, 1]),
+        (2, 2, &[1, 1]),
+        (3, 2, &[2, 1]),
+        (2, 3, &[1, 1, 1]),
+    ] {
+        let made = std::iter::repeat_with(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let made: Vec<_> = made.take(sockets).collect();
+        let shared = share(&made.iter().collect::<Vec<_>>(), workers).expect("shared");
+        let counts: Vec<_> = shared.iter().map(Vec::len).collect();
+        assert_eq!(counts, each, "{sockets} over {workers}");
+        let address = |socket: &TcpListener| socket.local_addr().expect("bound");
+        let mut looked: Vec<_> = shared.iter().flatten().map(address).collect();
+        looked.sort();
+        looked.dedup();
+        assert_eq!(looked.len(), sockets);
+    }
 }
 
 /// threats.md V3: accept goes on at once only after what is one device's own affair; else it would spin.

@@ -28,7 +28,13 @@ fn relay(device: DeviceLink, broker: TcpStream) -> Relay {
         gate: crate::gate::testing::gate(),
         listener: 0,
     };
-    Relay::new(device, Socket::Tcp(broker), Version::V311, watch, tally)
+    Relay::new(
+        device,
+        Socket::Tcp(broker),
+        (Version::V311, None),
+        watch,
+        tally,
+    )
 }
 
 /// threats.md V7: the second side has 30 s of silence once the first has closed; then the connection is over.
