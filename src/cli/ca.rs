@@ -29,6 +29,12 @@ pub enum Command {
     Crl(Crl),
 }
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tidegate ca init pki
+  tidegate ca server --ca pki --san gate.example.net --out pki
+  tidegate ca revoke --ca pki meter-7";
+
 const INIT_EXAMPLES: &str = "\
 Examples:
   tidegate ca init pki

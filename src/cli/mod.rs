@@ -9,10 +9,12 @@ use clap::{Parser, Subcommand};
 mod bench;
 pub mod ca;
 mod check;
+mod completions;
 mod config;
 pub mod device;
 mod explain;
 mod healthcheck;
+mod man;
 mod reload;
 mod run;
 mod settings;
@@ -46,14 +48,16 @@ enum Command {
     Healthcheck(healthcheck::Args),
     Reload(reload::Args),
     /// A private CA for trials and small fleets
-    #[command(subcommand)]
+    #[command(subcommand, after_help = ca::EXAMPLES)]
     Ca(ca::Command),
     /// Keys and certificates for devices
-    #[command(subcommand)]
+    #[command(subcommand, after_help = device::EXAMPLES)]
     Device(device::Command),
     /// Loads an endpoint that speaks MQTT over TLS, and tells what it took
-    #[command(subcommand)]
+    #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(Box<bench::Command>),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Why a command did not do what it was asked: an exit code and a sentence, or several, one a line.
@@ -111,6 +115,11 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => command.run(),
         Command::Device(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Completions(args) => {
+            args.run();
+            Ok(())
+        }
+        Command::Man(args) => args.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -141,17 +150,24 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Of each command, and of those that it holds.
     #[test]
-    fn every_command_of_the_gate_shows_examples() {
-        for name in ["run", "check", "config", "explain", "healthcheck", "reload"] {
-            let mut cli = Cli::command();
-            let command = cli.find_subcommand_mut(name).expect(name);
-            let help = command.render_long_help().to_string();
-            assert!(
-                help.contains("Examples:") && help.contains(&format!("tidegate {name}")),
-                "{help}"
-            );
+    fn every_command_shows_examples() {
+        fn shows(command: &mut clap::Command, name: &str) {
+            for help in [command.render_help(), command.render_long_help()] {
+                let help = help.to_string();
+                let examples = help.split_once("Examples:\n").map(|(_, rest)| rest);
+                assert!(
+                    examples.is_some_and(|examples| examples.contains(name)),
+                    "{name}: {help}"
+                );
+            }
+            for below in command.get_subcommands_mut() {
+                let name = format!("{name} {}", below.get_name());
+                shows(below, &name);
+            }
         }
+        shows(&mut Cli::command(), "tidegate");
     }
 
     #[test]

@@ -46,6 +46,12 @@ fn one_each(devices: clap::Arg) -> clap::Arg {
     )
 }
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tidegate bench handshake localhost:8883 --ca pki/ca.pem --device-ca pki --connect
+  tidegate bench connections localhost:8883 --ca pki/ca.pem --device-ca pki --connections 5000
+  tidegate bench relay localhost:8883 --ca pki/ca.pem --device-ca pki";
+
 const HANDSHAKE_EXAMPLES: &str = "\
 A connection that is measured is closed at once. Latencies are of attempts that succeeded; how long those \
 waited that gave up or timed out is told as `waited`. With --give-up or --retry, `got in` is the time from when a \

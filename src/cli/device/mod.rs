@@ -47,6 +47,13 @@ pub enum Command {
     Export(transfer::Export),
 }
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tidegate device add meter-7 --ca pki --out devices
+  tidegate device add meter-8 --token
+  tidegate device list
+  tidegate device disable meter-7";
+
 impl Command {
     /// Does it, and tells what was done.
     ///
