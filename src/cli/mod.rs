@@ -162,7 +162,8 @@ mod tests {
                     "{name}: {help}"
                 );
             }
-            for below in command.get_subcommands_mut() {
+            let below = command.get_subcommands_mut();
+            for below in below.filter(|one| one.get_name() != "help") {
                 let name = format!("{name} {}", below.get_name());
                 shows(below, &name);
             }

@@ -36,6 +36,7 @@ mod mqtts;
 mod names;
 mod openssl;
 mod operators;
+mod packages;
 mod paho;
 mod pinned;
 mod pins;

@@ -22,6 +22,7 @@ pub mod mosquitto;
 pub mod namespaces;
 pub mod odd;
 pub mod openssl;
+pub mod podman;
 pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
