@@ -78,9 +78,11 @@ pub(super) enum Preface<'a> {
 }
 
 /// Where it is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum At {
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum At {
+    /// A TCP port.
     Tcp(SocketAddr),
+    /// A socket file.
     Unix(PathBuf),
 }
 

@@ -9,6 +9,7 @@ mod balance;
 pub mod dial;
 mod endpoint;
 pub mod health;
+pub mod knock;
 mod names;
 mod pace;
 mod probe;

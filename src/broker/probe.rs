@@ -15,13 +15,13 @@ use super::socket::Socket;
 use super::sources::Sources;
 
 /// The largest CONNACK taken for an answer, in bytes: one of MQTT 3.1.1 has 4.
-const LARGEST_CONNACK: usize = 64;
+pub(super) const LARGEST_CONNACK: usize = 64;
 
 /// "Server unavailable" (MQTT 3.1.1 §3.2.2.3): the broker says itself that it is not there.
 const UNAVAILABLE: u8 = 0x03;
 
 /// DISCONNECT (MQTT 3.1.1 §3.14).
-const DISCONNECT: &[u8] = b"\xe0\x00";
+pub(super) const DISCONNECT: &[u8] = b"\xe0\x00";
 
 /// What a probe found.
 #[derive(Debug, Eq, PartialEq)]
@@ -54,7 +54,9 @@ impl Prober {
         Self {
             kind,
             limit,
-            connect: connect(),
+            connect: stranger()
+                .encode()
+                .expect("23 characters fit into a CONNECT"),
         }
     }
 
@@ -104,9 +106,9 @@ impl Prober {
 
 /// The CONNECT of a probe: MQTT 3.1.1, clean session, nobody's credentials. Its client id is of the letters and the length that every
 /// broker takes (MQTT 3.1.1 §3.1.3.1), and no other gate's: they would push each other out.
-fn connect() -> Vec<u8> {
+pub(super) fn stranger() -> Connect {
     let unique = std::iter::repeat_with(fastrand::alphanumeric).take(10);
-    let connect = Connect {
+    Connect {
         version: Version::V311,
         clean_start: true,
         keep_alive: 60,
@@ -115,8 +117,7 @@ fn connect() -> Vec<u8> {
         will: None,
         username: None,
         password: None,
-    };
-    connect.encode().expect("23 characters fit into a CONNECT")
+    }
 }
 
 #[cfg(test)]

@@ -46,8 +46,7 @@ impl Sources {
 
     /// Reads how many ports an address has, which may change at any time. Not for the path: it reads a file.
     pub(super) fn read_ports(&self) {
-        let range = fs::read_to_string(RANGE).ok();
-        if let Some(ports) = range.and_then(|text| count_ports(&text)) {
+        if let Some(ports) = ports() {
             self.ports.store(ports, Relaxed);
         }
     }
@@ -99,6 +98,11 @@ impl Sources {
             )))
         }))
     }
+}
+
+/// How many ports an address of this host has for connections to one endpoint; `None`: that cannot be read.
+pub fn ports() -> Option<u32> {
+    count_ports(&fs::read_to_string(RANGE).ok()?)
 }
 
 /// Whether the kernel would dial `endpoint` from `source`.

@@ -93,6 +93,11 @@ impl SecureBroker {
 
     /// The next connection, answered with a CONNACK that admits.
     pub async fn welcome(&self) -> SecureVisit {
+        self.answer(0).await
+    }
+
+    /// The next connection, answered with a CONNACK of this code.
+    pub async fn answer(&self, code: u8) -> SecureVisit {
         soon("the gate to call the broker", async {
             let mut visit = self
                 .visits
@@ -103,7 +108,7 @@ impl SecureBroker {
                 .expect("the broker lives");
             let connack = Connack {
                 session_present: false,
-                code: 0,
+                code,
                 properties: Properties::default(),
             };
             visit.say(&connack.encode(visit.connect.version)).await;
