@@ -25,7 +25,7 @@ use super::door::{Crowd, Door};
 use super::handshake::Accepted;
 
 /// How many connections may wait in the kernel for accept, for each socket; the kernel caps it (`somaxconn`).
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// How many while a crowd waits at the door: whoever is accepted must have called just now.
 const SHORT_BACKLOG: i32 = 64;

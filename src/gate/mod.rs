@@ -68,6 +68,7 @@ pub use farewell::{Farewell, NotAServer, Server};
 pub use files::{Contents, Look};
 pub use handover::Handover;
 pub use passed::{ADMIN, Passed, from_environment};
+pub use listener::BACKLOG;
 pub use room::places;
 pub use running::{Outcome, Running};
 pub use start::{Inherited, Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};

@@ -22,6 +22,7 @@ use crate::rules::policy::Unknown;
 use crate::rules::reason;
 use crate::tls;
 use crate::tls::client::ClientTls;
+use crate::tls::flight::{self, Flight};
 use crate::tls::server::{ServerTls, SettingFault};
 use crate::tls::trust::Groups;
 use crate::tls::verify::DeviceVerifier;
@@ -90,6 +91,21 @@ impl LoadedListener {
                 })),
         }
         loaded
+    }
+
+    /// What a device must be able to receive in a handshake here, for each certificate; empty on a plain listener.
+    pub fn flights(&self) -> Vec<Flight> {
+        let secure = self.secure.as_ref();
+        secure.map_or(Vec::new(), |secure| flight::measure(&secure.tls))
+    }
+
+    /// [`Groups::periods`] of those that count here.
+    pub fn list_periods(&self) -> Vec<(Arc<str>, String, i64, i64)> {
+        let groups = self
+            .secure
+            .as_ref()
+            .and_then(|secure| secure.groups.as_ref());
+        groups.map_or(Vec::new(), |groups| groups.periods())
     }
 
     /// Reads only what judges devices' certificates at `listener`: `None`, if it asks for none.

@@ -6,6 +6,7 @@ mod der;
 mod diagnose;
 pub mod examine;
 pub mod files;
+pub mod flight;
 mod hello;
 mod known;
 mod possession;

@@ -234,6 +234,24 @@ impl ServerTls {
         all.map(|one| (one.name.clone(), one.not_after)).collect()
     }
 
+    /// Of each certificate that can be asked for by a server name, one that leads to it.
+    pub(super) fn one_name_each(&self) -> Vec<String> {
+        let leads_to = |place, index: &HashMap<String, Vec<usize>>| {
+            let mut names = index.iter().filter(|(_, places)| places.contains(&place));
+            names.next().map(|(name, _)| name.clone())
+        };
+        let Certificates {
+            all,
+            exact,
+            wildcard,
+        } = &*self.shown;
+        let name = |place| {
+            let below = || leads_to(place, wildcard).map(|parent| format!("x.{parent}"));
+            leads_to(place, exact).or_else(below)
+        };
+        (0..all.len()).filter_map(name).collect()
+    }
+
     /// What an operator should look after, `now` in seconds since 1970.
     pub fn warnings(&self, now: i64) -> Vec<String> {
         let all = self.shown.all.iter();

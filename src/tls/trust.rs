@@ -213,6 +213,26 @@ impl Groups {
             .collect()
     }
 
+    /// For each revocation list that has a nextUpdate: the group and its issuer, its thisUpdate and its nextUpdate, in seconds since
+    /// 1970.
+    pub fn periods(&self) -> Vec<(Arc<str>, String, i64, i64)> {
+        let lists = self
+            .all
+            .iter()
+            .flat_map(|group| group.lists.iter().map(move |list| (group, list)));
+        lists
+            .filter_map(|(group, list)| {
+                let issuer = list.issuer.clone();
+                Some((
+                    group.name.clone(),
+                    issuer,
+                    list.this_update,
+                    list.next_update?,
+                ))
+            })
+            .collect()
+    }
+
     /// Tells whom the listener trusts, and for which names; not what becomes of a chain, which is judged each time.
     pub(super) fn tell_demands(&self, scope: &mut Scope) {
         scope.add(self.all.len().to_be_bytes());
