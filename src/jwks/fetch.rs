@@ -4,11 +4,11 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderMap, USER_AGENT};
+use hyper::header::{ACCEPT, CACHE_CONTROL, DATE, HeaderMap, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -31,6 +31,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     })
 }
 
+/// What the head of an answer says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    /// `Cache-Control: max-age`
+    pub(super) max_age: Option<Duration>,
+    /// `Date`, in seconds since 1970.
+    pub(super) date: Option<i64>,
+}
+
 /// Asks one address.
 #[derive(Debug)]
 pub(super) struct Fetcher {
@@ -51,14 +60,11 @@ impl Fetcher {
         Ok(Self { client, uri })
     }
 
-    /// Asks for the set; gives it, and the `max-age` of the answer. `within` is for all of it, from the name to the last byte.
+    /// Asks for the set; gives it, and what the answer's head says. `within` is for all of it, from the name to the last byte.
     ///
     /// # Errors
     /// A sentence: anything but a 200 of at most [`LARGEST`] bytes in time. Redirects are not followed.
-    pub(super) async fn fetch(
-        &self,
-        within: Duration,
-    ) -> Result<(Vec<u8>, Option<Duration>), String> {
+    pub(super) async fn fetch(&self, within: Duration) -> Result<(Vec<u8>, Head), String> {
         let whole = async {
             let request = Request::get(&self.uri)
                 .header(ACCEPT, "application/jwk-set+json, application/json")
@@ -68,8 +74,11 @@ impl Fetcher {
             let answer = self.client.request(request).await;
             let answer = answer
                 .map_err(|fault| format!("the address cannot be asked: {}", chain(&fault)))?;
-            let max_age = max_age(answer.headers());
-            Ok((body(answer).await?, max_age))
+            let head = Head {
+                max_age: max_age(answer.headers()),
+                date: date(answer.headers()),
+            };
+            Ok((body(answer).await?, head))
         };
         let late = |_| {
             Err(format!(
@@ -162,6 +171,13 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
         least = Some(least.map_or(seconds, |least| least.min(seconds)));
     }
     least.map(Duration::from_secs)
+}
+
+/// When the server sent the answer, by its own clock (RFC 9110 §6.6.1), in seconds since 1970; `None`: it does not say.
+fn date(headers: &HeaderMap) -> Option<i64> {
+    let at = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    let since = at.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }
 
 /// A fault and what is behind it: "client error: connection refused".

@@ -240,6 +240,20 @@ impl KeySource {
         self.take(got.content).map(drop)
     }
 
+    /// Asks the address once, now, for `within`; gives the time that its server tells, in seconds since 1970. `None`: it tells none, or
+    /// the keys are in a file.
+    ///
+    /// # Errors
+    /// A sentence, when there was no good set of keys.
+    pub async fn ask(&self, within: Duration) -> Result<Option<i64>, String> {
+        let Source::Url(fetcher) = &self.source else {
+            return Ok(None);
+        };
+        let (content, head) = fetcher.fetch(within).await?;
+        self.take(content)?;
+        Ok(head.date)
+    }
+
     /// Keeps the keys fresh, for as long as it is polled; by one task. Dropping it half-way loses nothing.
     pub async fn keep(&self) {
         self.keep_by(|| self.look()).await;
@@ -300,8 +314,8 @@ impl KeySource {
     async fn look(&self) -> Result<Got, String> {
         match &self.source {
             Source::Url(fetcher) => {
-                let (content, max_age) = fetcher.fetch(DEADLINE).await?;
-                let next = max_age.unwrap_or(USUAL).clamp(SOONEST, LATEST);
+                let (content, head) = fetcher.fetch(DEADLINE).await?;
+                let next = head.max_age.unwrap_or(USUAL).clamp(SOONEST, LATEST);
                 Ok(Got { content, next })
             }
             Source::File(path) => {

@@ -46,6 +46,21 @@ pub fn look(store: &StoreSettings, key_file: &Path) -> Look {
     })
 }
 
+/// The time by the clock of the store's server, in seconds since 1970; `None`: it has none of its own. Has its own deadline.
+///
+/// # Errors
+/// When the server could not be asked.
+pub async fn time(store: &StoreSettings) -> Result<Option<f64>, Fault> {
+    match store {
+        StoreSettings::Sqlite { .. } => Ok(None),
+        StoreSettings::Postgres { url, password_file } => {
+            let store = Postgres::new(url, password_file.as_deref())?;
+            let time = store.time().await;
+            time.map(Some).map_err(|stop| stop.told(&store.place()))
+        }
+    }
+}
+
 fn look_now(store: &StoreSettings, key_file: &Path) -> Look {
     let mut look = Look::default();
     let key = match token_key::read(key_file) {

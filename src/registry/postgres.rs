@@ -145,6 +145,17 @@ impl Postgres {
         Ok(kept)
     }
 
+    /// The time by the server's clock, in seconds since 1970.
+    pub(super) async fn time(&self) -> Result<f64, Stop> {
+        const NOW: &str = "SELECT extract(epoch FROM clock_timestamp())::float8";
+        let mut lent = self.reader().await?;
+        let asked = sqlx::query_scalar(NOW).fetch_one(lent.connection());
+        let time = in_time(async { Ok(asked.await?) }).await?;
+        lent.give_back();
+        self.close().await;
+        Ok(time)
+    }
+
     /// For sentences.
     pub(super) fn place(&self) -> String {
         self.place.clone()

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -161,10 +162,19 @@ fn good(body: &[u8]) -> Answer {
 }
 
 #[tokio::test]
-async fn a_set_comes_with_its_age() {
+#[allow(clippy::disallowed_methods, reason = "the server has no other clock")]
+async fn a_set_comes_with_its_age_and_the_servers_time() {
     let server = Server::start(good(b"{}")).await;
-    let fetched = server.fetcher().fetch(WITHIN).await.expect("an answer");
-    assert_eq!(fetched, (b"{}".to_vec(), Some(Duration::from_hours(2))));
+    let asked = SystemTime::now();
+    let fetched = server.fetcher().fetch(WITHIN).await;
+    let (content, head) = fetched.expect("an answer");
+    assert_eq!(content, b"{}");
+    assert_eq!(head.max_age, Some(Duration::from_hours(2)));
+    // The server tells its time, as http servers do.
+    let asked = asked.duration_since(UNIX_EPOCH).expect("later");
+    let asked = i64::try_from(asked.as_secs()).expect("seconds");
+    let told = head.date.expect("a time");
+    assert!((asked - 1..=asked + 20).contains(&told), "{told} {asked}");
 }
 
 #[tokio::test]
