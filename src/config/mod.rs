@@ -23,7 +23,7 @@ mod trust;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use fault::{Fault, Origin};
 pub use source::{Flags, Source};
@@ -64,6 +64,16 @@ impl Config {
         files.extend(self.password_file.clone());
         files.extend(self.admin_token_file.clone());
         files
+    }
+
+    /// The files whose secrets were read with it, each with its key.
+    pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
+        let all = [
+            ("connect.password_file", self.password_file.as_deref()),
+            ("admin.token_file", self.admin_token_file.as_deref()),
+        ];
+        let named = all.into_iter().filter_map(|(key, file)| Some((key, file?)));
+        named.collect()
     }
 }
 

@@ -17,6 +17,7 @@ mod commands;
 mod connect;
 mod crowd;
 mod deploy;
+mod deployment;
 mod devices;
 mod differences;
 mod directory;

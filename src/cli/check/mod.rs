@@ -1,9 +1,23 @@
 //! `tidegate check`
 
+mod brokers;
+mod clock;
+mod deployment;
+mod doors;
+mod ends;
+mod files;
+mod finding;
+mod flights;
+mod host;
+mod incoming;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+
+use deployment::Deployment;
+use finding::Level;
 
 use super::settings::{self, Settings};
 use super::{Failure, say};
@@ -16,13 +30,19 @@ use crate::tls;
 /// Tells every fault and every warning of a configuration and of the files it names
 ///
 /// Keys, certificates, CAs and revocation lists are loaded as `run` would load them, and the registry is looked at; nothing is
-/// started, made or changed.
+/// started, made or changed, and nobody else is called.
+///
+/// With --deployment, brokers, the registry and the issuer of tokens are called, too, for 10 s at the most: as the gate calls them, and as a
+/// stranger would. docs/check.md explains what is found.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub(super) struct Args {
     /// One JSON object instead of lines
     #[arg(long)]
     json: bool,
+    /// Calls the brokers as the gate and as a stranger would, and looks at clocks, this host's limits, files, and what small devices must receive
+    #[arg(long)]
+    deployment: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -31,6 +51,7 @@ const EXAMPLES: &str = "\
 Examples:
   tidegate check                          ./tidegate.toml and the files it names
   tidegate check --config /etc/tidegate/tidegate.toml --json
+  tidegate check --deployment             is a broker open to others, a clock off, a handshake too large …
   tidegate check --listen 0.0.0.0:8883 --certificate s.pem --key s.key --client-ca ca.pem \\
       --broker mqtt://127.0.0.1:1883
 
@@ -43,6 +64,8 @@ struct Report {
     configuration: String,
     faults: Vec<Found>,
     warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<Deployment>,
 }
 
 /// A fault as `check` tells it.
@@ -61,7 +84,10 @@ struct Found {
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
         let source = self.settings.source();
-        let report = Report::of(&source);
+        let mut report = Report::of(&source);
+        if self.deployment {
+            report.look_around(&source);
+        }
         if self.json {
             let json = serde_json::to_string_pretty(&report)
                 .map_err(|error| Failure::failed(error.to_string()))?;
@@ -158,6 +184,15 @@ impl Report {
         }
     }
 
+    /// Looks at what is around the gate; only with a whole configuration.
+    fn look_around(&mut self, source: &Source) {
+        let deployment = match config::load(source) {
+            Ok(config) if self.ok => Deployment::look(&config, source, &self.warnings),
+            _ => Deployment::none(),
+        };
+        self.deployment = Some(deployment);
+    }
+
     /// Reads a JWKS file, and the CAs that the server of an address is judged by; the address itself is not asked.
     fn load_keys(&mut self, jwt: &jwks::Settings) {
         if let Err(fault) = KeySource::load(jwt) {
@@ -212,17 +247,33 @@ impl Report {
         for warning in &self.warnings {
             let _ = writeln!(text, "warning: {warning}");
         }
+        let found = self
+            .deployment
+            .iter()
+            .flat_map(|deployment| &deployment.findings);
+        for finding in found {
+            let _ = writeln!(text, "{}", finding.line());
+        }
         let verdict = if self.ok { "good" } else { "not good" };
         let (faults, warnings) = (
             count(self.faults.len(), "fault"),
-            count(self.warnings.len(), "warning"),
+            count(self.warnings.len() + self.found(Level::Warning), "warning"),
         );
+        let notes = match self.found(Level::Note) {
+            0 => String::new(),
+            notes => format!(", {}", count(notes, "note")),
+        };
         let _ = writeln!(
             text,
-            "{}: {verdict}, {faults}, {warnings}",
+            "{}: {verdict}, {faults}, {warnings}{notes}",
             self.configuration
         );
         text
+    }
+
+    fn found(&self, level: Level) -> usize {
+        let deployment = self.deployment.as_ref();
+        deployment.map_or(0, |deployment| deployment.count(level))
     }
 }
 
@@ -235,139 +286,4 @@ fn count(n: usize, what: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Flags;
-
-    #[test]
-    fn a_report_tells_every_fault_and_counts_them() {
-        let flags = Flags {
-            mode: Some("mutal-tls".into()),
-            ..Flags::default()
-        };
-        let report = Report::of(&Source {
-            flags,
-            ..Source::default()
-        });
-        let text = report.text();
-        assert!(!report.ok);
-        for told in [
-            "fault: listener[0].bind: is missing;",
-            "fault: listener[0].mode (--mode): \"mutal-tls\" is not known here; did you mean \"mutual-tls\"?",
-            "fault: broker.addresses: is missing;",
-            "flags and environment: not good, 3 faults, no warnings\n",
-        ] {
-            assert!(text.contains(told), "{told} is not in\n{text}");
-        }
-        let json = serde_json::to_value(&report).expect("serializable");
-        assert_eq!(json["ok"], false);
-        assert_eq!(json["faults"][1]["key"], "listener[0].mode");
-        assert_eq!(json["faults"][1]["written"], "--mode");
-    }
-
-    #[test]
-    fn files_are_judged_beside_faults_of_other_parts() {
-        let flags = Flags {
-            listen: vec!["127.0.0.1:0".into()],
-            mode: Some("server-tls".into()),
-            certificate: Some("/nowhere/s.pem".into()),
-            key: Some("/nowhere/s.key".into()),
-            broker: vec!["mqtts://broker".into(), "tcp://broker".into()],
-            broker_ca: Some("/nowhere/ca.pem".into()),
-            broker_certificate: Some("/nowhere/gate.pem".into()),
-            broker_key: Some("/nowhere/gate.key".into()),
-            ..Flags::default()
-        };
-        let report = Report::of(&Source {
-            flags,
-            ..Source::default()
-        });
-        let keys: Vec<&str> = report.faults.iter().map(|f| f.key.as_str()).collect();
-        for key in ["broker.addresses[1]", "broker.tls.ca", "broker.tls.key"] {
-            assert!(keys.contains(&key), "{keys:?}");
-        }
-        assert!(
-            keys.iter()
-                .any(|key| key.starts_with("listener[default].tls.")),
-            "{keys:?}"
-        );
-        assert!(
-            report.warnings[0].contains("no token is known"),
-            "{:?}",
-            report.warnings
-        );
-    }
-
-    /// Also beside faults of other parts; and nothing is made.
-    #[test]
-    fn the_registry_is_looked_at() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("tidegate.toml");
-        let told = |url: &str| {
-            std::fs::write(&path, format!("[registry]\nurl = {url:?}\n")).expect("written");
-            let report = Report::of(&Source {
-                path: Some(path.clone()),
-                ..Source::default()
-            });
-            let faults = report.faults.into_iter();
-            let faults: Vec<_> = faults
-                .filter(|found| found.key == "registry.url")
-                .map(|found| found.line)
-                .collect();
-            (faults, report.warnings)
-        };
-        assert_eq!(told("sqlite://devices.db").0, [""; 0]);
-        assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 1);
-        let (faults, _) = told("sqlite://nowhere/devices.db");
-        assert!(faults[0].contains("make its folder"), "{faults:?}");
-        let (faults, _) = told("sqlite://tidegate.toml");
-        assert!(faults[0].contains("it is no registry"), "{faults:?}");
-        let (faults, warnings) = told("postgres://gate@127.0.0.1:1/tidegate");
-        assert_eq!(faults, [""; 0]);
-        let begin = "registry.url: it could not be looked at: PostgreSQL at 127.0.0.1:1, ";
-        assert!(
-            warnings.iter().any(|warning| warning.starts_with(begin)),
-            "{warnings:?}"
-        );
-    }
-
-    /// Also beside faults of other parts.
-    #[test]
-    fn the_keys_of_an_issuer_are_read() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("tidegate.toml");
-        let jwt = "[token.jwt]\nkeys = \"jwks.json\"\nissuer = \"i\"\naudience = \"a\"\n";
-        std::fs::write(&path, jwt).expect("written");
-        let told = || {
-            let source = Source {
-                path: Some(path.clone()),
-                ..Source::default()
-            };
-            let faults = Report::of(&source).faults;
-            let of_keys = |found: &Found| found.key == "token.jwt.keys";
-            let mut found = faults.into_iter().filter(of_keys).map(|found| found.why);
-            (found.next().unwrap_or_default(), found.count())
-        };
-        let (why, more) = told();
-        assert!(why.ends_with("jwks.json: there is no such file"), "{why}");
-        assert_eq!(more, 0);
-        let public =
-            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
-        let private = public.replace(
-            '}',
-            ",\"d\":\"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A\"}",
-        );
-        let write = |key: &str| {
-            let set = format!("{{\"keys\":[{key}]}}");
-            std::fs::write(folder.path().join("jwks.json"), set).expect("written");
-        };
-        write(&private);
-        let (why, _) = told();
-        assert!(
-            why.contains("jwks.json: key 1 of it is a private key: ") && !why.contains("nWGx"),
-            "{why}"
-        );
-        write(public);
-        assert_eq!(told(), (String::new(), 0));
-    }
-}
+mod tests;
