@@ -18,7 +18,7 @@ use crate::rules::record::Record;
 
 use super::lanes::Lanes;
 use super::thread::Request;
-use super::{DEADLINE, Found, Lane, Shared, Whom};
+use super::{Found, Lane, Shared, Whom};
 
 /// So many may wait for one answer; a storm of one name keeps no more.
 const MOST_WAITING: usize = 1024;
@@ -48,8 +48,16 @@ pub(super) struct Question {
 #[derive(Debug)]
 struct Flight {
     number: u64,
-    waiting: Vec<oneshot::Sender<Found>>,
+    waiting: Vec<Waiting>,
     changed: Changed,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Waiting {
+    /// And for how long.
+    deadline: Instant,
+    reply: oneshot::Sender<Found>,
 }
 
 /// What changed since the question was asked.
@@ -98,19 +106,19 @@ impl<'a> Desk<'a> {
             return None;
         }
         if let Some(flight) = self.flights.of_mut(lane).get_mut(&whom) {
-            flight.join(reply);
+            flight.join(Waiting { deadline, reply });
             return None;
         }
         let question = Question {
             lane,
             whom,
-            deadline: now + DEADLINE,
+            deadline,
             number: self.next_number,
         };
         self.next_number += 1;
         let flight = Flight {
             number: question.number,
-            waiting: vec![reply],
+            waiting: vec![Waiting { deadline, reply }],
             changed: Changed::nothing(),
         };
         let flights = self.flights.of_mut(lane);
@@ -130,7 +138,7 @@ impl<'a> Desk<'a> {
     }
 
     /// Takes the store's answer in, or why there is none: remembers it and tells all who wait. Gives the question to ask again, if the
-    /// answer may be of the time before a change.
+    /// answer may be of the time before a change, or if its time was over and somebody joined it so late that there is time left.
     pub(super) fn settle(
         &mut self,
         question: Question,
@@ -152,10 +160,20 @@ impl<'a> Desk<'a> {
             flight.changed = Changed::nothing();
             return Some(question);
         }
+        let now = Instant::now();
+        if let Err(why) = &outcome
+            && question.deadline <= now
+            && let Some(deadline) = flight.end_for(why, now)
+        {
+            return Some(Question {
+                deadline,
+                ..question
+            });
+        }
         let flight = flights.remove(whom)?;
         let found = self.remember(question.whom, outcome);
-        for reply in flight.waiting {
-            tell(reply, found.clone());
+        for waiting in flight.waiting {
+            tell(waiting.reply, found.clone());
         }
         None
     }
@@ -219,24 +237,39 @@ impl<'a> Desk<'a> {
     pub(super) fn give_up(&mut self, why: &Arc<str>) {
         let flights = self.flights.all_mut().into_iter();
         for (_, flight) in flights.flat_map(HashMap::drain) {
-            for reply in flight.waiting {
-                tell(reply, Found::Away(why.clone()));
+            for waiting in flight.waiting {
+                tell(waiting.reply, Found::Away(why.clone()));
             }
         }
     }
 }
 
 impl Flight {
-    fn join(&mut self, reply: oneshot::Sender<Found>) {
+    fn join(&mut self, waiting: Waiting) {
         if self.waiting.len() >= MOST_WAITING {
-            self.waiting.retain(|reply| !reply.is_closed());
+            self.waiting.retain(|other| !other.reply.is_closed());
         }
         if self.waiting.len() < MOST_WAITING {
-            self.waiting.push(reply);
+            self.waiting.push(waiting);
         } else {
             let why = format!("{MOST_WAITING} look-ups of one device wait for the registry");
-            tell(reply, Found::Away(why.into()));
+            tell(waiting.reply, Found::Away(why.into()));
         }
+    }
+
+    /// Tells those whose time is over `why` there is no answer. Gives until when the others wait, if there are any; to them it is as if
+    /// the question began now.
+    fn end_for(&mut self, why: &Arc<str>, now: Instant) -> Option<Instant> {
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let (left, over): (Vec<_>, _) =
+            waiting.partition(|one| one.deadline > now && !one.reply.is_closed());
+        for one in over {
+            tell(one.reply, Found::Away(why.clone()));
+        }
+        self.waiting = left;
+        let until = self.waiting.iter().map(|one| one.deadline).max()?;
+        self.changed = Changed::nothing();
+        Some(until)
     }
 
     fn note(&mut self, whom: &Whom, change: &Change) {

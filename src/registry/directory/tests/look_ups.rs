@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
 
 use super::super::fake::{Fake, Trouble, pinned, record};
 use super::super::{DEADLINE, Found, QUEUE, Whom};
@@ -62,6 +62,33 @@ async fn five_hundred_that_ask_the_same_are_one_question() {
                 .all(|one| *one == Short::Nobody)
         );
         assert_eq!(fake.asked(), 2);
+    })
+    .await;
+}
+
+/// Whoever joins a question that was asked in vain for almost all of its time has still all of its own.
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_question_at_its_end_is_not_turned_away_with_it() {
+    let fake = Fake::with([record("a", 1)]);
+    fake.script().held = true;
+    with_open(&fake, async |directory| {
+        let device = named("a");
+        let first = directory.finds(&device);
+        let joins = async {
+            sleep(DEADLINE * 199 / 200).await;
+            let began = Instant::now();
+            let found = directory.finds(&device).await;
+            (found, began.elapsed())
+        };
+        let answers = async {
+            sleep(DEADLINE + Duration::from_secs(1)).await;
+            fake.release(1);
+        };
+        let (first, (joined, took), ()) = tokio::join!(first, joins, answers);
+        assert_eq!(first, Short::NotNow);
+        assert_eq!(joined, Short::Version(1));
+        assert!(took < DEADLINE, "{took:?}");
+        assert_eq!(fake.asked(), 2, "anew for the one who had time left");
     })
     .await;
 }
