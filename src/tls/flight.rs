@@ -39,7 +39,7 @@ pub struct Flight {
     pub bytes: usize,
     /// In so many records.
     pub records: usize,
-    /// The longest of these, without its header of five bytes.
+    /// The longest of these: of plaintext, in bytes.
     pub largest_record: usize,
     /// The Certificate message, in bytes: the longest of the handshake.
     pub largest_message: usize,
@@ -124,7 +124,7 @@ struct Called {
     flight: Flight,
     /// The certificate that it was shown.
     leaf: CertificateDer<'static>,
-    /// The first record: in TLS 1.3 the ServerHello, without anything whose length is up to chance.
+    /// What comes in the clear, in bytes: in TLS 1.3 the ServerHello, in which no length is up to chance.
     hello: usize,
 }
 
@@ -177,7 +177,10 @@ impl Device {
         Some(Called {
             flight: told(self.version, chain, &answer)?,
             leaf: chain.first()?.clone().into_owned(),
-            hello: records(&answer).first().copied()?,
+            hello: records(&answer)
+                .take_while(Record::is_clear)
+                .map(|record| record.whole)
+                .sum(),
         })
     }
 }
@@ -187,7 +190,6 @@ fn told(
     chain: &[CertificateDer<'_>],
     answer: &[u8],
 ) -> Option<Flight> {
-    let records = records(answer);
     let (key, rsa_bits) = key(chain.first()?);
     let is_13 = version == &TLS13;
     Some(Flight {
@@ -198,22 +200,48 @@ fn told(
         certificates: chain.len(),
         root: root(chain),
         bytes: answer.len(),
-        records: records.len(),
-        largest_record: records.into_iter().max()?,
+        records: records(answer).count(),
+        largest_record: records(answer).map(|record| record.plain).max()?,
         largest_message: certificate_message(chain, is_13),
         more_by_ml_kem: 0,
     })
 }
 
-/// The lengths of the records, without their headers (RFC 8446 §5.1).
-fn records(mut bytes: &[u8]) -> Vec<usize> {
-    let mut lengths = Vec::new();
-    while let [_, _, _, high, low, rest @ ..] = bytes {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        lengths.push(length);
-        bytes = rest.get(length..).unwrap_or_default();
+/// One record (RFC 8446 §5.1, §5.2).
+struct Record {
+    kind: u8,
+    /// On the wire, in bytes, its header of five included.
+    whole: usize,
+    /// Of plaintext, in bytes: encryption adds a tag of 16, and one for what it is.
+    plain: usize,
+}
+
+impl Record {
+    const HANDSHAKE: u8 = 22;
+    const ENCRYPTED: u8 = 23;
+
+    fn is_clear(&self) -> bool {
+        self.kind == Self::HANDSHAKE
     }
-    lengths
+}
+
+fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record> {
+    std::iter::from_fn(move || {
+        let [kind, _, _, high, low, rest @ ..] = bytes else {
+            return None;
+        };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        bytes = rest.get(length..).unwrap_or_default();
+        Some(Record {
+            kind: *kind,
+            whole: 5 + length,
+            plain: if *kind == Record::ENCRYPTED {
+                length.saturating_sub(17)
+            } else {
+                length
+            },
+        })
+    })
 }
 
 /// The bytes of a Certificate message with this chain, its header of four included (RFC 5246 §7.4.2, RFC 8446 §4.4.2).

@@ -454,9 +454,9 @@ async fn what_a_small_device_must_receive_is_what_it_receives() {
             rest.split(' ').next()?.parse::<usize>().ok()
         });
         let told = told.unwrap_or_else(|| panic!("{:#}", report.whole));
-        // An ECDSA signature has 70 to 72 bytes, mostly.
+        // An ECDSA signature has 70 to 72 bytes, mostly; and which extensions are answered is up to the device.
         assert!(
-            told.abs_diff(read) <= 4,
+            told.abs_diff(read) <= 16,
             "TLS {version}: {told} told, {read} came"
         );
     }
@@ -498,11 +498,12 @@ async fn a_flight_that_is_too_large_is_told_with_its_reasons() {
     assert_eq!(ids, all, "{:#}", report.whole);
     report.tells("tls_rsa_large", "RSA 4096");
     report.tells("tls_flight", "of up to 512 bytes");
+    // 1088 bytes of ciphertext, and the headers of two more records of 512.
     let ml_kem = report.findings().into_iter().any(|one| {
         one["what"]
             .as_str()
             .expect("text")
-            .contains("; 1088 more if it offers X25519MLKEM768")
+            .contains("; 1098 more if it offers X25519MLKEM768")
     });
     assert!(ml_kem, "{:#}", report.whole);
 }
