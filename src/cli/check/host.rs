@@ -146,6 +146,7 @@ mod tests {
             handshake_timeout: second,
             connect_timeout: second,
             connect_bytes: 1024,
+            drain_delay: Duration::ZERO,
             drain_timeout: second,
             connections_per_device: 0,
             connections_per_address: 0,
