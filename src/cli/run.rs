@@ -1,5 +1,6 @@
 //! `tidegate run`
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::gate::{
 };
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
+use crate::observe::service::{Manager, Service};
 
 mod reloads;
 
@@ -89,16 +91,7 @@ fn serve(
     let api = api(config, reloads);
     let loaded = Loaded::load(config.gate.clone())
         .map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
-    let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
-    let warnings: BTreeSet<String> = config
-        .warnings
-        .iter()
-        .chain(loaded.warnings())
-        .cloned()
-        .collect();
-    for warning in &warnings {
-        tracing::warn!(event = "configuration", "{warning}");
-    }
+    let (log, manager, warnings) = settle_in(config, &loaded)?;
     raise_descriptor_limit();
     forbid_core_dumps();
     let metrics = loaded.metrics();
@@ -132,6 +125,10 @@ fn serve(
             .and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
         for_next.extend(copy.map(|admin| (gate::ADMIN.to_owned(), admin)));
         tell_addresses(&running, operators.as_ref());
+        let pulses = running.pulses();
+        let service = manager.start(move || pulses.silent());
+        let service =
+            service.map_err(|fault| Failure::failed(format!("cannot start a thread: {fault}")))?;
         tracing::info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"),
@@ -155,6 +152,10 @@ fn serve(
                 }
             }
         };
+        let told_ready = async {
+            running.opened().await;
+            service.ready();
+        };
         let beside = async {
             tokio::join!(
                 admin,
@@ -163,7 +164,9 @@ fn serve(
                 running.watch_registry(),
                 running.watch_issuer(),
                 running.watch_doubts(),
-                reloads.keep(&mut hup, &mut orders, note),
+                reloads.keep(&mut hup, &mut orders, note(&service)),
+                running.watch_status(&service),
+                told_ready,
                 running.watch_log(),
                 handover.relieve(&running),
             );
@@ -175,7 +178,7 @@ fn serve(
                 _ = int.recv() => "INT",
             }
         };
-        let ended = end(&running, &handover, for_next, &mut hear);
+        let ended = end(&running, &service, &handover, for_next, &mut hear);
         tokio::select! {
             () = beside => {}
             () = ended => {}
@@ -190,9 +193,25 @@ fn serve(
     outcome
 }
 
+/// Finds the service manager and starts the log, in this order; tells what is to be told of the start, and gives what was warned of.
+fn settle_in(
+    config: &Config,
+    loaded: &Loaded,
+) -> Result<(logging::Guard, Manager, BTreeSet<String>), Failure> {
+    let (manager, no_manager) = Manager::find();
+    let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
+    let warnings = config.warnings.iter().chain(loaded.warnings());
+    let warnings: BTreeSet<String> = warnings.cloned().collect();
+    for warning in warnings.iter().chain(&no_manager) {
+        tracing::warn!(event = "configuration", "{warning}");
+    }
+    Ok((log, manager, warnings))
+}
+
 /// Waits until the gate is told to end, or another one takes over, and for the end of the drain. `hear` gives the next signal to end.
 async fn end(
     running: &Running,
+    service: &Service,
     handover: &Handover,
     for_next: Vec<(String, OwnedFd)>,
     hear: &mut impl AsyncFnMut() -> &'static str,
@@ -201,6 +220,7 @@ async fn end(
         name = hear() => Ok(name),
         pid = handover.next(for_next) => Err(pid),
     };
+    service.stopping(running.drain_window());
     match told {
         Ok(name) => tracing::info!(
             event = "draining",
@@ -260,16 +280,15 @@ fn tell_addresses(running: &Running, operators: Option<&TcpListener>) {
     }
 }
 
-/// Hears of every reload as it begins and as it ends, in order: whoever else is to know of them is told here.
-fn note(moment: Moment<'_>) {
-    match moment {
-        Moment::Begins => tracing::debug!("reads the configuration and its files"),
-        Moment::Ended { faults } => {
-            tracing::debug!(
-                faults = faults.len(),
-                "has read the configuration and its files"
-            );
-        }
+/// The service manager hears of every reload as it begins and as it ends.
+fn note(service: &Service) -> impl Fn(Moment) {
+    let under_way = RefCell::new(None);
+    move |moment| {
+        // What was there before is dropped, which tells the end.
+        *under_way.borrow_mut() = match moment {
+            Moment::Begins => Some(service.reloading()),
+            Moment::Ended => None,
+        };
     }
 }
 

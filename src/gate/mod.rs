@@ -44,6 +44,7 @@ mod listener;
 mod passed;
 mod preface;
 mod proxied;
+mod pulse;
 mod relay;
 mod reload;
 mod room;
@@ -69,6 +70,7 @@ pub use files::{Contents, Look};
 pub use handover::Handover;
 pub use listener::BACKLOG;
 pub use passed::{ADMIN, Passed, from_environment};
+pub use pulse::Pulses;
 pub use room::places;
 pub use running::{Outcome, Running};
 pub use start::{Inherited, Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};
@@ -188,6 +190,8 @@ pub(crate) struct Gate {
     handed_over: AtomicBool,
     /// The end of a drain: nobody is let in any more.
     shut: AtomicBool,
+    /// Whether the workers live.
+    pulses: Pulses,
     lost: AtomicBool,
     told_no_accept: Mutex<Option<Instant>>,
 }

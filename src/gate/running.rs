@@ -14,11 +14,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::broker;
 use crate::observe::ready::Ready;
+use crate::observe::service::Service;
 use crate::registry::token_key;
 
 use super::connections::Connections;
 use super::control::Control;
 use super::in_force::Fleet;
+use super::pulse::Pulses;
 use super::reload::{Live, end_jwts};
 use super::start::broker_warnings;
 use super::{Contents, Gate, Settings, StartFault, now};
@@ -28,6 +30,9 @@ const DAY: Duration = Duration::from_hours(24);
 
 /// How often it is told how many lines the log left out.
 const SUPPRESSED: Duration = Duration::from_secs(5);
+
+/// How often the service manager is told how it is, if anything is different.
+const STATUS: Duration = Duration::from_secs(10);
 
 /// Between attempts to learn the token key, when something is wrong with it.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -218,6 +223,43 @@ impl Running {
         let doubts = stream::poll_fn(|cx| doubts.poll_recv(cx));
         let judging = doubts.for_each_concurrent(64, |control| self.gate.devices.doubt(control));
         judging.await;
+    }
+
+    /// Tells the service manager how many connections are open, and how many brokers answer; for as long as it is polled.
+    pub async fn watch_status(&self, service: &Service) {
+        let mut ticks = interval(STATUS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = String::new();
+        loop {
+            ticks.tick().await;
+            let status = self.status();
+            if status != told {
+                service.status(&status);
+                told = status;
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        let gate = &self.gate;
+        let in_force = gate.glance();
+        let brokers = &in_force.fleet.brokers;
+        let all = brokers.all().len();
+        let up = (0..all).filter(|place| brokers.is_up(*place)).count();
+        let draining = if gate.is_draining() { "draining: " } else { "" };
+        let open = gate.places.open();
+        format!("{draining}{open} connections open, {up} of {all} brokers up")
+    }
+
+    /// Whether the workers live.
+    pub fn pulses(&self) -> Pulses {
+        self.gate.pulses.clone()
+    }
+
+    /// How long a drain may take.
+    pub fn drain_window(&self) -> Duration {
+        let in_force = self.gate.glance();
+        in_force.limits.drain_delay + in_force.limits.drain_timeout
     }
 
     /// Puts other settings in force, and what their files hold now, all or nothing: for new connections; open ones are judged by the

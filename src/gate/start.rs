@@ -35,6 +35,7 @@ use super::handshake::patience;
 use super::in_force::{Entrance, Fleet, InForce, labels};
 use super::listener::{self, Listener, Listening, Secure};
 use super::passed::{self, Assigned, Passed};
+use super::pulse::Pulses;
 use super::reload::Live;
 use super::room::{Places, Room};
 use super::running::Running;
@@ -372,6 +373,7 @@ impl Loaded {
             draining: watch::Sender::new(false),
             handed_over: AtomicBool::new(false),
             shut: AtomicBool::new(false),
+            pulses: Pulses::new(workers),
             words_when_away: words_when_away(),
             lost: AtomicBool::new(false),
             told_no_accept: Mutex::new(None),

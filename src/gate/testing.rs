@@ -13,6 +13,7 @@ use super::devices::Devices;
 use super::door::Patience;
 use super::in_force::{Entrance, Fleet, InForce};
 use super::listener::Secure;
+use super::pulse::Pulses;
 use super::room::{Places, Room};
 use super::spare::Spare;
 use super::{Gate, Limits};
@@ -100,6 +101,7 @@ pub(super) fn gate_with(secure: Option<Arc<Secure>>) -> Arc<Gate> {
         draining: watch::Sender::new(false),
         handed_over: AtomicBool::new(false),
         shut: AtomicBool::new(false),
+        pulses: Pulses::new(1),
         words_when_away: super::words_when_away(),
         lost: AtomicBool::new(false),
         told_no_accept: Mutex::new(None),

@@ -17,6 +17,7 @@ use super::devices;
 use super::door::Door;
 use super::drain::{cut_off, drain};
 use super::listener::{Listening, accept};
+use super::pulse::Pulses;
 
 /// Between a fault of ours in what a worker lives by, and its next beginning.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -42,13 +43,16 @@ pub(crate) fn spawn(
     std::thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            runtime.block_on(work(sockets, gate, roll, cut));
+            let pulses = gate.pulses.clone();
+            runtime.block_on(work(number, sockets, gate, roll, cut));
+            pulses.end(number);
             runtime.shutdown_background();
             drop(alive);
         })
 }
 
 async fn work(
+    number: usize,
     sockets: Vec<Listening>,
     gate: Arc<Gate>,
     roll: Arc<Roll>,
@@ -57,6 +61,10 @@ async fn work(
     let mut draining = gate.draining.subscribe();
     let door = Arc::new(Door::new(gate.handshakes.clone(), gate.patience.clone()));
     let mut accepting = JoinSet::new();
+    let expiring = tokio::spawn(tended({
+        let (roll, pulses) = (roll.clone(), gate.pulses.clone());
+        move || expire(number, roll.clone(), pulses.clone())
+    }));
     // A gate that is to take over looks at no socket before: what waits there is the other's until then.
     tokio::select! {
         () = gate.opened() => {}
@@ -96,10 +104,6 @@ async fn work(
             async move { door.open(|| gate.glance().fleet.brokers.has_room()).await }
         }
     }));
-    let expiring = tokio::spawn(tended({
-        let roll = roll.clone();
-        move || expire(roll.clone())
-    }));
     // Only a drain ends a worker: should accepting fail, its open connections go on.
     let _ = draining.wait_for(|draining| *draining).await;
     while accepting.join_next().await.is_some() {}
@@ -125,12 +129,13 @@ where
     }
 }
 
-/// Ends connections when what their devices showed has reached its end (threats.md T5).
-async fn expire(roll: Arc<Roll>) {
+/// Ends connections when what their devices showed has reached its end (threats.md T5); and says, each time, that this worker lives.
+async fn expire(number: usize, roll: Arc<Roll>, pulses: Pulses) {
     let mut ticks = interval(EXPIRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        pulses.beat(number);
         let expired = roll.expire(std::time::Instant::now());
         if !expired.is_empty() {
             devices::end(expired, Cause::Expired);

@@ -50,6 +50,7 @@ mod replace;
 mod replicas;
 mod resumption;
 mod sections;
+mod service;
 mod support;
 mod tls;
 mod tokens;

@@ -32,14 +32,11 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// A reload begins, or has ended. Each beginning has its end.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Moment<'f> {
+pub(super) enum Moment {
     /// From here on files are read.
     Begins,
-    /// With these faults; none: what was read is in force.
-    Ended {
-        /// A sentence each.
-        faults: &'f [String],
-    },
+    /// What was read is in force, or has faults.
+    Ended,
 }
 
 /// Who wants a reload, and what of it is told.
@@ -118,7 +115,7 @@ impl<'a> Reloads<'a> {
         mut self,
         hup: &mut Signal,
         orders: &mut mpsc::Receiver<Order>,
-        observe: impl Fn(Moment<'_>),
+        observe: impl Fn(Moment),
     ) -> Infallible {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,8 +133,7 @@ impl<'a> Reloads<'a> {
             };
             observe(Moment::Begins);
             let outcome = self.reload().await;
-            let faults = outcome.as_ref().err().map_or(&[][..], Vec::as_slice);
-            observe(Moment::Ended { faults });
+            observe(Moment::Ended);
             self.tell(by, &outcome);
             if let Some(order) = order {
                 let _ = order.send(outcome); // who asked may have left

@@ -442,6 +442,21 @@ impl Gate {
         switches.sum()
     }
 
+    /// The number of its thread of that name.
+    pub fn thread(&self, name: &str) -> i32 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it lives");
+        let mut paths = tasks.map(|task| task.expect("it lives").path());
+        let of_name = |path: &PathBuf| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let path = paths.find(of_name).expect("a thread of that name");
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a number");
+        number.parse().expect("a number")
+    }
+
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
         self.descriptors_below(u32::MAX)
