@@ -24,4 +24,5 @@ pub mod pki;
 pub mod proxy_protocol;
 pub mod registry;
 pub mod rules;
+pub mod sandbox;
 pub mod tls;

@@ -20,6 +20,7 @@ use crate::gate::{
 use crate::observe::logging::{self, Logger};
 use crate::observe::ready::Ready;
 use crate::observe::service::{Manager, Service};
+use crate::sandbox::{self, Inside};
 
 mod reloads;
 
@@ -91,7 +92,7 @@ fn serve(
     let api = api(config, reloads);
     let loaded = Loaded::load(config.gate.clone())
         .map_err(|faults| Failure::asked_wrongly(list(&faults)))?;
-    let (log, manager, warnings) = settle_in(config, &loaded)?;
+    let (log, manager, inside, warnings) = settle_in((config, source), &loaded, handover)?;
     raise_descriptor_limit();
     forbid_core_dumps();
     let metrics = loaded.metrics();
@@ -142,7 +143,7 @@ fn serve(
             api: Some(api.clone()),
         };
         let in_force = (source, config, files);
-        let reloads = Reloads::new(in_force, &running, &api, &log, &ready, warnings);
+        let reloads = Reloads::new(in_force, &running, &api, &log, (&ready, &inside), warnings);
         let admin = async {
             running.opened().await; // until then another gate answers there
             if let Some(operators) = operators {
@@ -193,19 +194,29 @@ fn serve(
     outcome
 }
 
-/// Finds the service manager and starts the log, in this order; tells what is to be told of the start, and gives what was warned of.
+/// Finds the service manager, enters the sandbox and starts the log, in this order; tells what is to be told of the start, and gives
+/// what was warned of.
 fn settle_in(
-    config: &Config,
+    (config, source): (&Config, &config::Source),
     loaded: &Loaded,
-) -> Result<(logging::Guard, Manager, BTreeSet<String>), Failure> {
+    handover: Option<&Path>,
+) -> Result<(logging::Guard, Manager, Inside, BTreeSet<String>), Failure> {
     let (manager, no_manager) = Manager::find();
+    // Here, while there is one thread: that of the log is the next.
+    let mut needs = config.needs(source);
+    let folder = handover.and_then(Path::parent);
+    let folder = folder.map(|folder| Path::new(".").join(folder)); // also of a bare name
+    needs.sockets.extend(folder);
+    let inside = sandbox::enter(&config.sandbox, &needs)
+        .map_err(|sentence| Failure::asked_wrongly(format!("sandbox.mode: {sentence}")))?;
     let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
     let warnings = config.warnings.iter().chain(loaded.warnings());
     let warnings: BTreeSet<String> = warnings.cloned().collect();
     for warning in warnings.iter().chain(&no_manager) {
         tracing::warn!(event = "configuration", "{warning}");
     }
-    Ok((log, manager, warnings))
+    inside.tell();
+    Ok((log, manager, inside, warnings))
 }
 
 /// Waits until the gate is told to end, or another one takes over, and for the end of the drain. `hear` gives the next signal to end.

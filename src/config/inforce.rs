@@ -205,6 +205,14 @@ impl Config {
             &text(word(&table::FORMATS, &self.log.format)),
         );
         set(out, "level", &text(word(&table::LEVELS, &self.log.level)));
+
+        self.write_sandbox(out);
+    }
+
+    fn write_sandbox(&self, out: &mut String) {
+        section(out, "[sandbox]");
+        set(out, "mode", &text(word(&table::MODES, &self.sandbox.mode)));
+        set(out, "read", &paths(&self.sandbox.read));
     }
 
     fn write_drain(&self, out: &mut String) {

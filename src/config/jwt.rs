@@ -91,7 +91,9 @@ fn read_file(section: &mut Section<'_>, text: &str) -> Option<Place> {
         );
         return None;
     }
-    Some(Place::File(section.folder("keys").join(text)))
+    let file = section.folder("keys").join(text);
+    section.note_file(&file);
+    Some(Place::File(file))
 }
 
 /// A text; where it is not there, `missing` is what is told.

@@ -11,6 +11,7 @@ mod fault;
 mod inforce;
 mod jwt;
 mod listener;
+mod needs;
 mod networks;
 mod node;
 mod quantities;
@@ -26,12 +27,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use fault::{Fault, Origin};
+pub use needs::files;
 pub use source::{Flags, Source};
 
 use crate::observe::logging;
 use crate::rules::device::Alphabet;
 use crate::rules::record::ISSUER;
-use crate::{admin, gate, jwks, tls};
+use crate::{admin, gate, jwks, sandbox, tls};
 use node::Fields;
 use reader::{Notes, Section};
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub admin: Option<admin::Settings>,
     /// How logs are written.
     pub log: logging::Settings,
+    /// What the gate keeps itself from.
+    pub sandbox: sandbox::Settings,
     /// What works, but an operator should look at: sentences that begin with the key.
     pub warnings: Vec<String>,
     /// `broker.allow_plaintext`, for [`Config::to_toml`].
@@ -96,6 +100,8 @@ pub(crate) struct Examined {
     pub(crate) registry: Option<gate::RegistrySettings>,
     /// The alphabet of device ids.
     pub(crate) alphabet: Alphabet,
+    /// Every file that it names.
+    pub(crate) files: Vec<PathBuf>,
     /// The whole; there, if and only if there are no faults.
     pub(crate) config: Option<Config>,
 }
@@ -168,7 +174,9 @@ pub struct Devices {
 /// # Errors
 /// The faults, but for those that only a gate has to do with.
 pub fn devices(source: &Source) -> Result<Devices, Vec<Fault>> {
-    const OF_THE_GATE: [&str; 6] = ["listener", "broker", "limits", "drain", "admin", "log"];
+    const OF_THE_GATE: [&str; 7] = [
+        "listener", "broker", "limits", "drain", "admin", "log", "sandbox",
+    ];
     let Examined {
         mut faults,
         mut trust,
@@ -222,6 +230,7 @@ pub(crate) fn examine(source: &Source) -> Examined {
             broker_tls: None,
             registry: None,
             alphabet: Alphabet::default(),
+            files: Vec::new(),
             config: None,
         };
     }
@@ -248,14 +257,15 @@ pub(crate) fn examine(source: &Source) -> Examined {
         broker_tls,
         registry,
         alphabet,
+        files: notes.take_files(),
         config,
     }
 }
 
 /// The sections in the order of the reference.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "listener", "trust", "token", "registry", "connect", "broker", "limits", "drain", "admin",
-    "log",
+    "log", "sandbox",
 ];
 
 fn rank(key: &str) -> usize {
@@ -285,16 +295,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let groups = trust::read(whole.sections("trust"), &connect.alphabet, notes);
     let mut listeners = listener::read(whole.sections("listener"), notes);
     if listeners.is_empty() && !whole.wrote("listener") {
-        let way_out = if has_file {
-            "write a [[listener]] with bind, mode and [listener.tls]"
-        } else {
-            "write ./tidegate.toml, name a file by --config FILE, or use flags alone: --listen 0.0.0.0:8883 …"
-        };
-        whole.fault(
-            "listener",
-            "is missing: there is nowhere to listen",
-            way_out,
-        );
+        nowhere_to_listen(&whole, has_file);
     }
     let has_registry = whole.wrote("registry");
     let token = registry::token(whole.section("token"), has_registry, &connect.alphabet);
@@ -306,6 +307,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let admin_draft = table::admin(whole.section("admin"));
     let admin = admin_draft.settings();
     let log = table::log(whole.section("log"));
+    let sandbox = table::sandbox(whole.section("sandbox"));
     whole.finish();
 
     let by = listener::KnownBy {
@@ -366,6 +368,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
             },
             admin,
             log,
+            sandbox,
             warnings: Vec::new(),
             allow_plaintext: broker.allow_plaintext,
             password_file: connect.password_file,
@@ -382,6 +385,19 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
         alphabet,
         config,
     }
+}
+
+fn nowhere_to_listen(whole: &Section<'_>, has_file: bool) {
+    let way_out = if has_file {
+        "write a [[listener]] with bind, mode and [listener.tls]"
+    } else {
+        "write ./tidegate.toml, name a file by --config FILE, or use flags alone: --listen 0.0.0.0:8883 …"
+    };
+    whole.fault(
+        "listener",
+        "is missing: there is nowhere to listen",
+        way_out,
+    );
 }
 
 #[cfg(test)]

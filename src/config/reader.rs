@@ -42,6 +42,8 @@ pub(super) struct Notes {
     warnings: RefCell<Vec<String>>,
     /// Every key that was asked for, with `[]` for the items of a list of tables.
     known: RefCell<BTreeSet<String>>,
+    /// Every file that was named.
+    files: RefCell<Vec<PathBuf>>,
     file_folder: PathBuf,
     own_folder: PathBuf,
 }
@@ -76,6 +78,10 @@ impl Notes {
 
     pub(super) fn take_faults(&self) -> Vec<Fault> {
         self.faults.take()
+    }
+
+    pub(super) fn take_files(&self) -> Vec<PathBuf> {
+        self.files.take()
     }
 
     pub(super) fn take_warnings(&self) -> Vec<String> {
@@ -146,6 +152,11 @@ impl<'n> Section<'n> {
     pub(super) fn warn(&self, key: &str, sentence: &str) {
         self.notes
             .warn(format!("{}: {sentence}", self.name_of(key)));
+    }
+
+    /// That file is named here.
+    pub(super) fn note_file(&self, file: &Path) {
+        self.notes.files.borrow_mut().push(file.to_owned());
     }
 
     /// Whether anything was written here.
@@ -282,7 +293,11 @@ impl<'n> Section<'n> {
             _ => Ok(text.to_owned()),
         };
         match self.parsed(key, example, read) {
-            Got::Good(text) => Got::Good(self.folder(key).join(text)),
+            Got::Good(text) => {
+                let path = self.folder(key).join(text);
+                self.note_file(&path);
+                Got::Good(path)
+            }
             Got::Absent => Got::Absent,
             Got::Faulty => Got::Faulty,
         }
@@ -304,10 +319,13 @@ impl<'n> Section<'n> {
             }
         }
         let folder = self.folder(key);
-        let paths = texts
+        let paths: Vec<_> = texts
             .into_iter()
             .map(|(_, text)| folder.join(text))
             .collect();
+        for path in &paths {
+            self.note_file(path);
+        }
         if whole { Got::Good(paths) } else { Got::Faulty }
     }
 

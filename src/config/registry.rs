@@ -213,7 +213,7 @@ const PARAMETERS: [&str; 9] = [
 ];
 
 /// Those of them that are paths.
-const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
+pub(super) const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 
 const SSL_MODES: [&str; 5] = ["disable", "allow", "prefer", "require", "verify-full"];
 

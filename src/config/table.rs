@@ -1,4 +1,4 @@
-//! The small sections: `[limits]`, `[drain]`, `[admin]`, `[log]`.
+//! The small sections: `[limits]`, `[drain]`, `[admin]`, `[log]`, `[sandbox]`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use super::reader::{Got, Section};
 use super::secret;
 use crate::gate::{Farewell, Server};
 use crate::observe::logging::{self, Format};
+use crate::sandbox::{self, Mode};
 use crate::{admin, gate};
 
 /// Shorter than 10 ms no handshake is over on any network; longer than an hour a deadline protects nothing.
@@ -274,6 +275,29 @@ pub(super) fn log(mut section: Section<'_>) -> logging::Settings {
     section.finish();
     settings
 }
+
+/// `[sandbox]`
+pub(super) fn sandbox(mut section: Section<'_>) -> sandbox::Settings {
+    let mode = |word: &str| {
+        let known = MODES.iter().find(|(known, _)| *known == word);
+        known.map(|(_, mode)| *mode)
+    };
+    let settings = sandbox::Settings {
+        mode: section
+            .word("mode", &MODES.map(|(word, _)| word), mode)
+            .or(Mode::Auto),
+        read: section.paths("read", "/srv/certificates").or(Vec::new()),
+    };
+    section.finish();
+    settings
+}
+
+/// The words of `sandbox.mode`.
+pub(super) const MODES: [(&str, Mode); 3] = [
+    ("auto", Mode::Auto),
+    ("required", Mode::Required),
+    ("off", Mode::Off),
+];
 
 /// The words of `log.format`.
 pub(super) const FORMATS: [(&str, Format); 3] = [

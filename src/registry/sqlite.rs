@@ -136,6 +136,8 @@ impl Sqlite {
             .pragma("journal_size_limit", "16777216")
             // KiB of pages for each connection, where 2 MiB are usual: devices are remembered elsewhere, and there are several.
             .pragma("cache_size", "-512")
+            // The sandbox lets nothing be written but beside the registry.
+            .pragma("temp_store", "MEMORY")
             .disable_statement_logging();
         Ok(Connection::connect_with(&options).await?)
     }

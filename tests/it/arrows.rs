@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 9] = [
     &["mqtt", "proxy_protocol"],
     &["rules"],
-    &["tls", "observe", "registry"],
+    &["tls", "observe", "registry", "sandbox"],
     &["jwks", "broker"],
     &["gate"],
     &["admin", "pki"],

@@ -390,6 +390,11 @@ impl Clock {
             ("FAKETIME_NO_CACHE", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
             ("DONT_FAKE_MONOTONIC", "1"),
+            // The library reads it from within the gate.
+            (
+                "TIDEGATE_SANDBOX__READ",
+                self.0.path().to_str().expect("text"),
+            ),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec()

@@ -49,6 +49,7 @@ mod reloads;
 mod replace;
 mod replicas;
 mod resumption;
+mod sandbox;
 mod sections;
 mod service;
 mod support;

@@ -19,6 +19,7 @@ use crate::config::{self, Config, Source};
 use crate::gate::{Contents, Look, Running, StartFault};
 use crate::observe::logging;
 use crate::observe::ready::Ready;
+use crate::sandbox::Inside;
 
 /// How often the files are looked at. One that changed is read when it has not changed again since the last look, so that
 /// nobody reads half of it: within a second.
@@ -54,6 +55,7 @@ pub(super) struct Reloads<'a> {
     api: &'a Api,
     log: &'a logging::Guard,
     ready: &'a Ready,
+    inside: &'a Inside,
     /// Where the admin port is.
     admin: Option<SocketAddr>,
     /// What the files held that are in force.
@@ -91,7 +93,7 @@ impl<'a> Reloads<'a> {
         running: &'a Running,
         api: &'a Api,
         log: &'a logging::Guard,
-        ready: &'a Ready,
+        (ready, inside): (&'a Ready, &'a Inside),
         warned: BTreeSet<String>,
     ) -> Self {
         Self {
@@ -100,6 +102,7 @@ impl<'a> Reloads<'a> {
             api,
             log,
             ready,
+            inside,
             admin: config.admin.as_ref().map(|admin| admin.bind),
             in_force: files.clone(),
             read: files,
@@ -175,24 +178,28 @@ impl<'a> Reloads<'a> {
     /// Reads the configuration and all that it names; puts all of it in force, or nothing.
     async fn reload(&mut self) -> Outcome {
         let (source, known) = (self.source.clone(), self.in_force.paths());
-        let also = self.read.paths();
+        let (also, inside) = (self.read.paths(), self.inside.clone());
         let reading = spawn_blocking(move || {
             // First what the files hold, so that what changes meanwhile is read again.
             let now = Contents::default().with(&known).with(&also);
+            let barred = barred(&inside, &source);
             match config::load(&source) {
                 Ok(config) => {
                     let files = config.files(&source);
-                    (now.with(&files), Ok((config, files)))
+                    (now.with(&files), barred, Ok((config, files)))
                 }
-                Err(_) => (now, Err(check::faults(&source))),
+                Err(_) => (now, barred, Err(check::faults(&source))),
             }
         });
-        let Ok((now, config)) = reading.await else {
+        let Ok((now, barred, config)) = reading.await else {
             return Err(vec![
                 "reading the configuration panicked; please report it".into(),
             ]);
         };
         self.read = now.clone();
+        if !barred.is_empty() {
+            return Err(barred);
+        }
         let (config, files) = config?;
         let (trust, alphabet) = (config.gate.trust.clone(), config.gate.alphabet.clone());
         let faults = self.fixed(&config);
@@ -276,6 +283,17 @@ impl<'a> Reloads<'a> {
         }
         self.warned = warnings;
     }
+}
+
+/// A sentence for each file that only the sandbox keeps the gate from reading: reading it tells no more than that permission is denied.
+fn barred(inside: &Inside, source: &Source) -> Vec<String> {
+    const WAY_OUT: &str = "the sandbox lets the gate read no folders but those that were named when it started; restart it, or have the \
+                           folder in sandbox.read at the next start";
+    let barred = inside.bars(&config::files(source));
+    let told = barred
+        .iter()
+        .map(|file| format!("{}: {WAY_OUT}", file.display()));
+    told.collect()
 }
 
 impl By {
