@@ -76,6 +76,7 @@ impl Host {
             command
                 .arg("--config")
                 .arg(self.config())
+                .env_clear()
                 .stdin(Stdio::null()),
         )
     }
@@ -83,7 +84,7 @@ impl Host {
     /// Starts a gate with these sockets, as systemd does (sd_listen_fds(3)).
     fn is_passed(&self, names: &str, sockets: [&TcpListener; 2]) -> Process {
         let [stdin, stdout] = sockets.map(|one| OwnedFd::from(one.try_clone().expect("a copy")));
-        let mut command = Command::new("sh");
+        let mut command = Command::new("/bin/sh");
         let script = "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\" 3<&0 4<&1 </dev/null >/dev/null";
         command.args([
             "-c",
@@ -93,7 +94,8 @@ impl Host {
             "run",
             "--config",
         ]);
-        command.arg(self.config()).env("LISTEN_FDNAMES", names);
+        command.arg(self.config());
+        command.env_clear().env("LISTEN_FDNAMES", names);
         Process::spawn(command.stdin(stdin).stdout(stdout))
     }
 
