@@ -12,6 +12,7 @@
 
 pub mod broker;
 pub mod craft;
+pub mod desk;
 pub mod device;
 pub mod estate;
 pub mod gate;
