@@ -27,6 +27,7 @@ mod estate;
 mod explain;
 mod faults;
 mod front;
+mod guide;
 mod hosts;
 mod limits;
 mod listeners;
