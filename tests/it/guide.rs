@@ -1,4 +1,4 @@
-//! docs/guide.md is typed in before a real Mosquitto; while its CA is rotated, devices come, go and stay (threats.md R1, R4).
+//! docs/guide.md is typed in before a real Mosquitto, as `support::desk` tells; while its CA is rotated, devices come, go and stay (threats.md R1, R4).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -46,6 +46,18 @@ fn nothing_else_in_the_guide_is_marked_as_typed() {
     let here = [FRONT, ROTATION].map(|heading| typed(section(&text, heading)));
     assert!(here.iter().all(|blocks| *blocks > 5), "{here:?}");
     assert_eq!(here.iter().sum::<usize>(), typed(&text));
+}
+
+/// From each alert the guide leads to its runbook.
+#[test]
+fn every_alert_is_in_the_guide() {
+    let (guide, rules) = (page(GUIDE), page("deploy/prometheus/rules.yml"));
+    let alerts = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let runbook = |alert: &str| format!("(monitoring.md#{})", alert.to_lowercase());
+    let (linked, missing): (Vec<_>, Vec<_>) = alerts.partition(|one| guide.contains(&runbook(one)));
+    assert!(missing.is_empty() && linked.len() > 10, "{missing:?}");
 }
 
 async fn rotate(change: fn(&mut Block<'_>)) {
