@@ -319,6 +319,11 @@ async fn verdict(
     if by_token && !gate.glance().tokens.still_holds(&claim.evidence, tokens) {
         return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
     }
+    // So may the word of its trust group, since the handshake. Who is let in looks again; no broker hears of who is not.
+    let (listener, link) = (secured.listener.place, &secured.link);
+    if !secured.is_current(gate) && !gate.vouches_for(&seat.control, listener, link) {
+        gate.devices.doubt(seat.control.clone()).await;
+    }
     if let Some(cause) = seat.control.cause() {
         return Err(refused(Refusal::Revoked(cause)));
     }

@@ -168,7 +168,12 @@ impl Devices {
             }
             seat
         };
-        look_up(claim, self.directory.as_deref(), unknown, sit, now).await
+        let mut looked = look_up(claim, self.directory.as_deref(), unknown, sit, now).await;
+        // Unknown devices may be admitted no more since it came, and who was in was judged before its seat could be found.
+        if let Held::Unknown(admit @ Unknown::Admit) = &mut looked.held {
+            *admit = self.unknown();
+        }
+        looked
     }
 
     /// Notes that a device was linked, and lets its oldest connections go if it has more than `most`; 0: any number.

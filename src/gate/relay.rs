@@ -59,22 +59,27 @@ pub(crate) struct Watch {
     pub(crate) listener: usize,
 }
 
-impl Watch {
-    /// After the trust groups have changed: whether one still vouches for the certificate that `device` showed, as it did, or
-    /// none did before.
-    fn is_vouched_for(&self, device: &DeviceLink) -> bool {
-        let evidence = &self.control.sitter.evidence;
+impl Gate {
+    /// After the trust groups have changed: whether one still vouches for the certificate that `device` showed at the listener at
+    /// this place, as it did, or none did before.
+    pub(super) fn vouches_for(
+        &self,
+        control: &Control,
+        listener: usize,
+        device: &DeviceLink,
+    ) -> bool {
+        let evidence = &control.sitter.evidence;
         let by = evidence.certificate.as_ref();
         let (Some(by), DeviceLink::Tls(stream)) =
             (by.and_then(|shown| shown.voucher.as_ref()), device)
         else {
             return true;
         };
-        let in_force = self.gate.glance();
-        let secure = in_force.entrances[self.listener].secure.as_ref();
+        let in_force = self.glance();
+        let secure = in_force.entrances[listener].secure.as_ref();
         let verifier = secure.and_then(|secure| secure.tls.verifier());
         let again =
-            verifier.map(|verifier| verifier.judge_again(stream.peer_chain(), self.control.now()));
+            verifier.map(|verifier| verifier.judge_again(stream.peer_chain(), control.now()));
         match again {
             Some(Ok(vouched)) => {
                 let naming = &vouched.group.naming;
@@ -86,6 +91,12 @@ impl Watch {
             Some(Err(refused)) => refused.reason == "crl_stale",
             None => false,
         }
+    }
+}
+
+impl Watch {
+    fn is_vouched_for(&self, device: &DeviceLink) -> bool {
+        self.gate.vouches_for(&self.control, self.listener, device)
     }
 }
 

@@ -36,6 +36,7 @@ mod monitoring;
 mod mosquitto;
 mod mqtts;
 mod names;
+mod on_the_way;
 mod openssl;
 mod operators;
 mod packages;

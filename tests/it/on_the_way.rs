@@ -1,0 +1,124 @@
+//! What a reload does to those who are on their way in (threats.md R1, R2, I1).
+
+use std::fs;
+
+use tidegate::mqtt::Version;
+use tidegate::pki::Authority;
+
+use crate::support::device::{Answer, connect};
+use crate::support::estate::{Estate, admitted, ends, last_words, record};
+use crate::support::gate::Gate;
+
+/// Puts `new` for `old` in the configuration, and waits until that is in force.
+async fn edit(gate: &Gate, old: &str, new: &str) {
+    let before = gate.count("reloaded");
+    let file = gate.file("tidegate.toml");
+    let text = fs::read_to_string(&file).expect("its file");
+    assert!(text.contains(old), "{old} is not in\n{text}");
+    let draft = gate.file("draft.toml");
+    fs::write(&draft, text.replacen(old, new, 1)).expect("written");
+    fs::rename(draft, file).expect("renamed");
+    gate.next_line("reloaded", before).await;
+}
+
+/// R1, R2: who has shaken hands before unknown devices were refused, and says who it is afterwards, is refused, too.
+#[tokio::test]
+async fn unknown_devices_do_not_slip_in_past_a_reload() {
+    let estate = Estate::with("unknown = \"admit\"", "").await;
+    let device = estate.gate.device("stranger");
+    let asks = connect("stranger", Version::V5);
+    let mut open = admitted(&device, &asks).await;
+    for unknown in ["refuse", "register\"\nregister_approval = true\n#\""] {
+        let mut late = device.dial().await.expect("a handshake");
+        let mut later = device.dial().await.expect("a handshake");
+        edit(
+            &estate.gate,
+            "unknown = \"admit\"",
+            &format!("unknown = \"{unknown}\""),
+        )
+        .await;
+        let packet = asks.encode().expect("it fits");
+        late.say(&packet).await.expect("taken");
+        assert_eq!(late.answer(Version::V5).await, Answer::Refused(0x87));
+        edit(
+            &estate.gate,
+            &format!("unknown = \"{unknown}\""),
+            "unknown = \"admit\"",
+        )
+        .await;
+        later.say(&packet).await.expect("taken");
+        assert_eq!(later.answer(Version::V5).await, Answer::Admitted);
+    }
+    last_words(&mut open).await; // it was in before
+}
+
+/// `registry.unknown` counts for who is in, and leaves those in peace whom the registry knows.
+#[tokio::test]
+async fn who_is_unknown_is_judged_by_the_rule_in_force() {
+    let estate = Estate::with("unknown = \"admit\"", "").await;
+    estate.add(record("known", None)).await;
+    let mut known = estate.linked("known", Version::V5).await;
+    let mut stranger = estate.linked("stranger", Version::V5).await;
+
+    let began = std::time::Instant::now();
+    edit(&estate.gate, "unknown = \"admit\"", "unknown = \"refuse\"").await;
+    ends(
+        &estate,
+        &mut stranger,
+        Version::V5,
+        "device_removed",
+        0x98,
+        began,
+    )
+    .await;
+    let device = estate.gate.device("stranger");
+    let asks = connect("stranger", Version::V5);
+    assert_eq!(device.asks(&asks).await.0, Answer::Refused(0x87));
+    known.say(&[0xc0, 0]).await.expect("it stays");
+
+    edit(
+        &estate.gate,
+        "unknown = \"refuse\"",
+        "unknown = \"register\"",
+    )
+    .await;
+    admitted(&device, &asks).await;
+    edit(
+        &estate.gate,
+        "unknown = \"register\"",
+        "unknown = \"refuse\"",
+    )
+    .await;
+    admitted(&device, &asks).await; // by now it is known
+    known.say(&[0xc0, 0]).await.expect("it stays");
+}
+
+/// R1, I1: no broker hears of a device whose trust group went after its handshake; one of a group that stays is let in.
+#[tokio::test]
+async fn no_broker_hears_of_whose_trust_ended_on_its_way() {
+    let gate = Gate::start().await;
+    let (bad, good) = (gate.device("gone"), gate.device("meter-7"));
+    let asks = connect("anybody", Version::V5).encode().expect("it fits");
+    let mut on_its_way =
+        [bad.dial().await, good.dial().await].map(|link| link.expect("a handshake"));
+    let before = gate.count("reloaded");
+    let file = gate.file("ca.pem");
+    let own = fs::read_to_string(&file).expect("its file");
+    let other = Authority::new("Other CA").expect("a CA");
+    fs::write(&file, other.certificate_pem()).expect("written");
+    gate.next_line("reloaded", before).await;
+    on_its_way[0].say(&asks).await.expect("taken");
+    assert_eq!(
+        on_its_way[0].answer(Version::V5).await,
+        Answer::Refused(0x87)
+    );
+    gate.refusal("revoked_meanwhile").await;
+    assert_eq!(gate.broker().visits(), 0);
+
+    let before = gate.count("reloaded");
+    fs::write(&file, own + other.certificate_pem()).expect("written");
+    gate.next_line("reloaded", before).await;
+    on_its_way[1].say(&asks).await.expect("taken");
+    let (answer, _visit) = tokio::join!(on_its_way[1].answer(Version::V5), gate.broker().welcome());
+    assert_eq!(answer, Answer::Admitted);
+}
