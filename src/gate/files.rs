@@ -61,6 +61,11 @@ impl Contents {
         Look(self.0.values().map(|seen| seen.said).collect())
     }
 
+    /// Whether none has changed since it was read: else what was read elsewhere meanwhile may be of another moment. Blocks.
+    pub fn stand(&self) -> bool {
+        self.look() == self.looked()
+    }
+
     /// Whether the files of both hold the same.
     pub fn hold_the_same(&self, other: &Self) -> bool {
         let held = |all: &Self| -> Vec<_> {
@@ -137,13 +142,13 @@ mod tests {
         let a = folder.path().join("a");
         fs::write(&a, "one").expect("written");
         let first = Contents::default().with(&paths);
-        assert_eq!(first.looked(), first.look());
+        assert!(first.stand());
         assert!(first.agree_on(&first, [&a]));
         assert!(!first.agree_on(&first, &paths), "b is away");
 
         fs::write(folder.path().join("new"), "one").expect("written");
         fs::rename(folder.path().join("new"), &a).expect("renamed");
-        assert_ne!(first.looked(), first.look());
+        assert!(!first.stand());
         assert!(first.hold_the_same(&Contents::default().with(&paths)));
 
         fs::write(&a, "two").expect("written");

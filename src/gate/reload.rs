@@ -25,6 +25,10 @@ use super::start::{Files, each_once, entrances, key_source, tell_ends, turns, un
 use super::tokens::{Key, TokenDesk};
 use super::{Contents, Gate, Settings, StartFault, devices};
 
+/// What was read may be of two moments.
+const CHANGED: &str =
+    "some changed while they were read; let whoever writes them rename whole ones into place";
+
 /// The settings in force.
 pub(super) struct Live {
     settings: Mutex<Settings>,
@@ -112,6 +116,11 @@ impl Live {
         faults.extend(fixed(&old, &settings));
         let settings = Arc::new(settings);
         let mut read = read(&settings, &same, gate, &mut faults).await;
+        let now = contents.1.clone();
+        if !spawn_blocking(move || now.stand()).await.unwrap_or(false) {
+            // What was read would count as what had been looked at, which is something else.
+            faults.push(fault("files", CHANGED));
+        }
         let faults = each_once(faults);
         if !faults.is_empty() {
             return Err(faults);

@@ -1,8 +1,13 @@
-//! What a reload does to those who are on their way in (threats.md R1, R2, I1).
+//! What a reload does to those who are on their way in, and to what is being written (threats.md R1, R2, I1).
 
 use std::fs;
+use std::sync::Arc;
 
+use tidegate::config::{self, Source};
+use tidegate::gate::{Contents, Loaded};
 use tidegate::mqtt::Version;
+use tidegate::observe::logging::Logger;
+use tidegate::observe::ready::Ready;
 use tidegate::pki::Authority;
 
 use crate::support::device::{Answer, connect};
@@ -121,4 +126,58 @@ async fn no_broker_hears_of_whose_trust_ended_on_its_way() {
     on_its_way[1].say(&asks).await.expect("taken");
     let (answer, _visit) = tokio::join!(on_its_way[1].answer(Version::V5), gate.broker().welcome());
     assert_eq!(answer, Answer::Admitted);
+}
+
+/// R2: of files that somebody writes while they are read, nothing is taken in: it may be half of one, or of two moments.
+#[tokio::test]
+async fn what_changes_while_it_is_read_is_not_taken_in() {
+    let gate = Gate::start().await;
+    let file = gate.file("tidegate.toml");
+    let text = fs::read_to_string(&file).expect("its file");
+    // A second gate, within this process.
+    let text = text.replace("[admin]\nbind = \"127.0.0.1:0\"", "[admin]\nbind = \"off\"");
+    fs::write(gate.file("second.toml"), text).expect("written");
+    let source = Source {
+        path: Some(gate.file("second.toml")),
+        ..Source::default()
+    };
+    let config = config::load(&source).expect("good");
+    let read = || Contents::default().with(&config.files(&source));
+    let first = read();
+    let loaded = Loaded::load(config.gate.clone()).expect("good");
+    let metrics = loaded.metrics();
+    let running = loaded
+        .start(
+            metrics.clone(),
+            Logger::counted(metrics),
+            Arc::new(Ready::default()),
+        )
+        .expect("started");
+
+    let ca = gate.file("ca.pem");
+    let pem = fs::read_to_string(&ca).expect("its file");
+    let now = read();
+    fs::write(&ca, format!("{pem}\n")).expect("written");
+    fs::write(&ca, pem).expect("written"); // it holds what it held, and may have held anything
+    let faults = running
+        .reload(config.gate.clone(), Vec::new(), (&first, &now))
+        .await
+        .expect_err("it changed");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(
+        faults[0]
+            .to_string()
+            .starts_with("files: some changed while"),
+        "{faults:?}"
+    );
+    let now = read();
+    let done = running
+        .reload(config.gate.clone(), Vec::new(), (&first, &now))
+        .await;
+    assert_eq!(done, Ok(Vec::new()));
+    running.drain();
+    running.ended().await;
+    tokio::task::spawn_blocking(move || running.join())
+        .await
+        .expect("it ends");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::admin::v1::{Api, Order, Outcome};
 use crate::cli::check;
@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(400);
 
 /// A certificate may come a moment before its key: for so long nothing is said of files that do not fit together.
 const MOMENT: Duration = Duration::from_secs(2);
+
+/// Between attempts to read what somebody writes.
+const SETTLES: Duration = Duration::from_millis(100);
 
 /// What has faults is read again after so long, also when no file that was read has changed: what was in the way may have been ours.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -135,7 +138,7 @@ impl<'a> Reloads<'a> {
                 }
             };
             observe(Moment::Begins);
-            let outcome = self.reload().await;
+            let outcome = self.reload_settled().await;
             observe(Moment::Ended);
             self.tell(by, &outcome);
             if let Some(order) = order {
@@ -173,6 +176,21 @@ impl<'a> Reloads<'a> {
             return false;
         }
         true
+    }
+
+    /// The same again and again while somebody writes what is read: half of it would be told as faults, or worse, be none.
+    async fn reload_settled(&mut self) -> Outcome {
+        const TIMES: u8 = 5;
+        for _ in 1..TIMES {
+            let outcome = self.reload().await;
+            let read = self.read.clone();
+            let stood = spawn_blocking(move || read.stand()).await;
+            if outcome.is_ok() || stood.unwrap_or(true) {
+                return outcome;
+            }
+            sleep(SETTLES).await;
+        }
+        self.reload().await
     }
 
     /// Reads the configuration and all that it names; puts all of it in force, or nothing.
