@@ -59,6 +59,7 @@ at the end of the window.";
 
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
+        keep_hup().map_err(|fault| Failure::failed(format!("cannot hear signals: {fault}")))?;
         // What `check` tells, `run` tells, too: also of the files, when the configuration itself is faulty.
         let source = self.settings.source();
         let passed = gate::from_environment(); // before there are threads
@@ -76,6 +77,16 @@ impl Args {
             }),
         }
     }
+}
+
+/// From here on HUP does not end the process, which may take a while to read what it needs: one that comes meanwhile is heard when
+/// the gate has started.
+fn keep_hup() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let _within = runtime.enter();
+    signal(SignalKind::hangup()).map(drop) // the handler stays
 }
 
 /// Starts the gate and what tells of it, and stays until it has drained.

@@ -1,6 +1,8 @@
-//! What a reload does to those who are on their way in, and to what is being written (threats.md R1, R2, I1).
+//! What a reload does to those who are on their way in, to what is being written, and to a gate that is still starting
+//! (threats.md R1, R2, I1).
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tidegate::config::{self, Source};
@@ -11,8 +13,9 @@ use tidegate::observe::ready::Ready;
 use tidegate::pki::Authority;
 
 use crate::support::device::{Answer, connect};
-use crate::support::estate::{Estate, admitted, ends, last_words, record};
-use crate::support::gate::Gate;
+use crate::support::estate::{Estate, admitted, ends, last_words, list, record};
+use crate::support::gate::{Gate, Plan};
+use crate::support::until;
 
 /// Puts `new` for `old` in the configuration, and waits until that is in force.
 async fn edit(gate: &Gate, old: &str, new: &str) {
@@ -180,4 +183,53 @@ async fn what_changes_while_it_is_read_is_not_taken_in() {
     tokio::task::spawn_blocking(move || running.join())
         .await
         .expect("it ends");
+}
+
+/// R2: whoever sends HUP does not know whether the gate has started: it ends nothing, and is heard afterwards.
+#[tokio::test]
+async fn hup_does_not_end_a_gate_that_is_still_starting() {
+    let authority = Authority::new("Test CA").expect("a CA");
+    let serials: Vec<[u8; 16]> = (0..60_000_u128)
+        .map(|n| (n + (1 << 100)).to_be_bytes())
+        .collect();
+    let serials: Vec<&[u8]> = serials.iter().map(<[u8; 16]>::as_slice).collect();
+    let gate = Gate::plan(Plan {
+        files: vec![("large.crl".into(), list(&authority, &serials).into_bytes())],
+        trust: "crl = [\"large.crl\"]".into(),
+        authority,
+        ..Plan::default()
+    })
+    .await;
+    let mut second = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["run", "--config"])
+        .arg(gate.file("tidegate.toml"))
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(gate.file("second.log")).expect("made"))
+        .spawn()
+        .expect("it starts");
+    let log = || fs::read_to_string(gate.file("second.log")).expect("its file");
+    let pid = second.id();
+    until("it to hear HUP", async || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        assert!(
+            !log().contains("\"listening\""),
+            "it read its files before it heard HUP"
+        );
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))?;
+        (u64::from_str_radix(caught.trim(), 16).ok()? & 1 == 1).then_some(())
+    })
+    .await;
+    let raw = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    let sent = rustix::process::kill_process(raw, rustix::process::Signal::HUP);
+    sent.expect("it is there");
+    until("the reload", async || {
+        log().contains("\"reloaded\"").then_some(())
+    })
+    .await;
+    rustix::process::kill_process(raw, rustix::process::Signal::TERM).expect("it is there");
+    assert_eq!(second.wait().expect("a child").code(), Some(0));
 }
