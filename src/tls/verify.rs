@@ -434,6 +434,7 @@ fn check_revocation(
     now: i64,
 ) -> Result<i64, Refused> {
     let mut until = i64::MAX;
+    let mut stale = None;
     if group.lists.is_empty() {
         return Ok(until);
     }
@@ -454,7 +455,8 @@ fn check_revocation(
             Standing::Revoked => return Err(chain.revoked(&der, group)),
             Standing::Good(list) if group.crl_stale == CrlStale::Refuse => {
                 if list.is_stale(now) {
-                    return Err(chain.stale(&der, group, list));
+                    // An open connection goes on by a stale list; not if another one names its CA.
+                    stale.get_or_insert_with(|| chain.stale(&der, group, list));
                 }
                 until = until.min(list.next_update.unwrap_or(i64::MAX));
             }
@@ -463,7 +465,7 @@ fn check_revocation(
         }
         is_device = false;
     }
-    Ok(until)
+    stale.map_or(Ok(until), Err)
 }
 
 impl ClientCertVerifier for DeviceVerifier {

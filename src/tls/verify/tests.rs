@@ -443,6 +443,23 @@ fn the_revoked_are_refused_wherever_they_stand_in_the_path() {
     assert_refused(&seen, "certificate_revoked", &words);
 }
 
+/// R1: an open connection goes on by a list that nobody has renewed; not past another one, which names its CA.
+#[test]
+fn a_stale_list_hides_no_revoked_ca() {
+    let root = root("Factory CA");
+    let sub = root.sub_ca("Line 1");
+    let device = sub.device("meter-7");
+    let later = NOW + 8 * 24 * 3600;
+    for (revoked, reason) in [(None, "crl_stale"), (Some(&sub), "certificate_revoked")] {
+        let lists = [root.crl_pem(revoked.as_slice()), sub.crl_pem(&[])];
+        let verifier = DeviceVerifier::new(Arc::new(group(&[&root], &[&sub], &lists)), true, false);
+        assert_eq!(verdict(&verifier, &[&device, &sub], later), Some(reason));
+        let chain = [device.der.clone(), sub.der.clone()];
+        let again = verifier.judge_again(&chain, later).expect_err("refused");
+        assert_eq!(again.reason, reason);
+    }
+}
+
 #[test]
 fn a_leaf_without_a_list_is_refused_once_its_group_has_lists() {
     let root = root("Factory CA");
