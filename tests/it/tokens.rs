@@ -1,5 +1,6 @@
 //! Devices without a certificate: opaque tokens of the registry, and JWTs (threats.md K1 to K4, I8).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -9,13 +10,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tidegate::mqtt::Version;
 use tidegate::mqtt::connect::{Connect, Password};
+use tidegate::pki::Authority;
 use tidegate::rules::device::Mode;
 use tidegate::rules::identity::Field;
 use tidegate::rules::record::{Proof, Valid};
 use tidegate::rules::token::{Token, TokenKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::device::{Answer, Device, connect};
-use crate::support::estate::{Estate, KEY, admitted, ends, now, record, with_token};
+use crate::support::estate::{Estate, KEY, MIXED, admitted, ends, now, record, with_token};
 use crate::support::gate::{Gate, Plan};
 use crate::support::until;
 
@@ -207,6 +212,122 @@ async fn another_audience_ends_the_connections_of_the_old_one() {
     assert_eq!(link.packet().await.expect("a DISCONNECT")[2], 0x87);
     let (answer, _) = device.asks(&asks).await;
     assert_ne!(answer, Answer::Admitted);
+}
+
+/// A set of keys at an https address, which shows a certificate of that CA; the tests' own.
+async fn served(ca: &Authority, keys: Vec<u8>) -> String {
+    let own = ca.server(&["localhost"]).expect("issued");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ));
+    let config = config
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(own.chain(), own.key())
+        .expect("a key that fits");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", keys.len());
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(socket).await else {
+                continue;
+            };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&[head.as_bytes(), &keys].concat()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    format!("https://localhost:{port}/jwks.json")
+}
+
+/// threats.md R2, K1: another place of the keys counts once it has given some; connections of keys that are not there end, and a place
+/// that gives none changes nothing.
+#[tokio::test]
+async fn another_address_of_the_keys_counts_once_it_has_answered() {
+    let (old, new) = (Issuer::new("1"), Issuer::new("2"));
+    let gate = gate(&old, "").await;
+    let device = gate.stranger();
+    let mut link = admitted(&device, &shows(&old.token("meter-7", 60), Version::V5)).await;
+    let config = gate.file("tidegate.toml");
+    let text = std::fs::read_to_string(&config).expect("its file");
+    let written = "keys = \"jwks.json\"";
+    assert!(text.contains(written), "{text}");
+    let put = |keys: &str| {
+        let keys = format!("keys = {keys:?}\nca = \"ca.pem\"");
+        std::fs::write(gate.file("draft.toml"), text.replace(written, &keys)).expect("written");
+        std::fs::rename(gate.file("draft.toml"), &config).expect("renamed");
+    };
+    put("https://localhost:1/jwks.json");
+    let fault = gate.line("reload_failed", |_| true).await;
+    assert!(
+        fault["why"]
+            .as_str()
+            .is_some_and(|why| why.starts_with("token.jwt.keys: ")),
+        "{fault}"
+    );
+    let stranger = Authority::new("Another CA").expect("a CA");
+    put(&served(&stranger, new.keys()).await);
+    gate.signal("HUP");
+    gate.next_line("reload_failed", 1).await;
+    link.say(&[0xc0, 0]).await.expect("it stays");
+    let fresh = shows(&new.token("meter-8", 60), Version::V5);
+    assert_ne!(device.asks(&fresh).await.0, Answer::Admitted);
+
+    put(&served(&gate.authority, new.keys()).await);
+    assert_eq!(link.packet().await.expect("a DISCONNECT")[2], 0x87);
+    admitted(&device, &fresh).await;
+    let again = shows(&old.token("meter-7", 60), Version::V5);
+    assert_ne!(device.asks(&again).await.0, Answer::Admitted);
+    assert_eq!(gate.count("reloaded"), 1);
+}
+
+/// threats.md R2, K2: the key of the registry's tokens is swapped for the right one only, and neither is told.
+#[tokio::test]
+async fn a_token_key_counts_if_it_is_the_registrys() {
+    let (right, wrong) = (hex::encode(KEY), hex::encode([8; 32]));
+    let mut gate = Gate::plan(Plan {
+        listeners: Some(MIXED.into()),
+        more: "[registry]\nurl = \"sqlite://tidegate.db\"\n".into(),
+        files: vec![("token.key".into(), wrong.clone().into_bytes())],
+        ..Plan::default()
+    })
+    .await;
+    gate.take_broker().welcome_all();
+    let estate = Estate::of(gate).await;
+    let own = TokenKey::new(KEY).check_value();
+    estate.registry.token_key_check(&own).await.expect("kept");
+    estate.add(record("meter-7", Some(&token()))).await;
+    let device = estate.gate.stranger();
+    let asks = with_token("meter-7", &token(), Version::V5);
+    assert_eq!(device.asks(&asks).await.0, Answer::Refused(0x86));
+
+    let file = estate.gate.file("token.key");
+    std::fs::write(&file, &right).expect("written");
+    estate.gate.line("reloaded", |_| true).await;
+    let mut link = admitted(&device, &asks).await;
+    for other in [wrong.as_str(), "no key", ""] {
+        let before = estate.gate.count("reload_failed");
+        std::fs::write(&file, other).expect("written");
+        estate.gate.signal("HUP");
+        let fault = estate.gate.next_line("reload_failed", before).await;
+        let why = fault["why"].as_str().expect("text");
+        assert!(why.starts_with("token.key_file: "), "{why}");
+        admitted(&device, &asks).await;
+    }
+    let before = estate.gate.count("reload_failed");
+    std::fs::remove_file(&file).expect("removed");
+    estate.gate.signal("HUP");
+    estate.gate.next_line("reload_failed", before).await;
+    let before = estate.gate.count("reloaded");
+    std::fs::write(&file, &right).expect("written");
+    estate.gate.next_line("reloaded", before).await;
+    admitted(&device, &asks).await;
+    link.say(&[0xc0, 0]).await.expect("it stayed");
+    let log = estate.gate.log_text();
+    assert!(!log.contains(&right) && !log.contains(&wrong), "K2");
 }
 
 /// threats.md K3, I8: where nothing hides it, a token counts only for devices whose owner says so.
