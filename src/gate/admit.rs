@@ -316,7 +316,11 @@ async fn verdict(
     }
     // Its key may have been taken away between the look at its token and its seat.
     let by_token = claim.evidence.token.is_some();
-    if by_token && !gate.glance().tokens.still_holds(&claim.evidence, tokens) {
+    let still_holds = || {
+        let now = &gate.glance().tokens;
+        now.still_holds(&claim.evidence, now.asks_as(tokens))
+    };
+    if by_token && !still_holds() {
         return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
     }
     // So may the word of its trust group, since the handshake. Who is let in looks again; no broker hears of who is not.

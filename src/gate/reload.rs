@@ -188,9 +188,10 @@ impl Live {
 
 /// Ends connections whose JWT, which `by` took, would be none at `tokens`.
 pub(super) fn end_jwts(gate: &Gate, tokens: &TokenDesk, by: &TokenDesk) {
+    let same = tokens.asks_as(by);
     let all = gate.devices.rolls().iter().flat_map(|roll| roll.all());
     let gone: Vec<_> = all
-        .filter(|one| !tokens.still_holds(&one.sitter.evidence, by))
+        .filter(|one| !tokens.still_holds(&one.sitter.evidence, same))
         .collect();
     if !gone.is_empty() {
         devices::end(gone, Cause::TrustEnded);

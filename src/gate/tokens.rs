@@ -124,18 +124,21 @@ impl TokenDesk {
         claim
     }
 
-    /// Whether the JWT of `evidence`, which `by` took, would still be one: by the key that signed it, and what is asked of it.
-    /// Without a JWT, yes. Its text is not kept, so where more has changed than the keys, it counts no more.
-    pub(crate) fn still_holds(&self, evidence: &Evidence, by: &Self) -> bool {
+    /// Whether a JWT is asked here what `other` asks of it.
+    pub(crate) fn asks_as(&self, other: &Self) -> bool {
+        let asked = |desk: &Self| desk.jwt.as_ref().map(|(asked, _)| format!("{asked:?}"));
+        std::ptr::eq(self, other) || asked(self) == asked(other)
+    }
+
+    /// Whether the JWT of `evidence` would still be one: by the key that signed it, and what is asked of it; `same`: that is what was
+    /// asked of it ([`asks_as`](Self::asks_as)). Without a JWT, yes. Its text is not kept, so where more has changed than the keys, it
+    /// counts no more.
+    pub(crate) fn still_holds(&self, evidence: &Evidence, same: bool) -> bool {
         let Some(TokenEvidence::Jwt { key, .. }) = evidence.token.as_deref() else {
             return true;
         };
-        let Some((_, source)) = &self.jwt else {
-            return false;
-        };
-        let asked = |desk: &Self| desk.jwt.as_ref().map(|(asked, _)| format!("{asked:?}"));
-        let same = std::ptr::eq(self, by) || asked(self) == asked(by);
-        same && source.still_holds(key)
+        let source = self.key_source().filter(|_| same);
+        source.is_some_and(|source| source.still_holds(key))
     }
 
     /// Whether the issuer's keys come from where those of `other` do, the same source; also if neither has any.
