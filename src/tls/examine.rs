@@ -10,7 +10,7 @@ use x509_parser::public_key::PublicKey;
 
 use super::der::Front;
 use super::diagnose::{Chain, Refused, unfit_key};
-use super::trust::{Authority, Group, Groups};
+use super::trust::{Authority, CrlStale, Group, Groups};
 use super::verify::{CertificateRefusal, DeviceVerifier, MOST_CERTIFICATES, Shown, bound, verify};
 use crate::rules::identity::{Certificate, Naming};
 
@@ -74,9 +74,15 @@ impl DeviceVerifier {
         let mut path = None;
         if bound(&chain).is_ok() {
             // Once more, for the way that it went; the outcome is what was judged.
-            let _ = verify(&chain, certificate.clone(), now, |found, group| {
-                path = Some(by_path(&chain, found, group));
-            });
+            let _ = verify(
+                &chain,
+                certificate.clone(),
+                now,
+                CrlStale::Refuse,
+                |found, group| {
+                    path = Some(by_path(&chain, found, group));
+                },
+            );
         }
         let is_path = path.is_some();
         let (links, group) = path.unwrap_or_else(|| by_names(&chain));

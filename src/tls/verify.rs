@@ -186,6 +186,29 @@ impl DeviceVerifier {
         judged.verdict.map_err(|refused| refused.refusal)
     }
 
+    /// The same for an open connection, but that a list which nobody has renewed says nothing new of who is in.
+    ///
+    /// # Errors
+    /// As [`DeviceVerifier::judge_again`].
+    pub fn judge_open(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: i64,
+    ) -> Result<Vouched, CertificateRefusal> {
+        match (self.judge_again(chain, now), chain) {
+            (Err(refused), [leaf, sent @ ..]) if refused.reason == "crl_stale" => {
+                let groups = &self.groups;
+                let chain = Chain { groups, leaf, sent };
+                let certificate = Certificate::read(leaf).ok().map(Arc::new);
+                let verified = verify(&chain, certificate, now, CrlStale::Use, |_, _| ());
+                verified
+                    .map(|(vouched, _)| vouched)
+                    .map_err(|refused| refused.refusal)
+            }
+            (judged, _) => judged,
+        }
+    }
+
     /// The same for a resumed handshake: no alert can be sent any more, so one that nobody vouches for is for the verdict
     /// after CONNECT to refuse, whether there are pins or not.
     ///
@@ -273,7 +296,13 @@ impl DeviceVerifier {
         }
         let certificate = Certificate::read_printed(leaf, prints.leaf);
         let certificate = certificate.ok().map(Arc::new);
-        let verified = verify(&chain, certificate.clone(), now, |_, _| ());
+        let verified = verify(
+            &chain,
+            certificate.clone(),
+            now,
+            CrlStale::Refuse,
+            |_, _| (),
+        );
         let unproved = verified.as_ref().ok().map(|(vouched, span)| Unproved {
             prints,
             vouched: vouched.clone(),
@@ -314,12 +343,14 @@ impl DeviceVerifier {
 }
 
 /// Builds a path for a chain of bounded size and looks its certificates up in the lists: the verdict, and when it stands.
-/// `certificate` is what was read of the device's own; `now` in seconds since 1970. `found` is told the path, and whose it is,
+/// `certificate` is what was read of the device's own; `now` in seconds since 1970; `stale`: whether stale lists are used in every
+/// group, or refuse where the group says so. `found` is told the path, and whose it is,
 /// before the lists are asked.
 pub(super) fn verify(
     chain: &Chain<'_>,
     certificate: Option<Arc<Certificate>>,
     now: i64,
+    stale: CrlStale,
     found: impl FnOnce(&VerifiedPath<'_>, &Group),
 ) -> Result<(Vouched, Span), Refused> {
     let parsed = EndEntityCert::try_from(chain.leaf).map_err(|error| chain.refused(&error, &[]))?;
@@ -354,7 +385,7 @@ pub(super) fn verify(
         .position(|anchor| std::ptr::eq(anchor, path.anchor()));
     let group = candidates.owners[anchor.expect("a path ends in one of the anchors given")];
     found(&path, group);
-    let lists_until = check_revocation(chain, group, &path, now)?;
+    let lists_until = check_revocation(chain, group, &path, (now, stale))?;
     let ends = path.intermediate_certificates().filter_map(|cert| {
         let der = cert.der();
         Front::read(&der).ok().map(|front| front.not_after)
@@ -431,10 +462,11 @@ fn check_revocation(
     chain: &Chain<'_>,
     group: &Group,
     path: &VerifiedPath<'_>,
-    now: i64,
+    (now, stale): (i64, CrlStale),
 ) -> Result<i64, Refused> {
     let mut until = i64::MAX;
-    let mut stale = None;
+    let refuses = stale == CrlStale::Refuse && group.crl_stale == CrlStale::Refuse;
+    let mut refused = None;
     if group.lists.is_empty() {
         return Ok(until);
     }
@@ -453,10 +485,10 @@ fn check_revocation(
             .look_up(cert.issuer(), &issuer, cert.serial(), is_device)
         {
             Standing::Revoked => return Err(chain.revoked(&der, group)),
-            Standing::Good(list) if group.crl_stale == CrlStale::Refuse => {
+            Standing::Good(list) if refuses => {
                 if list.is_stale(now) {
-                    // An open connection goes on by a stale list; not if another one names its CA.
-                    stale.get_or_insert_with(|| chain.stale(&der, group, list));
+                    // That another one names a CA of the path is worse.
+                    refused.get_or_insert_with(|| chain.stale(&der, group, list));
                 }
                 until = until.min(list.next_update.unwrap_or(i64::MAX));
             }
@@ -465,7 +497,7 @@ fn check_revocation(
         }
         is_device = false;
     }
-    stale.map_or(Ok(until), Err)
+    refused.map_or(Ok(until), Err)
 }
 
 impl ClientCertVerifier for DeviceVerifier {

@@ -13,7 +13,7 @@ use tidegate::observe::ready::Ready;
 use tidegate::pki::Authority;
 
 use crate::support::device::{Answer, connect};
-use crate::support::estate::{Estate, admitted, ends, last_words, list, record};
+use crate::support::estate::{Estate, admitted, ends, last_words, list, now, record};
 use crate::support::gate::{Gate, Plan};
 use crate::support::until;
 
@@ -133,6 +133,36 @@ async fn no_broker_hears_of_whose_trust_ended_on_its_way() {
     on_its_way[1].say(&asks).await.expect("taken");
     let (answer, _visit) = tokio::join!(on_its_way[1].answer(Version::V5), gate.broker().welcome());
     assert_eq!(answer, Answer::Admitted);
+}
+
+/// R1, I7: a list that nobody renews keeps nobody from staying, but neither does it keep whom another group vouches for by now.
+#[tokio::test]
+async fn a_stale_list_keeps_no_identity_of_another_group() {
+    let authority = Authority::new("Test CA").expect("a CA");
+    let list = authority.crl::<&[u8]>(&[], now() - 60, now() + 2);
+    let list = list.expect("a list").pem().expect("PEM");
+    let mut gate = Gate::plan(Plan {
+        files: vec![("soon.crl".into(), list.into_bytes())],
+        trust: "crl = [\"soon.crl\"]".into(),
+        authority,
+        ..Plan::default()
+    })
+    .await;
+    gate.take_broker().welcome_all();
+    let device = gate.device("meter-7");
+    let asks = connect("anybody", Version::V5);
+    let mut link = admitted(&device, &asks).await;
+    until("the list to be stale", async || {
+        (device.asks(&asks).await.0 != Answer::Admitted).then_some(())
+    })
+    .await;
+    edit(&gate, "crl = [", "intermediates = []\ncrl = [").await;
+    link.say(&[0xc0, 0]).await.expect("it stays");
+
+    edit(&gate, "name = \"fleet\"", "name = \"line\"").await;
+    assert_eq!(last_words(&mut link).await.last(), Some(&0x87));
+    gate.line("closed", |line| line["reason"] == "trust_ended")
+        .await;
 }
 
 /// R2: of files that somebody writes while they are read, nothing is taken in: it may be half of one, or of two moments.

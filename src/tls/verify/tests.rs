@@ -457,6 +457,12 @@ fn a_stale_list_hides_no_revoked_ca() {
         let chain = [device.der.clone(), sub.der.clone()];
         let again = verifier.judge_again(&chain, later).expect_err("refused");
         assert_eq!(again.reason, reason);
+        let open = verifier.judge_open(&chain, later);
+        let group = open.as_ref().map(|vouched| &*vouched.group.name);
+        match revoked {
+            None => assert_eq!(group.expect("it stays"), "fleet"),
+            Some(_) => assert_eq!(group.expect_err("it goes").reason, reason),
+        }
     }
 }
 
