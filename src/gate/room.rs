@@ -36,14 +36,22 @@ impl Room {
         let workers = A_WORKER * u64::try_from(workers).unwrap_or(u64::MAX);
         let there_are = places(allowed, in_use(allowed).saturating_add(workers));
         let room = Self::of(most, there_are);
-        if room.is_short {
-            tracing::info!(
-                event = "few_descriptors",
-                "{there_are} connections at most, not {most} (limits.connections): this process may have {allowed} file descriptors, a \
-                 connection takes two, and some are kept for operators and files; raise the hard limit (LimitNOFILE=, ulimit -Hn) for more"
-            );
-        }
+        room.tell(most);
         room
+    }
+
+    /// Tells of places that are wanting of `most`.
+    fn tell(self, most: u32) {
+        if !self.is_short {
+            return;
+        }
+        let Self { there_are, .. } = self;
+        let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        tracing::info!(
+            event = "few_descriptors",
+            "{there_are} connections at most, not {most} (limits.connections): this process may have {allowed} file descriptors, a \
+             connection takes two, and some are kept for operators and files; raise the hard limit (LimitNOFILE=, ulimit -Hn) for more"
+        );
     }
 
     pub(crate) fn of(most: u32, there_are: u32) -> Self {
@@ -95,7 +103,9 @@ impl Places {
     pub(crate) fn change(&self, most: u32) {
         let room = self.room.with(most);
         self.most.store(room.places, Relaxed);
-        self.is_short.store(room.is_short, Relaxed);
+        if !self.is_short.swap(room.is_short, Relaxed) {
+            room.tell(most);
+        }
     }
 
     /// How many are taken.

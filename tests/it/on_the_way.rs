@@ -165,6 +165,27 @@ async fn a_stale_list_keeps_no_identity_of_another_group() {
         .await;
 }
 
+/// threats.md V3: a reload that asks for more connections than there are descriptors for says so, once.
+#[tokio::test]
+async fn a_limit_beyond_the_descriptors_is_told() {
+    let gate = Gate::plan(Plan {
+        under: ["prlimit", "--nofile=400"].map(Into::into).into(),
+        limits: "connections = 10".into(),
+        ..Plan::default()
+    })
+    .await;
+    assert_eq!(gate.count("few_descriptors"), 0);
+    edit(&gate, "connections = 10", "connections = 5000").await;
+    edit(&gate, "connections = 5000", "connections = 6000").await;
+    let told = gate.line("few_descriptors", |_| true).await;
+    let why = told["why"].as_str().expect("text");
+    assert!(
+        why.contains("not 5000") && why.contains("400 file descriptors"),
+        "{why}"
+    );
+    assert_eq!(gate.count("few_descriptors"), 1);
+}
+
 /// R2: of files that somebody writes while they are read, nothing is taken in: it may be half of one, or of two moments.
 #[tokio::test]
 async fn what_changes_while_it_is_read_is_not_taken_in() {
