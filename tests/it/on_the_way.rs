@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tidegate::config::{self, Source};
-use tidegate::gate::{Contents, Loaded};
+use tidegate::gate::{Contents, Inherited, Loaded};
 use tidegate::mqtt::Version;
 use tidegate::observe::logging::Logger;
 use tidegate::observe::ready::Ready;
@@ -206,6 +206,7 @@ async fn what_changes_while_it_is_read_is_not_taken_in() {
     let metrics = loaded.metrics();
     let running = loaded
         .start(
+            Inherited::default(),
             metrics.clone(),
             Logger::counted(metrics),
             Arc::new(Ready::default()),
@@ -233,8 +234,7 @@ async fn what_changes_while_it_is_read_is_not_taken_in() {
         .reload(config.gate.clone(), Vec::new(), (&first, &now))
         .await;
     assert_eq!(done, Ok(Vec::new()));
-    running.drain();
-    running.ended().await;
+    running.retire().await;
     tokio::task::spawn_blocking(move || running.join())
         .await
         .expect("it ends");
