@@ -11,7 +11,7 @@
 //!   then it is the oldest nevertheless, so that whoever comes and leaves on purpose does not starve who waits. Who has gone is let
 //!   go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener lets in two for each that begins, and the oldest who wait make room for them. It turns away one
+//! - While many wait, the listener lets in one for each that begins, and the oldest who wait make room for them. It turns away two
 //!   more at once, which costs little; the others stay with the kernel, which keeps few then. What it cannot keep it drops, and TCP
 //!   calls again after a second. So who is let in has called just now.
 
@@ -41,12 +41,11 @@ const CROWDED: usize = 320;
 /// While nobody has given up waiting for so long, the first who came is the first to begin, and all are served. Otherwise the newest is.
 const LONG: Duration = Duration::from_secs(2);
 
-/// So few are let in for each that begins. With more, those who are let in for nothing cost more than they give; with fewer, more SYNs are
-/// dropped, and who comes by a second one has waited for a second.
-const FOR_EACH: u8 = 2;
+/// So few are let in for each that begins: whoever is let in for nothing costs much of a handshake, too.
+const FOR_EACH: u8 = 1;
 
-/// And so few turned away, likewise.
-const SURPLUS: u8 = 1;
+/// And so few turned away, which costs little. With fewer, more SYNs are dropped, and who comes by a second one has waited for a second.
+const SURPLUS: u8 = 2;
 
 /// So many times as many of both at once.
 const AT_ONCE: u8 = PIECES;
