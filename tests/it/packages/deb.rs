@@ -1,7 +1,7 @@
 //! The package for Debian, read by Debian's own tool.
 
-use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -94,12 +94,11 @@ fn what_is_in_the_package_runs() {
     ] {
         assert!(found.contains(wanted), "{wanted} is not in {found:#?}");
     }
-    for unit in units() {
-        assert!(
-            found.contains(&format!("usr/lib/systemd/system/{unit}")),
-            "{unit}"
-        );
+    for (there, source) in OF_SYSTEMD {
+        let packed = fs::read_to_string(root.path().join(there)).expect(there);
+        assert_eq!(packed, page(&format!("deploy/systemd/{source}")), "{there}");
     }
+    the_unit_finds_what_is_there(root.path());
 
     let folder = root.path().join("etc/tidegate");
     let tidegate = |arguments: &[&str]| {
@@ -140,17 +139,109 @@ fn said(ran: &Output) -> String {
     String::from_utf8_lossy(&[ran.stdout.as_slice(), &ran.stderr].concat()).into_owned()
 }
 
-/// The units of the repository.
-fn units() -> BTreeSet<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
-    let Ok(entries) = fs::read_dir(folder) else {
-        return BTreeSet::new();
+/// Where the package has what is in deploy/systemd.
+const OF_SYSTEMD: [(&str, &str); 5] = [
+    (
+        "usr/lib/systemd/system/tidegate.service",
+        "tidegate.service",
+    ),
+    ("usr/lib/systemd/system/tidegate.socket", "tidegate.socket"),
+    ("usr/lib/sysusers.d/tidegate.conf", "tidegate.sysusers"),
+    ("usr/share/tidegate/before-253.conf", "before-253.conf"),
+    (
+        "usr/share/doc/tidegate/examples/credentials.conf",
+        "credentials.conf",
+    ),
+];
+
+/// Program, configuration, user and folders of the unit are those of the package, and of its configuration's examples.
+fn the_unit_finds_what_is_there(root: &Path) {
+    let unit = page("deploy/systemd/tidegate.service");
+    let value = |key: &str| {
+        let line = unit
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {key}"))
     };
-    let names = entries.map(|entry| entry.expect("an entry").file_name());
-    let names = names.map(|name| name.to_string_lossy().into_owned());
-    names
-        .filter(|name| name.ends_with(".service") || name.ends_with(".socket"))
-        .collect()
+    let started: Vec<_> = value("ExecStart").split(' ').collect();
+    let ["/usr/bin/tidegate", "run", "--config", config] = started[..] else {
+        panic!("{started:?}");
+    };
+    for named in [started[0], config] {
+        assert!(root.join(&named[1..]).exists(), "{named}");
+    }
+    let folder = Path::new("/etc").join(value("ConfigurationDirectory"));
+    assert_eq!(Path::new(config).parent(), Some(folder.as_path()));
+    let users = page("deploy/systemd/tidegate.sysusers");
+    assert!(
+        users.contains(&format!("\nu {} ", value("User"))),
+        "{users}"
+    );
+    // The one folder that it may write; a database or a key beside the configuration could not be made.
+    let state = Path::new("/var/lib").join(value("StateDirectory"));
+    let example = fs::read_to_string(root.join(&config[1..])).expect(config);
+    for of_the_gate in [
+        format!("\"sqlite://{}/tidegate.db\"", state.display()),
+        format!("\"{}/token.key\"", state.display()),
+    ] {
+        assert!(example.contains(&of_the_gate), "{of_the_gate}");
+    }
+}
+
+/// `systemctl reload` also works where systemd is older than the unit; and goes on working, once, when systemd comes of age. What was put
+/// there goes with the package.
+#[test]
+fn an_old_systemd_gets_what_it_lacks() {
+    let Some(package) = package() else {
+        return;
+    };
+    let [root, control, stubs] = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    dpkg_deb(&["--extract"], &package, Some(root.path()));
+    dpkg_deb(&["--control"], &package, Some(control.path()));
+    let stub = |name: &str, says: &str| {
+        let path = stubs.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{says}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+    };
+    // Nothing of this host is touched.
+    for name in [
+        "deb-systemd-helper",
+        "deb-systemd-invoke",
+        "systemd-sysusers",
+    ] {
+        stub(name, "exit 0");
+    }
+    let run = |script: &str, arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.arg(control.path().join(script)).args(arguments);
+        let path = format!("{}:/usr/bin:/bin", stubs.path().display());
+        command.env_clear().env("PATH", path);
+        done(command.env("DPKG_ROOT", root.path()), "dash")
+    };
+    let folder = root
+        .path()
+        .join("usr/lib/systemd/system/tidegate.service.d");
+    let there = || folder.join("before-253.conf").exists();
+
+    stub("systemctl", "echo 'systemd 252 (252.39-1~deb12u1)'");
+    let told = run("postinst", &["configure", ""]);
+    assert!(told.contains("systemctl enable --now tidegate"), "{told}");
+    assert!(there());
+    stub("systemctl", "echo 'systemd 257 (257.7-1)'");
+    assert_eq!(run("postinst", &["configure", "0.0.9-1"]), "");
+    assert!(!folder.exists(), "253 and later would reload twice");
+    stub("systemctl", "exit 1"); // there is no systemd
+    run("postinst", &["configure", ""]);
+    assert!(!folder.exists());
+
+    stub("systemctl", "echo 'systemd 252 (252.39-1~deb12u1)'");
+    run("postinst", &["configure", ""]);
+    assert!(there());
+    run("postrm", &["upgrade", "0.2.0-1"]);
+    assert!(there(), "an upgrade goes on with it");
+    run("postrm", &["remove"]);
+    assert!(!folder.exists());
+    run("postrm", &["purge"]);
 }
 
 /// Debian's changelog begins with the version that is built.
