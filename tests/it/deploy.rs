@@ -2,7 +2,7 @@
 //! the same names, and no pod asks for more than it needs. No cluster runs here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -12,8 +12,9 @@ use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Validity};
 
 use crate::docs::page;
+use crate::sandbox::landlock;
 use crate::support::broker::publish;
-use crate::support::device::{Answer, connect};
+use crate::support::device::{Answer, BOTH, Device, connect};
 use crate::support::gate::{Gate, Plan};
 use crate::support::kubernetes::{Pod, Rendered, helm, selects, words};
 use crate::support::mosquitto::command;
@@ -345,8 +346,8 @@ fn the_page_names_what_is_there() {
     }
 }
 
-/// The pod of the sidecar, without a cluster: Mosquitto and the gate by what is rendered, on this host. A device has its own topics,
-/// and the probes tell a broker that is there from one that is not.
+/// The pod of the sidecar, without a cluster: Mosquitto and the gate by what is rendered, on this host, in volumes as the kubelet lays them
+/// out. A device has its own topics, what is exchanged counts, and the probes tell a broker that is there from one that is not.
 #[tokio::test]
 async fn a_device_goes_through_the_sidecar() {
     let all = Rendered::all();
@@ -367,6 +368,7 @@ async fn a_device_goes_through_the_sidecar() {
         let gate = Gate::plan(Plan {
             authority,
             flags: Some(flags.map(String::from).into()),
+            env: in_the_whole_sandbox(folder.path()),
             ..Plan::default()
         })
         .await;
@@ -394,10 +396,85 @@ async fn a_device_goes_through_the_sidecar() {
             "and no other"
         );
 
+        volumes_are_exchanged(&gate, folder.path()).await;
+
         assert!(mosquitto.probe("startupProbe") && mosquitto.probe("livenessProbe"));
         let probes = mosquitto.stop();
         assert!(!probes.probe("startupProbe") && !probes.probe("livenessProbe"));
     }
+}
+
+/// The gate has nothing but what its pod gives it, and may give up all the rest; and a registry in a volume that it may write.
+fn in_the_whole_sandbox(folder: &Path) -> Vec<(String, String)> {
+    let state = folder.join("state");
+    std::fs::create_dir(&state).expect("made");
+    let mode = if landlock() < 6 { "auto" } else { "required" };
+    [
+        ("TIDEGATE_SANDBOX__MODE", mode.to_owned()),
+        (
+            "TIDEGATE_REGISTRY__URL",
+            format!("sqlite://{}/tidegate.db", state.display()),
+        ),
+        ("TIDEGATE_REGISTRY__UNKNOWN", "register".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// Another CA, another certificate and another configuration count when the kubelet has exchanged them, though the sandbox was built before
+/// their folders were made (threats.md R3).
+async fn volumes_are_exchanged(gate: &Gate, folder: &Path) {
+    let next = Authority::new("Next").expect("a CA");
+    let issued = next.device(&"meter-7".parse().expect("an id"));
+    let device = Device::issued(
+        gate.address(),
+        next.certificate(),
+        &issued.expect("issued"),
+        BOTH,
+    );
+    let admitted = async |device: &Device| {
+        let answer = device.connects_as("meter-7", Version::V311).await;
+        answer == Answer::Admitted
+    };
+    assert!(!admitted(&device).await);
+    let server = next.server(&["localhost", "127.0.0.1"]).expect("issued");
+    let (chain, key) = (server.chain_pem(), server.key_pem());
+    let none: [&[u8]; 0] = [];
+    let span = Validity::days(30);
+    let list = next.crl(&none, span.not_before, span.not_after);
+    let list = list.expect("a list").pem().expect("PEM");
+    exchange(
+        &folder.join("server"),
+        &[("tls.crt", &chain), ("tls.key", &key)],
+    );
+    let trust = folder.join("trust");
+    let of_its_own = trust.join("fleet"); // the chart has a volume for each group
+    exchange(
+        if of_its_own.exists() {
+            &of_its_own
+        } else {
+            &trust
+        },
+        &[
+            ("devices-ca.pem", next.certificate_pem()),
+            ("devices.crl", &list),
+        ],
+    );
+    until("the new certificates to count", async || {
+        admitted(&device).await.then_some(())
+    })
+    .await;
+    assert!(!admitted(&gate.device("meter-7")).await, "of the old CA");
+
+    let volume = folder.join("config");
+    let good = std::fs::read_to_string(volume.join("tidegate.toml")).expect("its file");
+    let wrong = format!("nonsense = 1\n{good}");
+    for (text, successful) in [(&wrong, 0.0), (&good, 1.0)] {
+        exchange(&volume, &[("tidegate.toml", text)]);
+        gate.metric_becomes("tidegate_config_last_reload_successful", &[], successful)
+            .await;
+    }
+    assert!(admitted(&device).await);
 }
 
 /// The broker of a rendered sidecar; it ends with the test.
@@ -495,11 +572,7 @@ fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDi
             "{}: {path} is not mounted",
             rendered.name
         );
-        let place = folder.path().join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(place.parent().expect("a folder")).expect("made");
-        std::fs::write(&place, text).expect("written");
-        let own = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(&place, own).expect("its own file");
+        place(&folder.path().join(path.trim_start_matches('/')), text);
     };
     let text = config(rendered, pod);
     put("/config/tidegate.toml", &moved(&text, folder.path()));
@@ -537,6 +610,41 @@ fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDi
         }
     }
     folder
+}
+
+/// Puts a file into a volume as the kubelet does: a link into `..data`, which is a link to a folder with a name of its own.
+fn place(path: &Path, text: &str) {
+    let volume = path.parent().expect("a folder");
+    let data = volume.join("..data");
+    if !data.is_symlink() {
+        std::fs::create_dir_all(volume.join("..2026_01")).expect("made");
+        symlink("..2026_01", &data).expect("linked");
+    }
+    let name = path.file_name().expect("a name");
+    let file = data.join(name);
+    std::fs::write(&file, text).expect("written");
+    let own = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&file, own).expect("its own file");
+    symlink(Path::new("..data").join(name), path).expect("linked");
+}
+
+/// Exchanges files of a volume as the kubelet does: all at once, by a new folder, whose name was never there before.
+fn exchange(volume: &Path, files: &[(&str, &str)]) {
+    let data = volume.join("..data");
+    let old = volume.join(std::fs::read_link(&data).expect("a link"));
+    let new = format!("..{:016x}", fastrand::u64(..));
+    std::fs::create_dir(volume.join(&new)).expect("made");
+    for entry in std::fs::read_dir(&old).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let to = volume.join(&new).join(entry.file_name());
+        std::fs::copy(entry.path(), to).expect("copied");
+    }
+    for (name, text) in files {
+        std::fs::write(volume.join(&new).join(name), text).expect("written");
+    }
+    symlink(&new, volume.join("..data_tmp")).expect("linked");
+    std::fs::rename(volume.join("..data_tmp"), data).expect("renamed");
+    std::fs::remove_dir_all(old).expect("removed");
 }
 
 /// The paths under [`PLACE`] that a text names, without it.

@@ -28,7 +28,7 @@ const WITHOUT: &str = concat!(
 );
 
 /// Which version of Landlock this kernel has; 0: none.
-fn landlock() -> i64 {
+pub(crate) fn landlock() -> i64 {
     let asked = Command::new("python3")
         .args(["-c", ASK])
         .output()
