@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rcgen::ExtendedKeyUsagePurpose;
@@ -21,14 +22,14 @@ use crate::support::rabbitmq::RabbitMq;
 use crate::support::secure::SecureBroker;
 
 /// What `check --deployment --json` says.
-struct Report {
+pub(crate) struct Report {
     code: i32,
     whole: Value,
 }
 
 impl Report {
-    fn of(folder: &TempDir) -> Self {
-        let (code, out, err) = tidegate(&["check", "--deployment", "--json"], folder.path());
+    fn of(folder: &Path) -> Self {
+        let (code, out, err) = tidegate(&["check", "--deployment", "--json"], folder);
         let whole = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
         assert_eq!(err, "");
         Self { code, whole }
@@ -36,7 +37,16 @@ impl Report {
 
     async fn with(plan: &Plan) -> Self {
         let (folder, _broker) = lay_out(plan).await;
-        Self::of(&folder)
+        Self::of(folder.path())
+    }
+
+    /// Of the configuration of a gate that runs; there is no fault in it.
+    pub(crate) fn beside(gate: &Gate) -> Self {
+        let file = gate.file("tidegate.toml");
+        let report = Self::of(file.parent().expect("a folder"));
+        assert_eq!(report.code, 0, "{:#}", report.whole);
+        assert_eq!(report.whole["deployment"]["finished"], true);
+        report
     }
 
     fn findings(&self) -> Vec<&Value> {
@@ -45,7 +55,7 @@ impl Report {
     }
 
     /// The ids of one level that are not about the host that the test happens to run on.
-    fn ids(&self, level: &str) -> Vec<&str> {
+    pub(crate) fn ids(&self, level: &str) -> Vec<&str> {
         const OF_THE_HOST: [&str; 5] = [
             "descriptors_few",
             "ports_few",
@@ -404,7 +414,7 @@ async fn nobody_is_called_unasked() {
     assert!(plain.get("deployment").is_none(), "{out}");
 
     std::fs::remove_file(folder.path().join("server.key")).expect("removed");
-    let report = Report::of(&folder);
+    let report = Report::of(folder.path());
     assert_eq!(report.code, 2);
     assert_eq!(report.ids("note"), ["not_looked_at"]);
     assert!(broker.accept().is_err(), "nobody called");
@@ -418,7 +428,7 @@ async fn what_a_small_device_must_receive_is_what_it_receives() {
         ..Plan::default()
     };
     let gate = Gate::plan(plan()).await;
-    let report = Report::of(&gate.folder);
+    let report = Report::beside(&gate);
     let address = gate.address().to_string();
     for version in ["1.2", "1.3"] {
         let flag = format!("-tls{}", version.replace('.', "_"));
@@ -531,7 +541,7 @@ async fn what_nears_its_end_or_can_never_count_is_told() {
         ..plan
     };
     let (folder, _) = lay_out(&plan).await;
-    let report = Report::of(&folder);
+    let report = Report::of(folder.path());
     assert_eq!(
         report.ids("warning"),
         ["crl_ends", "proxy_networks_unreachable"],
@@ -545,7 +555,7 @@ async fn what_nears_its_end_or_can_never_count_is_told() {
 
     let open = std::fs::Permissions::from_mode(0o666);
     std::fs::set_permissions(folder.path().join("fleet.crl"), open).expect("set");
-    let report = Report::of(&folder);
+    let report = Report::of(folder.path());
     report.tells("file_writable", "fleet.crl can be changed by every user");
 }
 

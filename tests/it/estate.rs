@@ -13,6 +13,7 @@ use tidegate::mqtt::connect::{Connect, Password};
 use tidegate::pki::Order;
 use tokio::io::AsyncReadExt as _;
 
+use crate::deployment::Report;
 use crate::docs::page;
 use crate::support::broker::publish;
 use crate::support::device::{Answer, BOTH, Device, Link, connect};
@@ -187,6 +188,13 @@ fn turned_away(answer: &Answer) -> bool {
 
 // ── Mosquitto
 
+/// `check --deployment` finds no mistake where there is none, but for these notes (docs/check.md).
+fn nothing_is_warned_of(gate: &Gate, notes: &[&str]) {
+    let report = Report::beside(gate);
+    assert_eq!(report.ids("warning"), [""; 0]);
+    assert_eq!(report.ids("note"), notes);
+}
+
 /// By a socket file there is no port to try; and applications have a listener, names and rules of their own, so that a device with
 /// an application's name is nothing but a device.
 #[tokio::test]
@@ -236,6 +244,7 @@ async fn mosquitto_by_a_socket_file() {
     })
     .await;
     gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    nothing_is_warned_of(&gate, &[]);
 
     for version in Version::ALL {
         each_has_its_own_topics(&gate, version, "meter-7", "meter-8").await;
@@ -300,6 +309,7 @@ async fn mosquitto_over_a_network_takes_the_gate_alone() {
     })
     .await;
     gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    nothing_is_warned_of(&gate, &[]);
 
     for version in Version::ALL {
         each_has_its_own_topics(&gate, version, "meter-7", "meter-8").await;
@@ -401,6 +411,7 @@ async fn rabbitmq_takes_the_gate_alone() {
     })
     .await;
     gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    nothing_is_warned_of(&gate, &["broker_refuses"]);
 
     each_has_its_own_topics(&gate, Version::V311, "meter-7", "meter-8").await;
 
