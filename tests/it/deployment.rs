@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::version::TLS13;
@@ -604,4 +605,45 @@ async fn clocks_that_differ_and_servers_that_are_away_are_told() {
     let mut ids = report.ids("warning");
     ids.sort_unstable();
     assert_eq!(ids, ["jwks_away", "registry_away"], "{:#}", report.whole);
+}
+
+/// docs/check.md: 10 s at the most, though ten brokers, the registry and the issuer take connections and say nothing. What the brokers would have
+/// been told is not told to whoever reads the report.
+#[tokio::test]
+async fn whoever_is_silent_keeps_it_for_ten_seconds_at_the_most() {
+    let silent: Vec<_> = (0..12)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"))
+        .collect();
+    let at: Vec<_> = silent
+        .iter()
+        .map(|one| one.local_addr().expect("bound"))
+        .collect();
+    let (registry, issuer) = (at[10], at[11]);
+    let brokers: Vec<_> = at[..10].iter().copied().map(mqtt).collect();
+    let plan = Plan {
+        addresses: Some(format!("{brokers:?}")),
+        broker: "proxy_protocol = \"v2\"".into(),
+        more: format!(
+            "[connect]\npassword_file = \"broker.secret\"\n\
+             [registry]\nurl = \"postgres://gate@{registry}/tidegate\"\n\
+             [token.jwt]\nkeys = \"https://{issuer}/jwks\"\nca = \"ca.pem\"\nissuer = \"i\"\naudience = \"a\"\n"
+        ),
+        files: vec![("broker.secret".into(), b"correct horse".into())],
+        ..Plan::default()
+    };
+    let (folder, _) = lay_out(&plan).await;
+    let began = Instant::now();
+    let report = Report::of(folder.path());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(10_800), "{took:?}"); // and a moment to start and to end
+    assert_eq!(report.code, 0);
+    for id in ["broker_silent", "registry_away", "jwks_away"] {
+        report.what(id);
+    }
+    let silent = report.ids("warning");
+    assert_eq!(
+        silent.iter().filter(|id| **id == "broker_silent").count(),
+        10
+    );
+    assert!(!report.whole.to_string().contains("correct horse"));
 }

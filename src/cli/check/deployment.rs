@@ -12,7 +12,7 @@ use super::{clock, ends, files, flights, host, incoming};
 use crate::config::{Config, Source};
 use crate::gate::LoadedListener;
 
-/// For everything together.
+/// For everything together, from when the command began.
 pub(super) const WHOLE: Duration = Duration::from_secs(10);
 
 /// What was found.
@@ -26,9 +26,13 @@ pub(super) struct Deployment {
 }
 
 impl Deployment {
-    /// Looks, for [`WHOLE`] at the most. `warned`: what `check` warns of anyway.
-    pub(super) fn look(config: &Config, source: &Source, warned: &[String]) -> Self {
-        let began = Instant::now();
+    /// Looks, until [`WHOLE`] after `began` at the most. `warned`: what `check` warns of anyway.
+    pub(super) fn look(
+        config: &Config,
+        source: &Source,
+        warned: &[String],
+        began: Instant,
+    ) -> Self {
         let mut findings = Vec::new();
         let gate = &config.gate;
         for listener in &gate.listeners {

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use deployment::Deployment;
 use finding::Level;
@@ -83,10 +84,11 @@ struct Found {
 
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let began = Instant::now();
         let source = self.settings.source();
         let mut report = Report::of(&source);
         if self.deployment {
-            report.look_around(&source);
+            report.look_around(&source, began);
         }
         if self.json {
             let json = serde_json::to_string_pretty(&report)
@@ -184,10 +186,11 @@ impl Report {
         }
     }
 
-    /// Looks at what is around the gate; only with a whole configuration.
-    fn look_around(&mut self, source: &Source) {
+    /// Looks at what is around the gate; only with a whole configuration. `began`: when the command did, as a registry that does not answer
+    /// has taken some of the time.
+    fn look_around(&mut self, source: &Source, began: Instant) {
         let deployment = match config::load(source) {
-            Ok(config) if self.ok => Deployment::look(&config, source, &self.warnings),
+            Ok(config) if self.ok => Deployment::look(&config, source, &self.warnings, began),
             _ => Deployment::none(),
         };
         self.deployment = Some(deployment);
