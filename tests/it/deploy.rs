@@ -170,6 +170,14 @@ fn what_belongs_together_has_the_same_names() {
         for monitor in rendered.kind("PodMonitor") {
             let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
             assert!(ports.contains(port.as_str().expect("a name")), "{name}");
+            // Without it the job would be called by the monitor's namespace and name, and no alert would find it.
+            let label = monitor["spec"]["jobLabel"].as_str().expect("a label");
+            let job = &pod.labels[label];
+            let rules = page("deploy/prometheus/rules.yml");
+            assert!(
+                rules.contains(&format!("absent(up{{job={job:?}}})")),
+                "{name}"
+            );
         }
         for scaler in rendered.kind("HorizontalPodAutoscaler") {
             let target = &scaler["spec"]["scaleTargetRef"];
