@@ -83,7 +83,8 @@ fn lay_root(image: &Path) {
         folders.to_str().expect("UTF-8"),
         inside.to_str().expect("UTF-8"),
     );
-    mount(&["--bind", folders, inside]);
+    // With what is mounted below it, as by a test with containers: without, the kernel refuses (mount_namespaces(7)).
+    mount(&["--rbind", folders, inside]);
     mount(&["-o", "remount,bind,ro", inside]);
 }
 
