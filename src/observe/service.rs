@@ -37,13 +37,19 @@ pub struct Manager {
 #[derive(Clone, Debug)]
 pub struct Service {
     says: Option<SyncSender<String>>,
+    /// It was told that the gate takes devices.
+    ready: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
 }
 
 /// A reload is under way, until this is dropped.
 #[derive(Debug)]
 #[must_use = "it tells that the reload is over when it is dropped"]
-pub struct Reloading(Service);
+pub struct Reloading {
+    service: Service,
+    /// Its beginning was told, so its end is, too.
+    told: bool,
+}
 
 impl Manager {
     /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, and connects. To be called before the sandbox, which lets nobody connect
@@ -80,33 +86,43 @@ impl Manager {
         self,
         silent: impl Fn() -> Vec<usize> + Send + 'static,
     ) -> std::io::Result<Service> {
-        let stopping = Arc::default();
+        let (ready, stopping) = (Arc::default(), Arc::default());
         let Some(link) = self.link else {
-            let says = None;
-            return Ok(Service { says, stopping });
+            return Ok(Service {
+                says: None,
+                ready,
+                stopping,
+            });
         };
         let watch = self.watchdog.map(|within| Watch::new(within, silent));
         let (says, queue) = mpsc::sync_channel(QUEUE);
         thread::Builder::new()
             .name("service".into())
             .spawn(move || serve(&link, &queue, watch))?;
-        let says = Some(says);
-        Ok(Service { says, stopping })
+        Ok(Service {
+            says: Some(says),
+            ready,
+            stopping,
+        })
     }
 }
 
 impl Service {
     /// The gate takes devices.
     pub fn ready(&self) {
+        self.ready.store(true, Relaxed);
         self.say("READY=1".into());
     }
 
-    /// The gate reads its configuration or its files anew.
+    /// The gate reads its configuration or its files anew. Nothing is said of it before [`Self::ready`]: the end of a reload would
+    /// be taken for the end of the start.
     pub fn reloading(&self) -> Reloading {
-        if !self.stopping.load(Relaxed) {
+        let told = self.ready.load(Relaxed) && !self.stopping.load(Relaxed);
+        if told {
             self.say(format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
         }
-        Reloading(self.clone())
+        let service = self.clone();
+        Reloading { service, told }
     }
 
     /// How it is, in a line for people.
@@ -136,8 +152,8 @@ const LAST_STEPS: Duration = Duration::from_secs(10);
 
 impl Drop for Reloading {
     fn drop(&mut self) {
-        if !self.0.stopping.load(Relaxed) {
-            self.0.ready();
+        if self.told && !self.service.stopping.load(Relaxed) {
+            self.service.ready();
         }
     }
 }

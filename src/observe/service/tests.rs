@@ -92,19 +92,39 @@ fn the_watchdog_is_told_nothing_while_one_worker_is_silent() {
     assert_eq!(watch.in_vain, 0);
 }
 
-#[test]
-fn after_the_drain_began_no_reload_says_ready() {
+/// A service, and what it has said when all of it is dropped.
+fn service() -> (Service, Receiver<String>) {
     let (says, queue) = mpsc::sync_channel(QUEUE);
     let service = Service {
         says: Some(says),
+        ready: Arc::default(),
         stopping: Arc::default(),
     };
+    (service, queue)
+}
+
+/// A gate that waits for the one before it reloads, too, and is not ready for that.
+#[test]
+fn no_reload_says_ready_before_the_gate_is() {
+    let (service, queue) = service();
+    drop(service.reloading());
+    let across = service.reloading();
+    service.ready();
+    drop(across);
+    drop(service);
+    assert_eq!(queue.iter().collect::<Vec<_>>(), ["READY=1"]);
+}
+
+#[test]
+fn after_the_drain_began_no_reload_says_ready() {
+    let (service, queue) = service();
+    service.ready();
     let reloading = service.reloading();
     service.stopping(Duration::from_secs(30));
     drop(reloading);
     drop(service.reloading());
     drop(service);
-    let said: Vec<_> = queue.iter().collect();
+    let said: Vec<_> = queue.iter().skip(1).collect();
     assert!(
         said[0].starts_with("RELOADING=1\nMONOTONIC_USEC="),
         "{said:?}"
