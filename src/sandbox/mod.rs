@@ -9,8 +9,6 @@
 
 mod reach;
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -18,7 +16,8 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, make_bitflags,
     path_beneath_rules,
 };
-use rustix::fs::Access;
+use rustix::fs::{Access, OFlags};
+use rustix::io::Errno;
 
 /// What is asked of Landlock: files (1), links between folders (2), truncating (3), TCP (4), devices (5), signals and abstract sockets (6).
 const ABI_WANTED: ABI = ABI::V6;
@@ -199,10 +198,11 @@ impl Inside {
     }
 }
 
-/// access(2) asks the file's mode, opening it asks Landlock, too.
+/// access(2) asks the file's mode, opening it asks Landlock, too. Opening a pipe does not wait for somebody who writes to it: nobody may ever do.
 fn is_barred(path: &Path) -> bool {
-    let refused =
-        File::open(path).is_err_and(|fault| fault.kind() == io::ErrorKind::PermissionDenied);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+    let refused = matches!(opened, Err(Errno::ACCESS | Errno::PERM));
     refused && rustix::fs::access(path, Access::READ_OK).is_ok()
 }
 

@@ -225,6 +225,28 @@ async fn a_reload_that_names_a_file_out_of_reach_says_so() {
 }
 
 /// Whoever knows where new files will be says so beforehand.
+/// A pipe that nobody writes to is a fault like any other: no reload hangs on it, neither the next (threats.md T8).
+#[tokio::test]
+async fn a_reload_that_names_a_pipe_goes_on() {
+    let gate = Gate::start().await;
+    let pipe = gate.file("pipe.pem");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("coreutils").success());
+    let file = gate.file("tidegate.toml");
+    let good = fs::read_to_string(&file).expect("its file");
+    name_ca(&gate, &pipe);
+    gate.signal("HUP");
+    let told = gate.line("reload_failed", |_| true).await;
+    assert!(
+        told["why"].as_str().expect("text").contains("a pipe"),
+        "{told}"
+    );
+    fs::write(&file, good).expect("written");
+    gate.signal("HUP");
+    gate.line("reloaded", |_| true).await;
+}
+
+/// Folders that a reload will name may be named before.
 #[tokio::test]
 async fn a_folder_that_is_named_by_sandbox_read_is_within_reach() {
     let place = TempDir::new().expect("a folder");
