@@ -238,9 +238,14 @@ async fn end(
     for_next: Vec<(String, OwnedFd)>,
     hear: &mut impl AsyncFnMut() -> &'static str,
 ) {
+    let next = async {
+        // Until then the gate before has the last word, and no third one may take over from this: the first would never hear of it.
+        running.opened().await;
+        handover.next(for_next).await
+    };
     let told = tokio::select! {
         name = hear() => Ok(name),
-        pid = handover.next(for_next) => Err(pid),
+        pid = next => Err(pid),
     };
     service.stopping(running.drain_window());
     match told {

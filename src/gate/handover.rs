@@ -148,7 +148,7 @@ impl Handover {
     /// Gives the next gate copies of `sockets`, with their names, as often as one asks, until one is ready: then it has taken over. Gives
     /// its process.
     ///
-    /// To be called once. Dropping it half-way closes the place, but takes nothing back: who has copies keeps them.
+    /// To be called once, and by a gate that accepts: the place is still the gate before's until then. Dropping it half-way closes the place, but takes nothing back: who has copies keeps them.
     pub async fn next(&self, sockets: Vec<(String, OwnedFd)>) -> i32 {
         let desk = self.desk.lock().ok().and_then(|mut desk| desk.take());
         let Some(Ok(desk)) = desk.map(net::UnixListener::from_std) else {

@@ -370,6 +370,28 @@ async fn a_gate_that_does_not_get_ready_takes_nothing_over() {
     assert!(last.lines("took_over").is_empty(), "nobody was there");
 }
 
+/// While one waits for its turn, nobody else gets one: two would go on beside each other, with two configurations.
+#[tokio::test]
+async fn a_third_gate_waits_for_its_turn_and_gives_up() {
+    let host = Host::new("").await;
+    let mut gate = host.takes_over();
+    gate.line("started").await;
+    host.rewrite("\"mqtt://127.0.0.1:", "\"mqtt://127.0.0.9:"); // where no broker is
+    let mut next = host.takes_over();
+    next.line("broker_down").await;
+    let mut third = host.takes_over();
+    assert_eq!(third.exit().await.code(), Some(1));
+    assert!(gate.lines("draining").is_empty() && next.lines("draining").is_empty());
+
+    // As soon as the one that waited is gone, the next one takes over from the first.
+    next.term();
+    assert_eq!(next.exit().await.code(), Some(0));
+    host.rewrite("\"mqtt://127.0.0.9:", "\"mqtt://127.0.0.1:");
+    let last = host.takes_over();
+    last.line("took_over").await;
+    assert_eq!(gate.exit().await.code(), Some(0));
+}
+
 /// Whoever waits for a gate that goes away takes its place at once.
 #[tokio::test]
 async fn a_gate_whose_predecessor_dies_takes_its_place() {
