@@ -27,6 +27,9 @@ use super::handshake::Accepted;
 /// How many connections may wait in the kernel for accept, for each socket; the kernel caps it (`somaxconn`).
 pub const BACKLOG: i32 = 1024;
 
+/// How many in a socket that somebody lent: whoever comes between two gates waits there, so as many as the kernel allows.
+const LENT_BACKLOG: i32 = i32::MAX;
+
 /// How many while a crowd waits at the door: whoever is accepted must have called just now.
 const SHORT_BACKLOG: i32 = 64;
 
@@ -96,7 +99,7 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<Vec<Tc
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers {
-        let socket = ready(bound(address, true)?)?;
+        let socket = ready(bound(address, true)?, false)?;
         address = socket.local_addr()?;
         sockets.push(vec![socket]);
     }
@@ -104,26 +107,30 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<Vec<Tc
 }
 
 /// Spreads sockets of one address, which somebody else has bound, over `workers`; all of them are accepted from: who
-/// is in the queue of one comes out of no other. Where there are fewer than workers, several share one.
+/// is in the queue of one comes out of no other. Where there are fewer than workers, several share one. `is_lent`: they outlive this gate.
 ///
 /// # Errors
 /// When a socket cannot be used, or no descriptor is left.
-pub(crate) fn share(sockets: &[&TcpListener], workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+pub(crate) fn share(
+    sockets: &[&TcpListener],
+    workers: usize,
+    is_lent: bool,
+) -> io::Result<Vec<Vec<TcpListener>>> {
     let count = sockets.len();
     let of = |worker| {
         let turns = if count == 0 { 0 } else { count.max(workers) };
         let places = (worker..turns).step_by(workers);
-        let each = places.map(|place| ready(Socket::from(sockets[place % count].try_clone()?)));
-        each.collect()
+        let copy = |place: usize| io::Result::Ok(Socket::from(sockets[place % count].try_clone()?));
+        places.map(|place| ready(copy(place)?, is_lent)).collect()
     };
     (0..workers).map(of).collect()
 }
 
 /// Makes a bound socket listen, as the gate needs it; whoever waits in it stays there.
-fn ready(socket: Socket) -> io::Result<TcpListener> {
+fn ready(socket: Socket, is_lent: bool) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     prepare(&socket, DEVICE)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog(Crowd::Thin, is_lent))?;
     Ok(socket.into())
 }
 
@@ -170,7 +177,8 @@ pub(crate) async fn accept(
     mut draining: watch::Receiver<bool>,
 ) {
     let mut last_ones = BACKLOG;
-    let (mut in_a_row, mut crowd) = (0, Crowd::Thin);
+    let mut in_a_row = 0;
+    let mut queue = Queue::of(&socket, is_lent);
     loop {
         // What waits in the kernel waits at no cost.
         let now = match listener.place_at(&door) {
@@ -184,10 +192,7 @@ pub(crate) async fn accept(
                 }
             }
         };
-        if (now == Crowd::Thin) != (crowd == Crowd::Thin) {
-            let _ = SockRef::from(&*socket).listen(backlog(now)); // as it was will do, too
-        }
-        crowd = now;
+        queue.suit(now);
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 && door.is_busy() {
             yield_now().await;
@@ -299,8 +304,41 @@ pub(crate) fn reset(socket: TcpStream) {
     drop(socket);
 }
 
-fn backlog(crowd: Crowd) -> i32 {
+/// The kernel's queue of a socket: short while a crowd waits at the door. When this is dropped it is as it was: another gate may go on
+/// with the socket.
+struct Queue<'a> {
+    socket: &'a tokio::net::TcpListener,
+    is_lent: bool,
+    crowd: Crowd,
+}
+
+impl<'a> Queue<'a> {
+    fn of(socket: &'a tokio::net::TcpListener, is_lent: bool) -> Self {
+        let crowd = Crowd::Thin;
+        Self {
+            socket,
+            is_lent,
+            crowd,
+        }
+    }
+
+    fn suit(&mut self, now: Crowd) {
+        if (now == Crowd::Thin) != (self.crowd == Crowd::Thin) {
+            let _ = SockRef::from(self.socket).listen(backlog(now, self.is_lent)); // as it was will do, too
+        }
+        self.crowd = now;
+    }
+}
+
+impl Drop for Queue<'_> {
+    fn drop(&mut self) {
+        self.suit(Crowd::Thin);
+    }
+}
+
+fn backlog(crowd: Crowd, is_lent: bool) -> i32 {
     match crowd {
+        Crowd::Thin if is_lent => LENT_BACKLOG,
         Crowd::Thin => BACKLOG,
         Crowd::Thick | Crowd::Surplus => SHORT_BACKLOG,
     }

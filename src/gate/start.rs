@@ -599,7 +599,7 @@ fn bind_all(
         let listener = Arc::new(Listener::new(place, name.clone(), is_plain));
         for &address in &wanted.bind {
             let (had, is_lent) = match assigned.at(place, address) {
-                Some((passed, is_lent)) => (listener::share(&passed, workers), is_lent),
+                Some((passed, is_lent)) => (listener::share(&passed, workers, is_lent), is_lent),
                 None => (listener::bind(address, workers), false),
             };
             let had = match had {

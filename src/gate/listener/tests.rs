@@ -45,6 +45,38 @@ fn an_address_is_bound_by_one_gate_only() {
     assert!(bind(address, 2).is_ok());
 }
 
+/// How many get into the queue of a socket that nobody accepts from, of `most` who call.
+fn who_gets_in(address: SocketAddr, most: usize) -> usize {
+    let call = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
+    let calls: Vec<_> = (0..most).map_while(call).collect();
+    calls.len()
+}
+
+/// Whoever comes between two gates waits in the socket, and finds room: also when the gate before was in a storm, or has died in one.
+#[tokio::test]
+async fn the_queue_of_a_socket_that_goes_on_is_long_again() {
+    const MORE: usize = 2 * SHORT_BACKLOG as usize;
+    let passed = TcpListener::bind("127.0.0.1:0").expect("a port");
+    SockRef::from(&passed)
+        .listen(SHORT_BACKLOG)
+        .expect("it listens");
+    let address = passed.local_addr().expect("bound");
+    let socket = share(&[&passed], 1, true)
+        .expect("shared")
+        .remove(0)
+        .remove(0);
+    assert_eq!(who_gets_in(address, MORE), MORE);
+
+    let socket = tokio::net::TcpListener::from_std(socket).expect("in a runtime");
+    while socket.accept().now_or_never().is_some() {}
+    let mut queue = Queue::of(&socket, true);
+    queue.suit(Crowd::Thick);
+    assert!(who_gets_in(address, MORE) < MORE, "a storm");
+    while socket.accept().now_or_never().is_some() {}
+    drop(queue);
+    assert_eq!(who_gets_in(address, MORE), MORE);
+}
+
 /// Nobody may wait in a socket that no worker looks at.
 #[test]
 fn passed_sockets_are_spread_and_none_is_left_out() {
@@ -57,7 +89,7 @@ fn passed_sockets_are_spread_and_none_is_left_out() {
     ] {
         let made = std::iter::repeat_with(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let made: Vec<_> = made.take(sockets).collect();
-        let shared = share(&made.iter().collect::<Vec<_>>(), workers).expect("shared");
+        let shared = share(&made.iter().collect::<Vec<_>>(), workers, true).expect("shared");
         let counts: Vec<_> = shared.iter().map(Vec::len).collect();
         assert_eq!(counts, each, "{sockets} over {workers}");
         let address = |socket: &TcpListener| socket.local_addr().expect("bound");
