@@ -5,6 +5,7 @@
 use std::env;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process;
 
 use listenfd::ListenFd;
 use socket2::SockRef;
@@ -13,6 +14,9 @@ use super::{ListenerSettings, StartFault};
 
 /// What the admin port is called among the sockets.
 pub const ADMIN: &str = "admin";
+
+/// So many are passed at the most.
+const MOST: usize = 512;
 
 /// A listening socket that somebody else made.
 #[derive(Debug)]
@@ -31,8 +35,13 @@ pub struct Passed {
 /// threads, and once: the variables are removed.
 ///
 /// # Errors
-/// Every one of them that is no listening TCP socket.
+/// Every one of them that is no listening TCP socket; a number that is none.
 pub fn from_environment() -> Result<Vec<Passed>, Vec<StartFault>> {
+    let variable = |name| env::var_os(name).unwrap_or_default();
+    let (count, pid) = (variable("LISTEN_FDS"), variable("LISTEN_PID"));
+    if is_for(&pid.to_string_lossy(), process::id()) {
+        number(&count.to_string_lossy()).map_err(|fault| vec![fault])?;
+    }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names: Vec<&str> = names.split(':').collect();
     let mut sockets = ListenFd::from_env();
@@ -58,6 +67,26 @@ pub fn from_environment() -> Result<Vec<Passed>, Vec<StartFault>> {
     } else {
         Err(faults)
     }
+}
+
+/// Whether sockets were passed to us, and not to whoever started us: as `pid` says, if it says anything.
+fn is_for(pid: &str, own: u32) -> bool {
+    pid.is_empty() || pid.parse() == Ok(own)
+}
+
+/// How many sockets were passed; an empty `count` is none.
+///
+/// # Errors
+/// When it is no number, or far too many: each would be a fault of its own.
+fn number(count: &str) -> Result<usize, StartFault> {
+    let count = if count.is_empty() { "0" } else { count };
+    let number = count.parse().ok().filter(|number| *number <= MOST);
+    number.ok_or_else(|| StartFault {
+        key: "LISTEN_FDS".into(),
+        sentence: format!(
+            "is {count:?}, and not a number of sockets up to {MOST}; unset it where nobody passes any"
+        ),
+    })
 }
 
 impl Passed {
@@ -237,6 +266,24 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn how_many_were_passed_is_a_number_or_a_fault() {
+        for (count, found) in [
+            ("", Some(0)),
+            ("0", Some(0)),
+            ("2", Some(2)),
+            ("512", Some(512)),
+            ("513", None),
+            ("-1", None),
+            ("two", None),
+            ("18446744073709551616", None),
+        ] {
+            assert_eq!(number(count).ok(), found, "{count:?}");
+        }
+        assert!(is_for("", 7) && is_for("7", 7));
+        assert!(!is_for("8", 7) && !is_for("soon", 7));
     }
 
     #[test]
