@@ -246,6 +246,23 @@ async fn a_reload_that_names_a_pipe_goes_on() {
     gate.line("reloaded", |_| true).await;
 }
 
+/// Nothing gives back what was given up; a reload that meets another `[sandbox]` says so.
+#[tokio::test]
+async fn a_sandbox_that_changes_counts_at_the_next_start() {
+    let gate = Gate::plan(plan("mode = \"auto\"")).await;
+    let file = gate.file("tidegate.toml");
+    let text = fs::read_to_string(&file).expect("its file");
+    fs::write(&file, text.replace("\"auto\"", "\"off\"")).expect("written");
+    gate.signal("HUP");
+    let about = |line: &serde_json::Value| {
+        line["why"]
+            .as_str()
+            .is_some_and(|why| why.starts_with("sandbox: "))
+    };
+    gate.line("configuration", about).await;
+    gate.line("reloaded", |_| true).await;
+}
+
 /// Folders that a reload will name may be named before.
 #[tokio::test]
 async fn a_folder_that_is_named_by_sandbox_read_is_within_reach() {

@@ -19,7 +19,7 @@ use crate::config::{self, Config, Source};
 use crate::gate::{Contents, Look, Running, StartFault};
 use crate::observe::logging;
 use crate::observe::ready::Ready;
-use crate::sandbox::Inside;
+use crate::sandbox::{self, Inside};
 
 /// How often the files are looked at. One that changed is read when it has not changed again since the last look, so that
 /// nobody reads half of it: within a second.
@@ -59,6 +59,8 @@ pub(super) struct Reloads<'a> {
     log: &'a logging::Guard,
     ready: &'a Ready,
     inside: &'a Inside,
+    /// What the sandbox was built by.
+    sandbox: sandbox::Settings,
     /// Where the admin port is.
     admin: Option<SocketAddr>,
     /// What the files held that are in force.
@@ -106,6 +108,7 @@ impl<'a> Reloads<'a> {
             log,
             ready,
             inside,
+            sandbox: config.sandbox.clone(),
             admin: config.admin.as_ref().map(|admin| admin.bind),
             in_force: files.clone(),
             read: files,
@@ -228,6 +231,12 @@ impl<'a> Reloads<'a> {
         let mut warnings =
             done.map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         // From here on nothing can fail.
+        if config.sandbox != self.sandbox {
+            warnings.push(
+                "sandbox: it has changed, and counts at the next start: nothing gives back what was given up"
+                    .into(),
+            );
+        }
         let token = config.admin.and_then(|admin| admin.token);
         self.api.reload(token, &trust, alphabet);
         self.log.change(&config.log);
