@@ -128,6 +128,7 @@ fn serve(
             let faults = [&[fault], loaded.taken(&inherited).as_slice()].concat();
             Failure::failed(list(&faults))
         })?;
+        let waits = inherited.waits;
         let running = loaded
             .start(inherited, metrics.clone(), logger, ready.clone())
             .map_err(|faults| Failure::failed(list(&faults)))?;
@@ -141,11 +142,7 @@ fn serve(
         let service = manager.start(move || pulses.silent());
         let service =
             service.map_err(|fault| Failure::failed(format!("cannot start a thread: {fault}")))?;
-        tracing::info!(
-            event = "started",
-            version = env!("CARGO_PKG_VERSION"),
-            "tidegate runs"
-        );
+        tell_started(waits);
 
         let api = api(running.connections());
         let desk = Desk {
@@ -305,6 +302,20 @@ fn tell_addresses(running: &Running, operators: Option<&TcpListener>) {
     if let Some(address) = operators.and_then(|socket| socket.local_addr().ok()) {
         tracing::info!(event = "listening", listener = "admin", address = %address, "takes operators");
     }
+}
+
+/// `waits`: for its turn to accept.
+fn tell_started(waits: bool) {
+    let why = if waits {
+        "tidegate runs, and takes devices when a broker answers; the gate before does until then"
+    } else {
+        "tidegate runs"
+    };
+    tracing::info!(
+        event = "started",
+        version = env!("CARGO_PKG_VERSION"),
+        "{why}"
+    );
 }
 
 /// The service manager hears of every reload as it begins and as it ends.

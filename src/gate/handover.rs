@@ -98,7 +98,7 @@ impl Handover {
                 (desk.map_err(told(way_out))?, None)
             }
             Some(line) => {
-                let taken = take(&line).map_err(told(
+                let taken = take(&line).map_err(unanswered).map_err(told(
                     "the gate there answers its own user, and one start at a time: see who uses that file (ss -xp)",
                 ))?;
                 passed.extend(taken.sockets);
@@ -215,6 +215,17 @@ fn call(path: &Path) -> io::Result<Option<UnixStream>> {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
             _ => Err(fault),
         },
+    }
+}
+
+/// A word that did not come in time, in words.
+fn unanswered(fault: io::Error) -> io::Error {
+    match fault.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(
+            io::ErrorKind::TimedOut,
+            "no answer for 5 s, as if another gate waited there for its turn",
+        ),
+        _ => fault,
     }
 }
 

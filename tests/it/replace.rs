@@ -381,6 +381,11 @@ async fn a_third_gate_waits_for_its_turn_and_gives_up() {
     next.line("broker_down").await;
     let mut third = host.takes_over();
     assert_eq!(third.exit().await.code(), Some(1));
+    until("the fault", async || {
+        let log = third.log.lock().expect("no panic while held").join("\n");
+        log.contains("another gate waited there").then_some(())
+    })
+    .await;
     assert!(gate.lines("draining").is_empty() && next.lines("draining").is_empty());
 
     // As soon as the one that waited is gone, the next one takes over from the first.
