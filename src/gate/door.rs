@@ -11,7 +11,7 @@
 //!   then it is the oldest nevertheless, so that whoever comes and leaves on purpose does not starve who waits. Who has gone is let
 //!   go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener lets in one for each that begins, and the oldest who wait make room for them. It turns away two
+//! - While many wait, the listener lets in one for each that begins, and the oldest who wait make room for them. It turns away three
 //!   more at once, which costs little; the others stay with the kernel, which keeps few then. What it cannot keep it drops, and TCP
 //!   calls again after a second. So who is let in has called just now.
 
@@ -35,8 +35,11 @@ const PIECES: u8 = 8;
 /// So many wait to begin at a worker at most: the oldest makes room. It bounds memory, some 10 KiB each.
 const WAITING: usize = 1024;
 
-/// While so many wait and devices give up, few are let in: a burst that all of them outwait is no storm.
+/// Once so many wait and devices give up, few are let in: a burst that all of them outwait is no storm.
 const CROWDED: usize = 320;
+
+/// Until fewer than so many wait. To go back and forth would let the kernel's queue grow and shrink, and in it devices grow old.
+const THINNED: usize = CROWDED / 4;
 
 /// While nobody has given up waiting for so long, the first who came is the first to begin, and all are served. Otherwise the newest is.
 const LONG: Duration = Duration::from_secs(2);
@@ -45,7 +48,7 @@ const LONG: Duration = Duration::from_secs(2);
 const FOR_EACH: u8 = 1;
 
 /// And so few turned away, which costs little. With fewer, more SYNs are dropped, and who comes by a second one has waited for a second.
-const SURPLUS: u8 = 2;
+const SURPLUS: u8 = 3;
 
 /// So many times as many of both at once.
 const AT_ONCE: u8 = PIECES;
@@ -120,6 +123,8 @@ struct Queues {
     newest: u8,
     /// When somebody last left the line without a turn.
     gave_up: Option<Instant>,
+    /// Few are let in.
+    crowded: bool,
     /// So many may be accepted although it is crowded.
     may_come: u8,
     /// And so many turned away.
@@ -232,8 +237,10 @@ impl Queues {
         Some(Crowd::Surplus)
     }
 
-    fn is_crowded(&self) -> bool {
-        self.waiting() >= WAITING || self.waiting() >= CROWDED && self.is_storm()
+    fn is_crowded(&mut self) -> bool {
+        let enough = if self.crowded { THINNED } else { CROWDED };
+        self.crowded = self.waiting() >= WAITING || self.waiting() >= enough && self.is_storm();
+        self.crowded
     }
 
     /// Whether somebody gave up waiting a moment ago.

@@ -224,10 +224,12 @@ fn give_up(door: &Door) {
 #[tokio::test]
 async fn it_is_crowded_when_many_wait_and_some_give_up() {
     let door = door(0);
-    let waiting = crowd(&door, CROWDED);
+    let mut waiting = crowd(&door, CROWDED);
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
     give_up(&door);
     assert_eq!(door.try_admit(), None);
+    waiting.truncate(THINNED);
+    assert_eq!(door.try_admit(), None, "until few wait");
     drop(waiting);
     assert_eq!(door.try_admit(), Some(Crowd::Thin));
     let _few = crowd(&door, CROWDED - 1);
@@ -260,7 +262,7 @@ async fn accepting_goes_on_when_the_crowd_leaves_or_is_sent_away() {
     let mut waiting = crowd(&door, WAITING);
     let mut room = pin!(door.admit());
     assert!(now(room.as_mut()).is_pending());
-    waiting.truncate(CROWDED - 1);
+    waiting.truncate(THINNED - 1);
     assert_eq!(now(room), Poll::Ready(Crowd::Thin));
 
     let door = door_of(0, Duration::ZERO);
