@@ -151,6 +151,13 @@ impl Lists {
         self.by_issuer.contains_key(&key(issuer, spki))
     }
 
+    /// Whether one of them speaks for its devices.
+    pub(super) fn speaks_for_devices(&self, issuer: &[u8], spki: &[u8]) -> bool {
+        let lists = self.by_issuer.get(&key(issuer, spki)).into_iter().flatten();
+        let mut scopes = lists.map(|list| list.scope);
+        scopes.any(|scope| scope != Scope::Authorities)
+    }
+
     /// What the lists of the CA with this name and key say of its certificate with this serial number.
     pub(super) fn look_up(
         &self,

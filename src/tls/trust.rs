@@ -199,7 +199,7 @@ impl Groups {
             .collect()
     }
 
-    /// For each revocation list: the group and its issuer, and its nextUpdate in seconds since 1970.
+    /// For each revocation list: the group and its issuer, and its nextUpdate in seconds since 1970. CAs of one name are told alike.
     pub fn next_updates(&self) -> Vec<(String, i64)> {
         let lists = self
             .all
@@ -420,11 +420,8 @@ impl Group {
     fn warnings(&self, now: i64) -> Vec<String> {
         let mut warnings = self.lapsed(now);
         let mut warn = |sentence| warnings.push(self.warning("crl", sentence));
-        for ca in self.authorities.iter().filter(|ca| !ca.is_anchor) {
-            if !self.lists.is_empty() && !self.lists.covers(&ca.subject, &ca.spki) {
-                let why = "has no revocation list, so devices that it issued are refused (crl_missing); add its list";
-                warn(format!("{:?} {why}", ca.facts.subject));
-            }
+        for sentence in self.unlisted() {
+            warn(sentence);
         }
         for list in self.lists.iter() {
             let issuer = &list.issuer;
@@ -441,6 +438,37 @@ impl Group {
             }
         }
         warnings
+    }
+
+    /// Once there are lists, each CA whose devices none of them speaks for: all of these are refused (threats.md T9).
+    fn unlisted(&self) -> Vec<String> {
+        if self.lists.is_empty() {
+            return Vec::new();
+        }
+        let mut told = HashSet::new();
+        let bare = self.authorities.iter().filter(|ca| {
+            // The same CA may be there with several certificates.
+            !self.lists.speaks_for_devices(&ca.subject, &ca.spki)
+                && told.insert((&ca.subject, &ca.spki))
+        });
+        bare.map(|ca| {
+            let subject = &ca.facts.subject;
+            let has_namesake =
+                |other: &Authority| other.subject == ca.subject && other.spki != ca.spki;
+            let which = if self.authorities.iter().any(has_namesake) {
+                format!(" (serial {})", ca.facts.serial)
+            } else {
+                String::new()
+            };
+            let has = if self.lists.covers(&ca.subject, &ca.spki) {
+                "has a revocation list for CAs only"
+            } else {
+                "has no revocation list"
+            };
+            let way_out = "so devices that it issued are refused (crl_missing); add its list";
+            format!("{subject:?}{which} {has}, {way_out}")
+        })
+        .collect()
     }
 
     /// The warnings that come with time.

@@ -324,6 +324,41 @@ async fn check_warns_of_a_certificate_near_its_end() {
     assert!(warned, "{out}");
 }
 
+/// threats.md T8, T9: devices of a CA without a list would all be refused as soon as another CA of its group has one.
+#[tokio::test]
+async fn check_warns_of_a_ca_that_has_no_list_beside_one_that_has() {
+    let other = Authority::new("Vendor CA").expect("a CA");
+    let plan = Plan {
+        trust: "crl = [\"list.pem\"]".into(),
+        ..Plan::default()
+    };
+    let from = Validity::days(0).not_after;
+    let list = plan
+        .authority
+        .crl::<&[u8]>(&[], from - 60, from + 24 * 3600);
+    let list = list.expect("a list").pem().expect("PEM");
+    let both = [plan.authority.certificate_pem(), other.certificate_pem()].concat();
+    let (folder, _broker) = lay_out(&plan).await;
+    std::fs::write(folder.path().join("list.pem"), list).expect("written");
+    std::fs::write(folder.path().join("ca.pem"), both).expect("written");
+
+    let (code, out, _) = tidegate(&["check"], folder.path());
+
+    assert_eq!(code, 0, "{out}");
+    let warnings: Vec<_> = out
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            "warning: trust[fleet].crl: \"CN=Vendor CA\" has no revocation list, so devices that it issued are refused (crl_missing); \
+          add its list"
+        ],
+        "{out}"
+    );
+}
+
 /// What `config` prints can be used as a file, and then prints itself; secrets stay in their own files.
 #[tokio::test]
 async fn config_prints_what_can_be_used_as_a_file() {

@@ -120,6 +120,52 @@ fn what_runs_out_is_warned_of() {
     );
 }
 
+/// threats.md T8, T9: once a group has a list, whoever has none is told by name, with the way out; who has one is not.
+#[test]
+fn a_ca_without_a_list_is_warned_of_once_its_group_has_one() {
+    let folder = Folder::new();
+    let (old, new) = (root("Factory CA"), root("Vendor CA"));
+    let told = |cas: &[&Made], lists: &[String]| {
+        let settings = folder.group("fleet", cas, &[], lists);
+        Groups::load(&[&settings]).unwrap().warnings(NOW)
+    };
+    let (lists, both) = ([old.crl_pem(&[])], [old.crl_pem(&[]), new.crl_pem(&[])]);
+    assert_eq!(
+        told(&[&old, &new, &new], &lists),
+        [
+            "trust[fleet].crl: \"CN=Vendor CA\" has no revocation list, so devices that it issued are refused \
+             (crl_missing); add its list"
+        ]
+    );
+    let none: [&str; 0] = [];
+    assert_eq!(told(&[&old, &new], &both), none);
+    assert_eq!(told(&[&old, &new], &[]), none, "nobody asks");
+}
+
+/// threats.md R4: a CA's successor under its name is told apart by its serial; its new certificate for its old key is no other CA.
+#[test]
+fn of_two_cas_of_one_name_the_one_without_a_list_is_told_by_its_serial() {
+    let folder = Folder::new();
+    let (old, new) = (root("Factory CA"), root("Factory CA"));
+    let settings = folder.group("fleet", &[&old, &new], &[], &[old.crl_pem(&[])]);
+    let serial = Certificate::read(&new.der).unwrap().serial;
+    let warnings = Groups::load(&[&settings]).unwrap().warnings(NOW);
+    let begins =
+        format!("trust[fleet].crl: \"CN=Factory CA\" (serial {serial}) has no revocation list");
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with(&begins),
+        "{warnings:?}"
+    );
+
+    let renewed = self_signed(
+        ca("Factory CA"),
+        rcgen::KeyPair::try_from(old.key.serialize_der()).unwrap(),
+    );
+    let settings = folder.group("fleet", &[&old, &renewed], &[], &[old.crl_pem(&[])]);
+    let warnings = Groups::load(&[&settings]).unwrap().warnings(NOW);
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
 /// T2: what could take part in a path is found by name, however much the operator trusts.
 #[test]
 fn only_what_the_chain_names_is_looked_at() {
