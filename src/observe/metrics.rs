@@ -224,7 +224,7 @@ pub const FAMILIES: &[Family] = &[
         "tidegate_crl_next_update_timestamp_seconds",
         Kind::Gauge,
         &["name"],
-        "When the next revocation list is due, as a Unix time.",
+        "When the next revocation list is due, as a Unix time: the earliest, where several CAs of a group have one name.",
     ),
     family(
         "tidegate_accept_pauses_total",

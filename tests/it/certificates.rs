@@ -523,6 +523,44 @@ async fn a_stale_list_refuses_or_is_used_as_the_operator_says() {
     }
 }
 
+/// threats.md R4, T9: while a CA is exchanged for one of its name, their lists share a series, which tells the end that comes first.
+#[tokio::test]
+async fn of_the_lists_of_two_cas_of_one_name_the_first_end_is_told() {
+    let list = |ca: &Authority, until| {
+        let list = ca.crl::<&[u8]>(&[], now() - 60, until).expect("a list");
+        list.pem().expect("PEM")
+    };
+    let (first, last) = (now() + DAY, now() + 9 * DAY);
+    for (old, new) in [(first, last), (last, first)] {
+        let (ours, successor) = (authority("Test CA"), authority("Test CA"));
+        let plan = Plan {
+            listeners: Some(
+                [
+                    listener("devices", "mutual-tls", "[\"fleet\"]", ""),
+                    group("fleet", "both.pem", "crl = [\"old.crl\", \"new.crl\"]"),
+                ]
+                .concat(),
+            ),
+            files: vec![
+                put(
+                    "both.pem",
+                    [ours.certificate_pem(), successor.certificate_pem()].concat(),
+                ),
+                put("old.crl", list(&ours, old)),
+                put("new.crl", list(&successor, new)),
+            ],
+            authority: ours,
+            ..Plan::default()
+        };
+        let gate = Gate::plan(plan).await;
+        let labels = [("name", "fleet: CN=Test CA")];
+        #[allow(clippy::cast_precision_loss)] // a time of this century
+        let due = first as f64;
+        gate.metric_becomes("tidegate_crl_next_update_timestamp_seconds", &labels, due)
+            .await;
+    }
+}
+
 /// Once a group has lists, a CA without one leaves open whether its devices are revoked.
 #[tokio::test]
 async fn a_device_whose_issuer_has_no_list_is_refused() {
