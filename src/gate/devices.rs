@@ -52,6 +52,8 @@ pub(crate) struct Looked<S = Seat> {
 /// Who knows devices: the [`Directory`] for the path, the registry itself for whoever only wants to know.
 pub(crate) trait LookUp {
     async fn look_up(&self, lane: Lane, whom: &Whom) -> Found;
+    /// What is known of a device that shows what this record lacks; nothing counts that was asked before `since`.
+    async fn look_up_anew(&self, record: Arc<Record>, since: tokio::time::Instant) -> Found;
     /// Registers a device that nobody has registered, if its group has fewer than `quota` such devices.
     async fn register(&self, record: Record, quota: u32) -> Held;
 }
@@ -317,7 +319,7 @@ impl Devices {
 }
 
 /// Looks up whom `claim` names: by that name; if nobody has it, by the pins of what it showed; and if nobody has those,
-/// what `unknown` says becomes of it. `sit` takes a seat for a device, before what is said of it counts. `now` in seconds
+/// what `unknown` says becomes of it. If the record that is remembered lacks what it showed, that record is asked for anew. `sit` takes a seat for a device, before what is said of it counts. `now` in seconds
 /// since 1970. Dropping it half-way gives the seat back.
 pub(crate) async fn look_up<S>(
     claim: &Claim,
@@ -338,10 +340,17 @@ pub(crate) async fn look_up<S>(
     } else {
         Lane::Stranger
     };
+    let since = tokio::time::Instant::now();
+    let current = async |found| match found {
+        Found::Known(record) if policy::is_lacking(&record, &claim.evidence, now) => {
+            registry.look_up_anew(record, since).await
+        }
+        found => found,
+    };
     let mut found = Found::Unknown;
     if let Some((_, device)) = &named {
         let whom = Whom::Device((*device).clone());
-        found = registry.look_up(lane, &whom).await;
+        found = current(registry.look_up(lane, &whom).await).await;
     }
     if let (Found::Unknown, Some(pins)) = (&found, claim.pins()) {
         match registry.look_up(lane, &Whom::Pinned(pins)).await {
@@ -349,7 +358,7 @@ pub(crate) async fn look_up<S>(
                 let seat = sit(&record.device);
                 // Now that its seat is taken, what it is told counts. A stranger it is no more: it has the key of a pin.
                 let device = Whom::Device(record.device.clone());
-                let found = registry.look_up(Lane::Vouched, &device).await;
+                let found = current(registry.look_up(Lane::Vouched, &device).await).await;
                 return Looked {
                     seat: Some(seat),
                     held: Held::of(found, Unknown::Refuse),
@@ -374,6 +383,10 @@ pub(crate) async fn look_up<S>(
 impl LookUp for Directory {
     async fn look_up(&self, lane: Lane, whom: &Whom) -> Found {
         self.look_up_for(lane, whom).await
+    }
+
+    async fn look_up_anew(&self, record: Arc<Record>, since: tokio::time::Instant) -> Found {
+        self.look_up_anew(&record.device, since).await
     }
 
     async fn register(&self, record: Record, quota: u32) -> Held {

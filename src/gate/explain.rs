@@ -392,6 +392,10 @@ impl LookUp for Asked<'_> {
         }
     }
 
+    async fn look_up_anew(&self, record: Arc<Record>, _: tokio::time::Instant) -> Found {
+        Found::Known(record) // it came from the store
+    }
+
     /// Only tells that it would be.
     async fn register(&self, record: Record, quota: u32) -> Held {
         let group = record.registered_by.as_deref().unwrap_or_default();

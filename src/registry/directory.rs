@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::rules::device::DeviceId;
 use crate::rules::record::{LastSeen, Pin, Proof, Record};
@@ -45,6 +45,9 @@ mod tests;
 
 /// How long a look-up, or a registering, may take; then it is told to come back.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A device that shows what its record lacks is asked for no sooner after the last time, however many come in its name.
+const ANEW: Duration = Duration::from_millis(300);
 
 /// So many look-ups of each [`Lane`] may wait to be read by the thread.
 const QUEUE: usize = 4096;
@@ -94,7 +97,8 @@ pub enum Lane {
     Ours,
     /// One for whom a trust group or a JWT issuer vouches.
     Vouched,
-    /// Anybody: with a certificate of its own making, or a name beside a token that nobody has checked yet.
+    /// Anybody: with a certificate of its own making, a name beside a token that nobody has checked yet, or a credential
+    /// that the record in memory lacks.
     Stranger,
 }
 
@@ -107,6 +111,13 @@ pub enum Found {
     Unknown,
     /// It cannot be known now: a sentence for the log.
     Away(Arc<str>),
+}
+
+/// What was found, and when the question that told it began.
+#[derive(Debug)]
+struct Answered {
+    found: Found,
+    asked: Instant,
 }
 
 /// What there was to do since the start, and what is remembered now.
@@ -199,8 +210,40 @@ impl Directory {
     pub async fn look_up_for(&self, lane: Lane, whom: &Whom) -> Found {
         let found = match self.recall(whom) {
             Some(found) => found,
-            None => self.ask(lane, whom).await,
+            None => {
+                let deadline = Instant::now() + DEADLINE;
+                self.ask(lane, whom, None, deadline).await.found
+            }
         };
+        self.tallied(found)
+    }
+
+    /// Looks a device up that shows what its record in memory lacks, which its owner may have given it since: by what the store
+    /// says, asked at `since` or later. So nobody is refused for a change that was made before it called.
+    ///
+    /// One question for all who want the same, in the lane of strangers, since anybody can make up such a credential; and for one
+    /// device 300 ms after the last at the soonest, for which it waits. Within 2 s; a store that is away is not waited for.
+    /// Dropping it half-way costs nothing.
+    pub async fn look_up_anew(&self, device: &DeviceId, since: Instant) -> Found {
+        let whom = Whom::Device(device.clone());
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(asked) = self.shared.memory.asked(device).filter(|at| *at < since) {
+                sleep_until(asked + ANEW).await;
+            }
+            if let Some(why) = self.is_away() {
+                return self.tallied(Found::Away(why));
+            }
+            // It may have joined a question that was under way already: of before the change, perhaps.
+            let Answered { found, asked } =
+                self.ask(Lane::Stranger, &whom, Some(since), deadline).await;
+            if asked >= since || matches!(found, Found::Away(_)) {
+                return self.tallied(found);
+            }
+        }
+    }
+
+    fn tallied(&self, found: Found) -> Found {
         if let Found::Away(_) = &found {
             self.shared.tally.away.fetch_add(1, Relaxed);
         }
@@ -234,26 +277,38 @@ impl Directory {
         })
     }
 
-    async fn ask(&self, lane: Lane, whom: &Whom) -> Found {
+    /// Has the thread ask the store, unless memory can answer by now; what memory holds of before `since` does not count.
+    async fn ask(
+        &self,
+        lane: Lane,
+        whom: &Whom,
+        since: Option<Instant>,
+        deadline: Instant,
+    ) -> Answered {
         self.shared.tally.misses.fetch_add(1, Relaxed);
+        let away = |why: Arc<str>| Answered {
+            found: Found::Away(why),
+            asked: Instant::now(),
+        };
         let (reply, answer) = oneshot::channel();
         let request = Request {
             lane,
             whom: whom.clone(),
-            deadline: Instant::now() + DEADLINE,
+            since,
+            deadline,
             reply,
         };
         match self.requests.of(lane).try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
-                return Found::Away(format!("{QUEUE} look-ups wait for the registry").into());
+                return away(format!("{QUEUE} look-ups wait for the registry").into());
             }
-            Err(TrySendError::Closed(_)) => return Found::Away(ENDED.into()),
+            Err(TrySendError::Closed(_)) => return away(ENDED.into()),
         }
-        match timeout(DEADLINE, answer).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => Found::Away(ENDED.into()),
-            Err(_) => Found::Away(no_answer().into()),
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) => away(ENDED.into()),
+            Err(_) => away(no_answer().into()),
         }
     }
 

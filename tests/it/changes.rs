@@ -5,9 +5,9 @@ use std::time::Instant;
 use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Issued};
 use tidegate::rules::device::Mode;
-use tidegate::rules::identity::Certificate;
+use tidegate::rules::identity::{Certificate, Field};
 use tidegate::rules::record::{Pin, Proof, Record, Valid};
-use tidegate::rules::token::Token;
+use tidegate::rules::token::{Token, TokenKey};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
@@ -166,6 +166,56 @@ async fn each_decision_ends_the_connections_that_it_concerns_and_no_other() {
         let labels = [("cause", reason)];
         let metric = "tidegate_revoked_connections_total";
         estate.gate.metric_becomes(metric, &labels, count).await;
+    }
+}
+
+/// threats.md §5, V6: "refused" means that policy refused. What a device was given a moment ago counts when it shows it, though the
+/// gate remembers the device as it was; and what it was not given does not.
+#[tokio::test]
+async fn a_credential_counts_at_once_for_a_device_that_the_gate_remembers() {
+    let estate = Estate::new().await;
+    let pin = |issued: &Issued| {
+        let certificate = Certificate::read(issued.certificate()).expect("readable");
+        Pin::Certificate(certificate.print)
+    };
+    let vouched = |issued: &Issued| Proof::Vouched {
+        group: "fleet".into(),
+        field: Field::SubjectCn,
+        pin: Some(pin(issued)),
+    };
+    let issue = || {
+        estate
+            .gate
+            .authority
+            .device(&id("meter-7"))
+            .expect("issued")
+    };
+    let mut meter = record("meter-7", Some(&Token::from_chance(&[0; 32])));
+    meter.credentials[0].proof = vouched(&issue());
+    estate.add(meter).await;
+    for round in 1..=8 {
+        let issued = issue();
+        let device = estate.gate.device_with(&issued, BOTH);
+        let asks = connect("meter-7", Version::V5);
+        let (answer, _) = device.asks(&asks).await;
+        assert_eq!(answer, Answer::Refused(0x87), "not before it is registered");
+        let proof = vouched(&issued);
+        let rotate = |record: &mut Record| {
+            record.add_credential(proof.clone(), Valid::since(now()));
+        };
+        estate.change("meter-7", rotate).await;
+        admitted(&device, &asks).await;
+
+        let token = Token::from_chance(&[round; 32]);
+        let asks = with_token("meter-7", &token, Version::V311);
+        let (answer, _) = estate.gate.stranger().asks(&asks).await;
+        assert_eq!(answer, Answer::Refused(0x04));
+        let hash = TokenKey::new(KEY).hash(&token);
+        let rotate = |record: &mut Record| {
+            record.add_credential(Proof::Token(hash), Valid::since(now()));
+        };
+        estate.change("meter-7", rotate).await;
+        admitted(&estate.gate.stranger(), &asks).await;
     }
 }
 

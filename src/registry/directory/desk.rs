@@ -18,7 +18,7 @@ use crate::rules::record::Record;
 
 use super::lanes::Lanes;
 use super::thread::Request;
-use super::{Found, Lane, Shared, Whom};
+use super::{Answered, Found, Lane, Shared, Whom};
 
 /// So many may wait for one answer; a storm of one name keeps no more.
 const MOST_WAITING: usize = 1024;
@@ -48,6 +48,8 @@ pub(super) struct Question {
 #[derive(Debug)]
 struct Flight {
     number: u64,
+    /// When it was asked, the last time.
+    asked: Instant,
     waiting: Vec<Waiting>,
     changed: Changed,
 }
@@ -57,7 +59,7 @@ struct Flight {
 struct Waiting {
     /// And for how long.
     deadline: Instant,
-    reply: oneshot::Sender<Found>,
+    reply: oneshot::Sender<Answered>,
 }
 
 /// What changed since the question was asked.
@@ -93,6 +95,7 @@ impl<'a> Desk<'a> {
         let Request {
             lane,
             whom,
+            since,
             deadline,
             reply,
         } = request;
@@ -101,8 +104,8 @@ impl<'a> Desk<'a> {
         if reply.is_closed() || deadline <= now {
             return None;
         }
-        if let Some(found) = self.found_meanwhile(&whom, now) {
-            tell(reply, found);
+        if let Some(found) = self.found_meanwhile(&whom, since, now) {
+            tell(reply, found, now);
             return None;
         }
         if let Some(flight) = self.flights.of_mut(lane).get_mut(&whom) {
@@ -118,6 +121,7 @@ impl<'a> Desk<'a> {
         self.next_number += 1;
         let flight = Flight {
             number: question.number,
+            asked: now,
             waiting: vec![Waiting { deadline, reply }],
             changed: Changed::nothing(),
         };
@@ -126,12 +130,17 @@ impl<'a> Desk<'a> {
         Some(question)
     }
 
-    fn found_meanwhile(&self, whom: &Whom, now: Instant) -> Option<Found> {
+    fn found_meanwhile(&self, whom: &Whom, since: Option<Instant>, now: Instant) -> Option<Found> {
         let Shared {
             memory, standing, ..
         } = self.shared;
         if let Some(why) = standing.away(standing.age(now)) {
             return Some(Found::Away(why));
+        }
+        if let Some(since) = since {
+            let known = memory.known(whom)?;
+            let asked = memory.asked(&known.device)?;
+            return (asked >= since).then_some(Found::Known(known));
         }
         let known = memory.known(whom).map(Found::Known);
         known.or_else(|| memory.is_unknown(whom, now).then_some(Found::Unknown))
@@ -154,13 +163,14 @@ impl<'a> Desk<'a> {
             Some(record) if !whom.is(&record) => Err("the registry gave another device".into()),
             found => Ok(found),
         });
+        let now = Instant::now();
         if let Ok(found) = &outcome
             && flight.changed.could_touch(found.as_ref())
         {
             flight.changed = Changed::nothing();
+            flight.asked = now;
             return Some(question);
         }
-        let now = Instant::now();
         if let Err(why) = &outcome
             && question.deadline <= now
             && let Some(deadline) = flight.end_for(why, now)
@@ -171,9 +181,9 @@ impl<'a> Desk<'a> {
             });
         }
         let flight = flights.remove(whom)?;
-        let found = self.remember(question.whom, outcome);
+        let found = self.remember(question.whom, outcome, flight.asked);
         for waiting in flight.waiting {
-            tell(waiting.reply, found.clone());
+            tell(waiting.reply, found.clone(), flight.asked);
         }
         None
     }
@@ -200,16 +210,27 @@ impl<'a> Desk<'a> {
         Taken::All
     }
 
-    fn remember(&self, whom: Whom, outcome: Result<Option<Record>, Arc<str>>) -> Found {
+    fn remember(
+        &self,
+        whom: Whom,
+        outcome: Result<Option<Record>, Arc<str>>,
+        asked: Instant,
+    ) -> Found {
         let memory = &self.shared.memory;
         match outcome {
             Ok(Some(record)) => {
                 let record = lean(record);
-                memory.remember(&record);
+                memory.remember(&record, asked);
                 memory.remember_pinned(&whom, &record);
                 Found::Known(record)
             }
             Ok(None) => {
+                // Asked anew: it was removed, and the change has not been read yet.
+                if let Whom::Device(device) = &whom
+                    && memory.known(&whom).is_some()
+                {
+                    memory.forget(device);
+                }
                 memory.remember_unknown(whom, Instant::now());
                 Found::Unknown
             }
@@ -238,7 +259,7 @@ impl<'a> Desk<'a> {
         let flights = self.flights.all_mut().into_iter();
         for (_, flight) in flights.flat_map(HashMap::drain) {
             for waiting in flight.waiting {
-                tell(waiting.reply, Found::Away(why.clone()));
+                tell(waiting.reply, Found::Away(why.clone()), flight.asked);
             }
         }
     }
@@ -253,7 +274,7 @@ impl Flight {
             self.waiting.push(waiting);
         } else {
             let why = format!("{MOST_WAITING} look-ups of one device wait for the registry");
-            tell(waiting.reply, Found::Away(why.into()));
+            tell(waiting.reply, Found::Away(why.into()), self.asked);
         }
     }
 
@@ -264,11 +285,12 @@ impl Flight {
         let (left, over): (Vec<_>, _) =
             waiting.partition(|one| one.deadline > now && !one.reply.is_closed());
         for one in over {
-            tell(one.reply, Found::Away(why.clone()));
+            tell(one.reply, Found::Away(why.clone()), self.asked);
         }
         self.waiting = left;
         let until = self.waiting.iter().map(|one| one.deadline).max()?;
         self.changed = Changed::nothing();
+        self.asked = now;
         Some(until)
     }
 
@@ -314,6 +336,6 @@ fn lean(mut record: Record) -> Arc<Record> {
 }
 
 /// Whoever asked may be gone.
-fn tell(reply: oneshot::Sender<Found>, found: Found) {
-    let _ = reply.send(found);
+fn tell(reply: oneshot::Sender<Answered>, found: Found, asked: Instant) {
+    let _ = reply.send(Answered { found, asked });
 }

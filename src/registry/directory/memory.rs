@@ -24,6 +24,9 @@ const MOST_UNKNOWN: usize = 4096;
 /// So many certificates are remembered whose key alone is pinned, at most.
 const MOST_BY_KEY: usize = 16_384;
 
+/// Of so many devices it is remembered when they were asked for, at most.
+const MOST_ASKED: usize = 4096;
+
 /// How long it is remembered that nobody has a name, if nothing tells otherwise before.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,9 @@ pub(super) struct Memory {
     /// Whose a certificate is by its key, since nobody has the certificate itself.
     by_key: Cache<Pin, ByKey>,
     unknown: Cache<Whom, Unknown>,
+    /// When the question began that gave what is remembered of a device, for those that were asked for last. Beside the records:
+    /// most came in a page, and a hundred thousand fit into their room by a hair.
+    asked: Cache<DeviceId, Instant>,
     /// Counts how often everything was forgotten: what was remembered in an era before is not believed. Cheaper than to
     /// empty a large table while workers wait for it.
     era: AtomicU64,
@@ -73,6 +79,7 @@ impl Memory {
             pins: Cache::with_weighter(expected, for_pins, Bytes),
             by_key: Cache::new(MOST_BY_KEY),
             unknown: Cache::new(MOST_UNKNOWN),
+            asked: Cache::new(MOST_ASKED),
             era: AtomicU64::new(0),
             pin_era: AtomicU64::new(0),
         }
@@ -116,14 +123,25 @@ impl Memory {
         (known.era == self.era()).then_some(known.record)
     }
 
+    /// When the store was asked for this device the last time; `None`: it was not, or long ago. That what is remembered of it is
+    /// not older is sure only for the thread that writes.
+    pub(super) fn asked(&self, device: &DeviceId) -> Option<Instant> {
+        self.asked.get(device)
+    }
+
     /// Whether it is remembered that there is no such device.
     pub(super) fn is_unknown(&self, whom: &Whom, now: Instant) -> bool {
         let is_good = |unknown: Unknown| unknown.until > now && unknown.era == self.era_of(whom);
         self.unknown.get(whom).is_some_and(is_good)
     }
 
-    /// Remembers a device as the store gave it just now.
-    pub(super) fn remember(&self, record: &Arc<Record>) {
+    /// Remembers a device as the store gave it, which was asked at `asked`.
+    pub(super) fn remember(&self, record: &Arc<Record>, asked: Instant) {
+        self.put(record);
+        self.asked.insert(record.device.clone(), asked);
+    }
+
+    fn put(&self, record: &Arc<Record>) {
         let device = &record.device;
         self.unknown.remove(&Whom::Device(device.clone()));
         for pin in pins_of(record) {
@@ -146,7 +164,8 @@ impl Memory {
             Some(true) => true,
             None if !(has_room(&self.known) && has_room(&self.pins)) => false,
             Some(false) | None => {
-                self.remember(record);
+                self.put(record);
+                self.asked.remove(&record.device); // that was another record
                 true
             }
         }

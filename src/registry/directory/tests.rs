@@ -11,6 +11,7 @@ use super::fake::{Fake, device};
 use super::{Directory, Found, Whom, thread};
 use crate::rules::record::{Pin, Record};
 
+mod anew;
 mod away;
 mod changes;
 mod fill;

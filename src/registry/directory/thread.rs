@@ -20,7 +20,7 @@ use super::fill::fill;
 use super::lanes::Lanes;
 use super::standing::FRESH;
 use super::store::Store;
-use super::{Found, Lane, Shared, Whom, no_answer, seen};
+use super::{Answered, Lane, Shared, Whom, no_answer, seen};
 
 /// How long the start waits to hear whether the registry can be used.
 const START: Duration = Duration::from_secs(3);
@@ -33,9 +33,11 @@ const OPENING: Duration = Duration::from_mins(1);
 pub(super) struct Request {
     pub(super) lane: Lane,
     pub(super) whom: Whom,
+    /// What the store was asked before this does not count; `None`: whatever memory holds counts.
+    pub(super) since: Option<Instant>,
     /// Nobody waits for the answer after this.
     pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Found>,
+    pub(super) reply: oneshot::Sender<Answered>,
 }
 
 /// One device to be registered.

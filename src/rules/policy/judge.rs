@@ -265,6 +265,15 @@ fn is_certificate(
     }
 }
 
+/// Whether something was shown that is no credential of `record`: it may be one that its owner has added since the record was
+/// read. One that is there and has ended is not lacking. `now` in seconds since 1970.
+pub fn is_lacking(record: &Record, evidence: &Evidence, now: i64) -> bool {
+    matches!(
+        registered(evidence, record, now),
+        Err(Refusal::CertificateNotRegistered { .. } | Refusal::TokenBad { .. })
+    )
+}
+
 /// The numbers of the credentials of `record` that were shown, whether they count at `now` (seconds since 1970) or not: for
 /// whoever asks why. [`judge`] alone says who enters.
 pub fn matching(evidence: &Evidence, record: &Record, now: i64) -> Vec<u32> {

@@ -20,7 +20,9 @@ mod judge;
 mod tests;
 
 pub use claim::{Caller, Claim, Credential, Shown, Tokens, Unvouched, claim, is_token};
-pub use judge::{CertificateEvidence, Evidence, TokenEvidence, Voucher, judge, matching};
+pub use judge::{
+    CertificateEvidence, Evidence, TokenEvidence, Voucher, is_lacking, judge, matching,
+};
 
 /// `[connect]` as the gate obeys it.
 #[derive(Clone, Debug)]

@@ -241,7 +241,7 @@ async fn a_record_of_another_device_is_not_believed() {
 async fn a_memory_of_no_bytes_only_asks_more_often() {
     let fake = Fake::with([record("a", 1)]);
     let memory = super::super::Memory::new(0);
-    memory.remember(&std::sync::Arc::new(record("a", 1)));
+    memory.remember(&std::sync::Arc::new(record("a", 1)), Instant::now());
     assert_eq!((memory.count(), memory.bytes()), (0, 0));
     with_open(&fake, async |directory| {
         advance(Duration::from_millis(1900)).await;
@@ -262,7 +262,7 @@ async fn many_devices_do_not_take_more_memory_than_they_may() {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&n.to_be_bytes());
         let pin = crate::rules::record::Pin::Key(bytes);
-        memory.remember(&std::sync::Arc::new(pinned(n, 1, pin)));
+        memory.remember(&std::sync::Arc::new(pinned(n, 1, pin)), Instant::now());
         if n % 1000 == 0 {
             most = most.max(memory.bytes());
         }

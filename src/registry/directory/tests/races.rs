@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::super::desk::{Desk, Question};
 use super::super::fake::{device, pinned, record};
 use super::super::thread::Request;
-use super::super::{DEADLINE, Directory, Found, Lane};
+use super::super::{Answered, DEADLINE, Directory, Found, Lane};
 use super::{GRACE, MEMORY, Short, by_pin, named, pin, short, version};
 use crate::registry::Change;
 use crate::rules::record::Record;
@@ -28,6 +28,8 @@ enum Step {
     ReadEverything,
     /// Somebody looks it up, by name or by pin.
     LookUp(u8, bool),
+    /// It calls with what its record lacks, as far as memory goes.
+    LookUpAnew(u8),
     /// The store makes its answer to one of the questions that it has.
     Answer(usize),
     /// One of the answers arrives.
@@ -46,7 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (one.clone(), any::<Option<bool>>()).prop_map(|(n, how)| Step::Change(n, how)),
         3 => Just(Step::Read),
         1 => Just(Step::ReadEverything),
-        6 => (one, any::<bool>()).prop_map(|(n, by_pin)| Step::LookUp(n, by_pin)),
+        6 => (one.clone(), any::<bool>()).prop_map(|(n, by_pin)| Step::LookUp(n, by_pin)),
+        3 => one.prop_map(Step::LookUpAnew),
         4 => any::<usize>().prop_map(Step::Answer),
         4 => any::<usize>().prop_map(Step::Arrive),
         2 => Just(Step::Page),
@@ -66,7 +69,18 @@ struct Scene<'a> {
     asked: Vec<Question>,
     answered: Vec<(Question, Option<Record>)>,
     page: Option<Vec<Record>>,
-    waiting: Vec<(u8, bool, usize, oneshot::Receiver<Found>)>,
+    waiting: Vec<Waiting>,
+}
+
+/// Somebody who asked.
+struct Waiting {
+    number: u8,
+    pinned: bool,
+    /// How many changes had been told then.
+    told: usize,
+    /// When, and how many changes there were then, if all of these are to count.
+    anew: Option<(Instant, usize)>,
+    answer: oneshot::Receiver<Answered>,
 }
 
 impl Scene<'_> {
@@ -81,6 +95,7 @@ impl Scene<'_> {
             Step::Read => self.read(false),
             Step::ReadEverything => self.read(true),
             Step::LookUp(number, by_pin) => self.look_up(number, by_pin),
+            Step::LookUpAnew(number) => self.look_up_anew(number),
             Step::Answer(which) => self.answer(which),
             Step::Arrive(which) => self.arrive(which),
             Step::Page => self.page(),
@@ -127,11 +142,39 @@ impl Scene<'_> {
             return;
         }
         let (reply, answer) = oneshot::channel();
-        self.waiting.push((number, pinned, self.told, answer));
+        self.waiting.push(Waiting {
+            number,
+            pinned,
+            told: self.told,
+            anew: None,
+            answer,
+        });
         let question = self.desk.take(Request {
             lane: Lane::Vouched,
             whom,
+            since: None,
             deadline: Instant::now() + DEADLINE,
+            reply,
+        });
+        self.asked.extend(question);
+    }
+
+    /// In the same lane, so that it joins the questions of others.
+    fn look_up_anew(&mut self, number: u8) {
+        let since = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push(Waiting {
+            number,
+            pinned: false,
+            told: self.told,
+            anew: Some((since, self.changes.len())),
+            answer,
+        });
+        let question = self.desk.take(Request {
+            lane: Lane::Vouched,
+            whom: named(number),
+            since: Some(since),
+            deadline: since + DEADLINE,
             reply,
         });
         self.asked.extend(question);
@@ -167,12 +210,15 @@ impl Scene<'_> {
         }
     }
 
-    /// Whoever was answered got something at least as new as all that had been told when it asked.
+    /// Whoever was answered got something at least as new as all that had been told when it asked; and who asked anew, by a question
+    /// that was not there before, as all that had been done.
     fn check(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain_mut(|(number, pinned, told, answer)| match answer.try_recv() {
-            Ok(found) => {
-                self.judge(*number, *pinned, *told, &found);
+        waiting.retain_mut(|one| match one.answer.try_recv() {
+            Ok(Answered { found, asked }) => {
+                let done = one.anew.filter(|(since, _)| asked >= *since);
+                let told = done.map_or(one.told, |(_, changes)| changes);
+                self.judge(one.number, one.pinned, told, &found);
                 false
             }
             Err(TryRecvError::Empty) => true,
