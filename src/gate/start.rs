@@ -636,7 +636,7 @@ fn bind_all(
 fn bind_fault(listener: &str, address: SocketAddr, fault: &io::Error) -> StartFault {
     let way_out = match fault.kind() {
         io::ErrorKind::AddrInUse => {
-            "; something else listens there, or another gate: stop it, take over from it (--handover), or bind another port"
+            "; something else listens there, or another gate: stop it, take over from it (both with --handover), or bind another port"
         }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=) or a port above"
