@@ -593,8 +593,11 @@ fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDi
         .expect("issued");
     let none: [&[u8]; 0] = [];
     let span = Validity::days(30);
-    let list = authority.crl(&none, span.not_before, span.not_after);
-    let list = list.expect("a list").pem().expect("PEM");
+    let next = Authority::new("Next").expect("a CA");
+    let [list, next_list] = [authority, &next].map(|ca| {
+        let list = ca.crl(&none, span.not_before, span.not_after);
+        list.expect("a list").pem().expect("PEM")
+    });
     for path in named(&(text + "\n" + &environment.join("\n"))) {
         let issued = if path.starts_with("/broker/") {
             &client
@@ -607,6 +610,8 @@ fn laid_out(rendered: &Rendered, pod: &Pod<'_>, authority: &Authority) -> TempDi
             "tls.key" => put(&path, &issued.key_pem()),
             "ca.crt" | "devices-ca.pem" => put(&path, authority.certificate_pem()),
             "devices.crl" => put(&path, &list),
+            "devices-ca-next.pem" => put(&path, next.certificate_pem()),
+            "devices-next.crl" => put(&path, &next_list),
             "secret" | "token-key" | "password" => {
                 put(
                     &path,

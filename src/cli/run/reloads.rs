@@ -142,6 +142,8 @@ impl<'a> Reloads<'a> {
             };
             observe(Moment::Begins);
             let outcome = self.reload_settled().await;
+            let faults = outcome.as_ref().err().map_or(0, Vec::len);
+            tracing::debug!(faults, "has read the configuration and its files");
             observe(Moment::Ended);
             self.tell(by, &outcome);
             if let Some(order) = order {
