@@ -20,7 +20,7 @@ const APART: Duration = Duration::from_millis(20);
 /// The part of the window over which ends are spread. The rest is for their last packets.
 const SPREAD: f64 = 0.8;
 
-/// How often it is looked who has come in meanwhile.
+/// How often it is looked who has come in meanwhile: at every open connection, so not for each that ends.
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// How long a drain waits for devices that are still between accept and verdict when nobody is let in any more.
@@ -43,15 +43,19 @@ pub(crate) async fn drain(gate: &Gate, roll: &Arc<Roll>) -> bool {
     let span = span(all.sum(), most);
     let mut turns = Turns::new(open, began, span);
     let patience = began + span.max(most.min(limits.handshake_timeout));
+    let mut look = began + GLANCE;
     loop {
         let now = Instant::now();
-        turns.add(roll.newly_linked(), now);
+        if now >= look || turns.is_empty() {
+            turns.add(roll.newly_linked(), now);
+            look = now + GLANCE;
+        }
         give(&turns.due(now), Order::Drain);
         if turns.is_empty() && (now >= patience || !gate.awaits_anybody()) {
             break;
         }
         let next = turns.next().unwrap_or(patience);
-        sleep_until(next.min(now + GLANCE)).await;
+        sleep_until(next.min(look)).await;
     }
     gate.shut();
     tracing::debug!(
