@@ -129,7 +129,10 @@ impl Args {
                 .iter()
                 .map(|fault| settings::told(fault, &source))
                 .collect();
-            Failure::asked_wrongly(lines.join("\n"))
+            let told = lines.join("\n");
+            Failure::asked_wrongly(format!(
+                "{told}\nthe gate was not asked, and what it has in force stays; --address and --token-file need no configuration"
+            ))
         })
     }
 }
@@ -185,7 +188,9 @@ fn clean(text: &str) -> String {
 fn pid_in(file: &Path) -> Result<i32, Failure> {
     let name = file.display();
     let text = fs::read_to_string(file)
-        .map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?;
+        .map_err(|error| Failure::failed(format!(
+            "cannot read {name}: {error}; name the file that whoever starts the gate writes, or its process by --pid"
+        )))?;
     let pid = text.trim().parse();
     pid.map_err(|_| Failure::failed(format!("{name} holds no number of a process")))
 }

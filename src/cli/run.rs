@@ -360,7 +360,8 @@ fn admin_port(
     socket.map(Some).map_err(|fault| StartFault {
         key: "admin.bind".into(),
         sentence: format!(
-            "cannot listen on {bind}: {fault}; stop what listens there, or set another admin.bind"
+            "cannot listen on {bind}: {fault}; stop what listens there, perhaps another gate, or set another admin.bind; to take over from a running \
+             gate, start both with --handover"
         ),
     })
 }

@@ -99,7 +99,7 @@ impl Handover {
             }
             Some(line) => {
                 let taken = take(&line).map_err(unanswered).map_err(told(
-                    "the gate there answers its own user, and one start at a time: see who uses that file (ss -xp)",
+                    "wait until that one serves, or end it; ss -xp tells who uses the file, which must be of the gate's own user",
                 ))?;
                 passed.extend(taken.sockets);
                 let pid = taken.pid;
@@ -223,7 +223,7 @@ fn unanswered(fault: io::Error) -> io::Error {
     match fault.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(
             io::ErrorKind::TimedOut,
-            "no answer for 5 s, as if another gate waited there for its turn",
+            "no answer for 5 s, as if another gate waited there for its turn to take over",
         ),
         _ => fault,
     }

@@ -201,15 +201,9 @@ impl Groups {
 
     /// For each revocation list: the group and its issuer, and its nextUpdate in seconds since 1970. CAs of one name are told alike.
     pub fn next_updates(&self) -> Vec<(String, i64)> {
-        let lists = self
-            .all
-            .iter()
-            .flat_map(|group| group.lists.iter().map(move |list| (group, list)));
-        lists
-            .filter_map(|(group, list)| {
-                let next_update = list.next_update?;
-                Some((format!("{}: {}", group.name, list.issuer), next_update))
-            })
+        let periods = self.periods().into_iter();
+        periods
+            .map(|(group, issuer, _, next)| (format!("{group}: {issuer}"), next))
             .collect()
     }
 

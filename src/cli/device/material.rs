@@ -303,7 +303,7 @@ impl Prepared {
                     "its private key, readable by you alone: this is the only copy",
                 );
                 let words = format!(
-                    "{written}\nNext, through the gate, by a name that is in its server certificate:\n  \
+                    "{written}\nNext, through the gate, by a name that is in its server certificate (--cafile: the CA that issued that):\n  \
                      mosquitto_pub -h localhost -p 8883 --cafile {} --cert {} --key {} -t devices/{name}/hello -m world\n",
                     shell(&ca.join(folder::CERTIFICATE)),
                     shell(&certificate),

@@ -314,14 +314,14 @@ impl<'a> Reloads<'a> {
     }
 }
 
-/// A sentence for each file that only the sandbox keeps the gate from reading: reading it tells no more than that permission is denied.
+/// A fault for each file that only the sandbox keeps the gate from reading: reading it tells no more than that permission is denied.
 fn barred(inside: &Inside, source: &Source) -> Vec<String> {
     const WAY_OUT: &str = "the sandbox lets the gate read no folders but those that were named when it started; restart it, or have the \
                            folder in sandbox.read at the next start";
     let barred = inside.bars(&config::files(source));
     let told = barred
         .iter()
-        .map(|file| format!("{}: {WAY_OUT}", file.display()));
+        .map(|file| format!("files: {}: {WAY_OUT}", file.display()));
     told.collect()
 }
 
