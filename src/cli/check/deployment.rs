@@ -48,7 +48,6 @@ impl Deployment {
         findings.extend(clock::of_this_host(config, source, now()));
         let (called, calls, finished) = call(config, began);
         findings.extend(called);
-        findings.dedup();
         findings.sort_by_key(|finding| finding.level); // stable: what was found first comes first
         let mut deployment = Self {
             calls,
