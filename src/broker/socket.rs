@@ -13,12 +13,12 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::tls::stream::{ClientStream, Got, Lost};
+use crate::tls::stream::{Got, Lost, READ, TlsStream};
 
 use super::secure;
 
-/// How much is read at once, in bytes.
-const READ: usize = 64 * 1024;
+/// The least room that is made for what has come, in bytes; most packets fit. Who expects more brings a buffer that has the room.
+const ROOM: usize = 2 * 1024;
 
 /// A link that bytes can be read from and written to.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub enum Socket {
     /// A Unix stream socket.
     Unix(UnixStream),
     /// TLS over TCP, its handshake done; boxed, so that others do not pay for it.
-    Tls(Box<ClientStream>),
+    Tls(Box<TlsStream>),
 }
 
 /// Calls the same thing on either kind of plain socket, and something else on TLS.
@@ -43,8 +43,8 @@ macro_rules! either {
 }
 
 impl Socket {
-    /// Reads what has come, adding it to `plain`: 64 KiB, or in TLS a little more. Gives how many bytes; 0 is the end of the
-    /// stream.
+    /// Reads what has come, adding it to `plain`: as much as it has room for, 2 KiB at least and 64 KiB at most, or in TLS a
+    /// little more. Gives how many bytes; 0 is the end of the stream.
     ///
     /// # Errors
     /// When the socket or TLS failed; what came before that is in `plain`.
@@ -56,7 +56,7 @@ impl Socket {
         either!(self, s => {
             // Who waits owns no buffer.
             ready!(s.poll_read_ready(cx))?;
-            plain.reserve(READ);
+            plain.reserve(ROOM);
             let mut room = (&mut *plain).limit(READ);
             // tokio's own read notes when it has drained the socket: `try_read` would cost a second call to find that out.
             pin!(s.read_buf(&mut room)).poll(cx)

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::tls::stream::Pace;
+use crate::tls::handshake::Pace;
 
 /// How many pieces are computed in one round. More let open connections wait longer: these, a millisecond or two. With fewer
 /// the rounds themselves cost: with two, 7 % more CPU time for each handshake; with eight, nothing measurable.

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use crate::broker::socket::Socket;
 use crate::rules::device::Mode;
 use crate::rules::reason::Refusal;
+use crate::tls::handshake::Handshake;
 use crate::tls::server::ServerTls;
-use crate::tls::stream::{Lost, TlsStream};
+use crate::tls::stream::Lost;
 use crate::tls::suites::prefers_chacha;
 use crate::tls::verify::Shown;
 use crate::tls::witness::{Presented, Seen};
@@ -76,18 +77,18 @@ impl Secured {
 
 /// A handshake under way.
 struct Attempt {
-    stream: Box<TlsStream>,
+    handshake: Box<Handshake>,
     seen: Seen,
 }
 
 impl Attempt {
     /// Notes what has been learnt so far.
     fn note(&self, facts: &mut Facts) {
-        let Self { stream, seen } = self;
+        let Self { handshake, seen } = self;
         facts.sni.clone_from(&seen.sni);
-        facts.tls_version = stream.version();
-        facts.cipher = stream.cipher();
-        facts.alpn = stream
+        facts.tls_version = handshake.version();
+        facts.cipher = handshake.cipher();
+        facts.alpn = handshake
             .alpn()
             .map(|name| String::from_utf8_lossy(name).into_owned());
         facts.certificate.clone_from(&seen.certificate);
@@ -236,32 +237,35 @@ impl Accepted {
         let fault = |fault: rustls::Error| Refusal::TlsFault {
             what: fault.to_string(),
         };
-        let Attempt { stream, seen } = attempt.insert(Attempt {
-            stream: Box::new(TlsStream::new(self.socket, config.clone()).map_err(fault)?),
+        let Attempt { handshake, seen } = attempt.insert(Attempt {
+            handshake: Box::new(Handshake::new(self.socket, config.clone()).map_err(fault)?),
             seen: Seen::default(),
         });
         let pieces = Pieces {
             door: &self.door,
             asks: tls.verifier().is_some(),
         };
-        let outcome = stream.handshake(hello, seen, &pieces).await;
+        let outcome = handshake.run(hello, seen, &pieces).await;
         // Whoever failed and takes its time to hear it keeps nobody from computing.
         drop((turn, counted));
         let attempt = attempt.take().expect("it was just put there");
         attempt.note(facts);
-        let Attempt { stream, mut seen } = attempt;
+        let Attempt {
+            handshake,
+            mut seen,
+        } = attempt;
         let early = match outcome {
             Ok(early) => early,
             Err(lost) => {
                 let refusal = refusal(lost, &mut seen);
-                let mut link = DeviceLink::Tls(stream);
+                let mut link = DeviceLink::Tls(Box::new(handshake.abandon()));
                 let _ = timeout(ALERT, linger(&mut link, LINGER_BYTES)).await;
                 return Err(refusal);
             }
         };
-        facts.resumed = Some(stream.resumed());
+        facts.resumed = Some(handshake.resumed());
         let presented = seen.presented;
-        let shown = shown(tls, &stream, seen)?;
+        let shown = shown(tls, &handshake, &mut seen)?;
         let mode = if let Some(shown) = &shown {
             facts.certificate = Some(shown.certificate().clone());
             facts.trust = shown.vouched().map(|vouched| vouched.group.name.clone());
@@ -270,8 +274,9 @@ impl Accepted {
             Mode::ServerTls
         };
         facts.mode = Some(mode);
+        let stream = handshake.settle(&mut seen).map_err(fault)?;
         Ok(Secured {
-            link: DeviceLink::Tls(stream),
+            link: DeviceLink::Tls(Box::new(stream)),
             mode,
             shown,
             early,
@@ -289,17 +294,21 @@ impl Accepted {
 ///
 /// # Errors
 /// What no verdict could make good.
-fn shown(tls: &ServerTls, stream: &TlsStream, seen: Seen) -> Result<Option<Shown>, Refusal> {
-    let chain = stream.peer_chain();
+fn shown(
+    tls: &ServerTls,
+    handshake: &Handshake,
+    seen: &mut Seen,
+) -> Result<Option<Shown>, Refusal> {
+    let chain = handshake.peer_chain();
     let shown = match tls.verifier() {
-        Some(verifier) if stream.resumed() && !chain.is_empty() => {
+        Some(verifier) if handshake.resumed() && !chain.is_empty() => {
             let again = verifier.show_again(chain, now());
             Some(again.map_err(|refused| Refusal::Certificate {
                 label: refused.reason,
                 why: refused.why,
             })?)
         }
-        _ => seen.shown,
+        _ => seen.shown.take(),
     };
     // A certificate that nobody judged never gets here, nor a device without one where one must be shown; if either does,
     // that is a fault, not a weaker mode.

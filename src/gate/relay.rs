@@ -20,7 +20,7 @@ use crate::mqtt::framing::{Framer, From, Stop};
 use crate::mqtt::length::remaining_length;
 use crate::observe::metrics::Metrics;
 use crate::rules::reason::Ending;
-use crate::tls::stream::Got;
+use crate::tls::stream::{Got, READ};
 
 use super::Gate;
 use super::control::{Control, Order};
@@ -313,6 +313,7 @@ impl Way {
     ) -> Poll<Option<Pumped>> {
         PLAINTEXT.with_borrow_mut(|plain| {
             plain.clear();
+            plain.reserve(READ);
             let got = source.poll_read(cx, plain);
             let walk = match pace {
                 Pace::GoOn => self.framer.walk(plain),

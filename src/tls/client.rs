@@ -13,8 +13,9 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::der::{self, Front};
 use super::files;
+use super::handshake::Greeting;
 use super::server::{SettingFault, Shown};
-use super::stream::{ClientStream, Lost};
+use super::stream::{Lost, TlsStream};
 use super::suites;
 use super::trust::{MONTH, date};
 
@@ -150,9 +151,10 @@ impl Towards {
     ///
     /// # Errors
     /// [`Lost`]; also when the server speaks before it was asked anything.
-    pub async fn secure(&self, socket: TcpStream) -> Result<ClientStream, Lost> {
-        let mut stream = ClientStream::towards(socket, self.config.clone(), self.name.clone())?;
-        if stream.greet().await?.is_empty() {
+    pub async fn secure(&self, socket: TcpStream) -> Result<TlsStream, Lost> {
+        let greeting = Greeting::towards(socket, self.config.clone(), self.name.clone())?;
+        let (stream, early) = Box::pin(greeting.run()).await?;
+        if early.is_empty() {
             Ok(stream)
         } else {
             Err(Lost::Tls(rustls::Error::General(
@@ -172,11 +174,13 @@ fn config(
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .expect("the provider has suites for TLS 1.2 and 1.3")
         .with_root_certificates(roots);
-    match shown {
+    let mut config = match shown {
         Some(shown) => builder
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown.certified.clone()))),
         None => builder.with_no_client_auth(),
-    }
+    };
+    config.enable_secret_extraction = true; // rustls gives up the records after the handshake
+    config
 }
 
 /// Whether its certificate says that it is for clients, or says nothing of that (RFC 5280 §4.2.1.12).

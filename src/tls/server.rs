@@ -17,6 +17,7 @@ use x509_parser::prelude::FromDer as _;
 
 use super::der::{self, Front};
 use super::files;
+use super::handshake::KeepTraffic;
 use super::hello;
 use super::suites;
 use super::tickets::{self, Scope, Tickets};
@@ -162,6 +163,9 @@ impl ServerTls {
         plain.cert_compression_cache = Arc::new(CompressionCache::Disabled);
         plain.max_fragment_size = max_record;
         plain.ignore_client_order = true;
+        // rustls is let go after the handshake: see `records`.
+        plain.enable_secret_extraction = true;
+        plain.key_log = Arc::new(KeepTraffic);
         let mut tickets = None;
         if let Some(secret) = secret {
             let scope = scope(listener, settings, verifier.as_deref());

@@ -14,6 +14,8 @@ use rcgen::{
 };
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
@@ -381,7 +383,17 @@ pub(crate) fn device_config(
     version: &'static rustls::SupportedProtocolVersion,
     schemes: Option<Vec<SignatureScheme>>,
 ) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    device_config_by(default_provider(), chain, version, schemes)
+}
+
+/// The same, with these suites and key exchanges.
+pub(crate) fn device_config_by(
+    provider: CryptoProvider,
+    chain: Option<(Vec<CertificateDer<'static>>, &KeyPair)>,
+    version: &'static rustls::SupportedProtocolVersion,
+    schemes: Option<Vec<SignatureScheme>>,
+) -> ClientConfig {
+    let provider = Arc::new(provider);
     let schemes = schemes.unwrap_or_else(|| algorithms().supported_schemes());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])

@@ -9,6 +9,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::known::Unproved;
+use super::records::Traffic;
 use super::verify::{CertificateRefusal, Shown};
 use crate::rules::identity::Certificate;
 
@@ -34,6 +35,8 @@ pub struct Seen {
     /// When the full handshake was that the ticket of this one goes back to, in seconds since 1970; for the tickets
     /// themselves.
     pub(super) began: Option<i64>,
+    /// What the next keys of TLS 1.3 are made of; for the records after the handshake.
+    pub(super) traffic: Option<Box<Traffic>>,
     /// How many tickets were opened, or tried.
     pub(super) tried: u8,
 }

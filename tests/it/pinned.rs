@@ -10,8 +10,9 @@ use tempfile::TempDir;
 use tidegate::pki::{Authority, KeyKind, Order};
 use tidegate::rules::device::Alphabet;
 use tidegate::rules::identity::{Certificate, Field, Naming};
+use tidegate::tls::handshake::{AtOnce, Handshake};
 use tidegate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
-use tidegate::tls::stream::{AtOnce, Lost, TlsStream};
+use tidegate::tls::stream::Lost;
 use tidegate::tls::trust::{self, CrlStale, Groups};
 use tidegate::tls::verify::{DeviceVerifier, Shown as Judged};
 use tidegate::tls::witness::Seen;
@@ -82,9 +83,9 @@ impl Door {
     /// Takes one device in: what came of its handshake, and what was seen.
     async fn meets(&self, listener: TcpListener) -> (Result<Vec<u8>, Lost>, Seen) {
         let (socket, _) = listener.accept().await.expect("a device");
-        let mut stream = TlsStream::new(socket, self.tls.with_alpn.clone()).expect("a config");
+        let mut handshake = Handshake::new(socket, self.tls.with_alpn.clone()).expect("a config");
         let mut seen = Seen::default();
-        let outcome = stream.handshake(Vec::new(), &mut seen, &AtOnce).await;
+        let outcome = handshake.run(Vec::new(), &mut seen, &AtOnce).await;
         (outcome, seen)
     }
 

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::gate::control::Roll;
 use crate::gate::control::tests::sitter;
-use crate::tls::stream::TlsStream;
+use crate::tls::handshake::Handshake;
 
 /// Both ends of a connection over loopback.
 async fn pair() -> (TcpStream, TcpStream) {
@@ -68,9 +68,9 @@ async fn a_device_that_tls_cannot_write_to_any_more_is_let_go() {
         .expect("versions")
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
-    // Before its handshake TLS writes as little as after its last record.
-    let tls = TlsStream::new(near, Arc::new(config)).expect("a configuration");
-    let mut relay = relay(DeviceLink::Tls(Box::new(tls)), broker);
+    // After a handshake that failed TLS writes as little as after its last record.
+    let handshake = Handshake::new(near, Arc::new(config)).expect("a configuration");
+    let mut relay = relay(DeviceLink::Tls(Box::new(handshake.abandon())), broker);
     far.write_all(b"\xd0\x00").await.expect("sent"); // PINGRESP
 
     let ending = timeout(HALF_OPEN / 2, relay.run()).await;
