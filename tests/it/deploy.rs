@@ -269,6 +269,143 @@ fn policies_close_the_broker_and_the_admin_port() {
     assert_eq!(closed, 5, "three overlays, two files of values");
 }
 
+/// A policy that closes the gate's own ways would show as brokers that are away: whatever the configuration dials is open, where it is.
+#[test]
+fn policies_open_what_the_gate_dials() {
+    let charts = charts_that_dial();
+    let mut open = 0;
+    for rendered in Rendered::all().iter().chain(&charts) {
+        let gate = rendered.gate();
+        let of_gate =
+            |policy: &&Value| selects(&policy["spec"]["podSelector"]["matchLabels"], &gate.labels);
+        let policies = rendered.kind("NetworkPolicy").filter(of_gate);
+        let rules = policies.filter_map(|policy| policy["spec"]["egress"].as_array());
+        let rules: Vec<_> = rules.flatten().collect();
+        if rules.is_empty() {
+            continue;
+        }
+        for place in dialled(rendered, &gate) {
+            let led = rules.iter().any(|rule| place.is_open_by(rule));
+            assert!(led, "{}: {place:?} is closed", rendered.name);
+            open += 1;
+        }
+    }
+    assert_eq!(
+        open, 24,
+        "places in three overlays, two files of values, and those below"
+    );
+
+    // Brokers in another namespace are closed there, to all but the gate, which is in this one.
+    let policies = charts.iter().flat_map(|one| one.kind("NetworkPolicy"));
+    let elsewhere = policies.filter(|one| one["metadata"]["namespace"] == "emqx");
+    let elsewhere: Vec<_> = elsewhere.collect();
+    assert_eq!(elsewhere.len(), 1);
+    let from = &elsewhere[0]["spec"]["ingress"][0]["from"][0];
+    let namespace = &from["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"];
+    assert_eq!(namespace, "mqtt");
+    assert!(from["podSelector"].is_object());
+}
+
+/// The chart before EMQX, with brokers and a database at each place that its values can name.
+fn charts_that_dial() -> [Rendered; 9] {
+    let tls = "sslmode=verify-full&sslrootcert=/etc/tidegate/registry/ca.crt";
+    let own = page("deploy/kubernetes/overlays/front-emqx/tidegate.toml")
+        .replace("/etc/tidegate/trust/", "/etc/tidegate/trust/fleet/")
+        .replace("local:8883", "local:8885");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), own).expect("written");
+    [
+        "broker.addresses={mqtt://emqx:1884,mqtts://emqx,mqtt://emqx,mqtts://emqx:1885};broker.allowPlaintext=true",
+        &format!("registry.url=postgres://tidegate@db/tidegate?{tls}"),
+        &format!("registry.url=postgres://tidegate@db:5433/tidegate?{tls}"),
+        &format!("registry.url=postgres://tidegate@db/tidegate?port=5434&{tls}"),
+        &format!("env.TIDEGATE_REGISTRY__URL=postgres://tidegate@db:5435/tidegate?{tls}"),
+        &format!(
+            "registry.url=postgres://tidegate@db.data.svc/tidegate?{tls};registry.namespace=data;registry.podLabels.app=db"
+        ),
+        "env.TIDEGATE_BROKER__ADDRESSES=[\"mqtts://emqx:8884\"]",
+        "broker.addresses={mqtts://emqx.emqx.svc:8884};broker.namespace=emqx;certManager.brokerDnsNames=null",
+        &format!("config=@{};broker.addresses=null", file.path().display()),
+    ]
+    .map(chart)
+}
+
+/// The chart before EMQX with these values, a semicolon between them; `KEY=@FILE` takes one from a file.
+fn chart(values: &str) -> Rendered {
+    let values = values
+        .split(';')
+        .flat_map(|value| match value.split_once("=@") {
+            Some((key, path)) => ["--set-file".to_owned(), format!("{key}={path}")],
+            None => ["--set".to_owned(), value.to_owned()],
+        });
+    let values: Vec<_> = values.collect();
+    let mut arguments = vec!["-f", "deploy/helm/tidegate/ci/front-emqx-values.yaml"];
+    arguments.extend(values.iter().map(String::as_str));
+    Rendered::chart(&arguments)
+}
+
+/// Where a gate dials to, by TCP.
+#[derive(Debug)]
+struct Place {
+    host: String,
+    port: String,
+}
+
+impl Place {
+    fn of(address: &str) -> Self {
+        let (host, port) = address.rsplit_once(':').expect("a port");
+        let (host, port) = (host.to_owned(), port.to_owned());
+        Self { host, port }
+    }
+
+    /// The namespace that its name says; a name of one word is of the gate's own.
+    fn namespace(&self) -> Option<&str> {
+        let mut words = self.host.split('.').skip(1);
+        match (words.next(), words.next()) {
+            (None, _) => Some("mqtt"),
+            (namespace, Some("svc")) => namespace,
+            _ => None,
+        }
+    }
+
+    /// Whether a rule of a policy leads there, as far as ports and namespaces tell.
+    fn is_open_by(&self, rule: &Value) -> bool {
+        let peers = rule["to"].as_array();
+        let near = peers.is_none_or(|peers| {
+            peers.iter().any(|peer| {
+                let selected = &peer["namespaceSelector"]["matchLabels"];
+                let selected = &selected["kubernetes.io/metadata.name"];
+                self.namespace() == selected.as_str().or(Some("mqtt"))
+            })
+        });
+        near && opened(rule).any(|port| port == self.port)
+    }
+}
+
+/// The brokers, and the database if there is one, that a pod's configuration dials; a socket file is no place.
+fn dialled(rendered: &Rendered, pod: &Pod<'_>) -> Vec<Place> {
+    let in_force = in_force(rendered, pod);
+    let addresses = in_force["broker"]["addresses"].as_array();
+    let addresses = addresses.expect("a list").iter().filter_map(|address| {
+        let (scheme, rest) = address.as_str().expect("a text").split_once("://")?;
+        (scheme != "unix").then(|| Place::of(rest))
+    });
+    let url = in_force.get("registry").map(|registry| &registry["url"]);
+    let url = url.and_then(toml::Value::as_str).unwrap_or_default();
+    let database = url.split_once('@').map(|(_, rest)| {
+        let (host, rest) = rest.split_once('/').expect("a database");
+        let asked = rest
+            .split(['?', '&'])
+            .find_map(|word| word.strip_prefix("port="));
+        match (asked, host.contains(':')) {
+            (Some(port), _) => Place::of(&format!("{host}:{port}")),
+            (None, true) => Place::of(host),
+            (None, false) => Place::of(&format!("{host}:5432")),
+        }
+    });
+    addresses.chain(database).collect()
+}
+
 /// The two ways to install it give the same pod, but for what the values say.
 #[test]
 fn the_chart_and_the_overlays_agree() {
@@ -673,6 +810,8 @@ fn named(text: &str) -> BTreeSet<String> {
 fn in_force(rendered: &Rendered, pod: &Pod<'_>) -> toml::Table {
     let authority = Authority::new("Fleet").expect("a CA");
     let out = tidegate("config", &laid_out(rendered, pod, &authority), pod);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{}: {said}", rendered.name);
     let text = String::from_utf8(out.stdout).expect("UTF-8");
     text.parse().expect("TOML")
 }

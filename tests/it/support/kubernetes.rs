@@ -36,6 +36,11 @@ impl Rendered {
         overlays.chain(charts).collect()
     }
 
+    /// The chart with these arguments.
+    pub fn chart(arguments: &[&str]) -> Self {
+        Self::read(arguments.join(" "), &helm(arguments))
+    }
+
     fn read(name: String, out: &Output) -> Self {
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{name}: {said}");

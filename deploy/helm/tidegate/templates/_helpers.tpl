@@ -29,7 +29,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Whether a broker is dialled by TLS. */}}
 {{- define "tidegate.brokerTls" -}}
-{{- if and (eq .Values.shape "front") (contains "mqtts://" (join " " .Values.broker.addresses)) }}yes{{ end -}}
+{{- if contains "mqtts://" (include "tidegate.dialled" .) }}yes{{ end -}}
+{{- end }}
+
+{{/* Whether the secret of the leg to the brokers is mounted: its files are named, or it is. */}}
+{{- define "tidegate.brokerFiles" -}}
+{{- if .Values.broker.secret }}yes{{ else }}{{ include "tidegate.names" (list . "broker") }}{{ end -}}
+{{- end }}
+
+{{/* Whether the secret of the registry is mounted. */}}
+{{- define "tidegate.registryFiles" -}}
+{{- include "tidegate.names" (list . "registry") }}
 {{- end }}
 
 {{/* What restricted pods ask of each container. */}}
@@ -144,7 +154,7 @@ level = {{ toJson .Values.log.level }}
 {{- range .Values.trust }}
 - { name: {{ printf "trust-%s" .name | quote }}, mountPath: {{ printf "/etc/tidegate/trust/%s" .name | quote }}, readOnly: true }
 {{- end }}
-{{- if include "tidegate.brokerTls" . }}
+{{- if include "tidegate.brokerFiles" . }}
 - { name: broker, mountPath: /etc/tidegate/broker, readOnly: true }
 {{- end }}
 {{- if .Values.listener.ticketSecret }}
@@ -153,7 +163,7 @@ level = {{ toJson .Values.log.level }}
 {{- if .Values.connect.passwordSecret }}
 - { name: password, mountPath: /etc/tidegate/password, readOnly: true }
 {{- end }}
-{{- if .Values.registry.url }}
+{{- if include "tidegate.registryFiles" . }}
 - { name: registry, mountPath: /etc/tidegate/registry, readOnly: true }
 {{- end }}
 {{- end }}
@@ -171,7 +181,7 @@ level = {{ toJson .Values.log.level }}
   configMap:
     name: {{ .configMap | quote }}
 {{- end }}
-{{- if include "tidegate.brokerTls" . }}
+{{- if include "tidegate.brokerFiles" . }}
 - name: broker
   secret:
     secretName: {{ include "tidegate.brokerSecret" . }}
@@ -189,7 +199,7 @@ level = {{ toJson .Values.log.level }}
     secretName: {{ .Values.connect.passwordSecret | quote }}
     defaultMode: 0440
 {{- end }}
-{{- if .Values.registry.url }}
+{{- if include "tidegate.registryFiles" . }}
 - name: registry
   secret:
     secretName: {{ .Values.registry.secret | quote }}
