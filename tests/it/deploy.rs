@@ -464,6 +464,40 @@ fn the_chart_refuses_what_cannot_be_meant() {
         ("limits.connections=0", "connections"),
         ("env.PATH=/tmp", "PATH"),
         ("service.type=ExternalName", "type"),
+        (
+            "limits.connections=200000",
+            "704Mi does not hold limits.connections = 200000, which take 5174Mi",
+        ),
+        ("resources.limits.memory=0.5Gi", "which take 603Mi"),
+        ("resources.limits.memory=much", "much is not understood"),
+        (
+            "env.TIDEGATE_LIMITS__CONNECTIONS=100_000",
+            "which take 2635Mi",
+        ),
+        // A configuration of one's own that does not say: the gate's default.
+        ("config=[log]", "limits.connections = 100000"),
+        (
+            "autoscaling.minReplicas=90",
+            "autoscaling.minReplicas: 90 are more than maxReplicas, 12",
+        ),
+        ("resources=null", "resources.requests.cpu"),
+        (
+            "env.TIDEGATE_LIMITS__DRAIN_TIMEOUT=1h",
+            "limits.drainTimeoutSeconds: ",
+        ),
+        (
+            "broker.addresses={mqtts://emqx.emqx.svc:8883}",
+            "set broker.namespace to emqx",
+        ),
+        (
+            "registry.url=postgres://t@db.data.svc/t,registry.podLabels.app=db",
+            "set registry.namespace to data",
+        ),
+        ("broker.namespace=emqx", "certManager.brokerDnsNames: "),
+        (
+            "env.TIDEGATE_CONNECT__PASSWORD_FILE=/etc/tidegate/password/password",
+            "connect.passwordSecret: ",
+        ),
     ] {
         let out = helm(&["-f", good, "--set", wrong]);
         let said = String::from_utf8_lossy(&out.stderr);
