@@ -12,13 +12,15 @@ use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Validity};
 
 use crate::docs::page;
+use crate::estate::{each_has_its_own_topics, pki_of_the_leg, rabbitmq_for};
 use crate::sandbox::landlock;
 use crate::support::broker::publish;
 use crate::support::device::{Answer, BOTH, Device, connect};
 use crate::support::gate::{Gate, Plan};
 use crate::support::kubernetes::{Pod, Rendered, helm, selects, words};
 use crate::support::mosquitto::command;
-use crate::support::until;
+use crate::support::rabbitmq::RabbitMq;
+use crate::support::{free_port, until};
 
 /// Where the pods have the gate's files.
 const PLACE: &str = "/etc/tidegate";
@@ -147,6 +149,35 @@ fn no_pod_may_more_than_it_needs() {
             assert_eq!(account["automountServiceAccountToken"], false);
         }
     }
+}
+
+/// Whom RabbitMQ is to take needs a password (docs/brokers.md), and a name without dots.
+#[test]
+fn rabbitmq_is_given_a_password_and_names_that_it_takes() {
+    let mut found = 0;
+    for rendered in Rendered::all() {
+        let (name, pod) = (&rendered.name, rendered.gate());
+        let brokers = dialled(&rendered, &pod);
+        if !brokers.iter().any(|one| one.host.starts_with("rabbitmq")) {
+            continue;
+        }
+        found += 1;
+        let in_force = in_force(&rendered, &pod);
+        let file = in_force["connect"]["password_file"].as_str();
+        let file = file.unwrap_or_else(|| panic!("{name}: no password"));
+        // That it is mounted was seen to when it was laid out.
+        assert!(file.ends_with("/password/password"), "{name}: {file}");
+        let source = &pod.volume("password")["secret"]["secretName"];
+        assert_eq!(source, "tidegate-password", "{name}: as the page has it");
+        for group in in_force["trust"].as_array().expect("groups") {
+            let pattern = group["pattern"].as_str().expect("a pattern");
+            assert!(
+                pattern.contains("(?<device>[A-Za-z0-9_-]+)"),
+                "{name}: {pattern}"
+            );
+        }
+    }
+    assert_eq!(found, 3, "two overlays, one file of values");
 }
 
 /// Services, budgets, monitors and policies find the gate; what is mounted is made; and no service leads to the admin port.
@@ -535,22 +566,8 @@ async fn a_device_goes_through_the_sidecar() {
         let authority = Authority::new("Fleet").expect("a CA");
         let folder = laid_out(rendered, &pod, &authority);
         let mosquitto = Mosquitto::start(rendered, &pod, folder.path()).await;
-        let config = folder.path().join("config/tidegate.toml");
-        let flags = [
-            "--config",
-            config.to_str().expect("text"),
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-        ];
-        let gate = Gate::plan(Plan {
-            authority,
-            flags: Some(flags.map(String::from).into()),
-            env: in_the_whole_sandbox(folder.path()),
-            ..Plan::default()
-        })
-        .await;
+        let more = in_the_whole_sandbox(folder.path());
+        let gate = gate_of(&pod, authority, folder.path(), more).await;
 
         let device = gate.device("meter-7");
         let (answer, link) = device.asks(&connect("meter-7", Version::V311)).await;
@@ -581,6 +598,76 @@ async fn a_device_goes_through_the_sidecar() {
         let probes = mosquitto.stop();
         assert!(!probes.probe("startupProbe") && !probes.probe("livenessProbe"));
     }
+}
+
+/// The gate of front-rabbitmq, by its own files and variables, before a RabbitMQ that is set up as docs/brokers.md says: RabbitMQ takes
+/// devices with the password of the pod's secret, and each has its own topics.
+#[tokio::test]
+async fn a_device_goes_through_to_rabbitmq() {
+    let all = Rendered::all();
+    let mut overlays = all.iter();
+    let overlay = overlays.find(|one| one.name.ends_with("overlays/front-rabbitmq"));
+    let overlay = overlay.expect("it is there");
+    let (pod, authority) = (overlay.gate(), Authority::new("Fleet").expect("a CA"));
+    let folder = laid_out(overlay, &pod, &authority);
+    let brokers = tempfile::tempdir().expect("a folder");
+    pki_of_the_leg(brokers.path());
+    let made = |path: &str| std::fs::read_to_string(brokers.path().join(path)).expect("made");
+    exchange(
+        &folder.path().join("broker"),
+        &[
+            ("ca.crt", &made("broker/ca.pem")),
+            ("tls.crt", &made("gates/gate.pem")),
+            ("tls.key", &made("gates/gate.key")),
+        ],
+    );
+    let secret = folder.path().join("password/password");
+    std::fs::copy(secret, brokers.path().join("broker.secret")).expect("copied");
+    let address = free_port();
+    let settings = rabbitmq_for(brokers.path(), &["meter-7", "meter-8"], address);
+    let volume = folder.path().join("config");
+    let text = std::fs::read_to_string(volume.join("tidegate.toml")).expect("its file");
+    let dialled = "rabbitmq-nodes.mqtt.svc.cluster.local:8883";
+    assert!(text.contains(dialled), "{text}");
+    let text = text.replace(dialled, &address.to_string());
+    exchange(&volume, &[("tidegate.toml", &text)]);
+    let rabbit = RabbitMq::start_as(brokers, &settings, address).await;
+
+    let gate = gate_of(&pod, authority, folder.path(), Vec::new()).await;
+
+    gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+    each_has_its_own_topics(&gate, Version::V311, "meter-7", "meter-8").await;
+    let dotted = gate.device("meter.7").connects_as("x", Version::V311).await;
+    assert_eq!(dotted, Answer::Refused(0x05));
+    gate.refusal("identity_not_matched").await;
+    drop(rabbit);
+}
+
+/// The gate of a pod, with its files in `folder`, its variables and these.
+async fn gate_of(
+    pod: &Pod<'_>,
+    authority: Authority,
+    folder: &Path,
+    more: Vec<(String, String)>,
+) -> Gate {
+    let config = folder.join("config/tidegate.toml");
+    let flags = [
+        "--config",
+        config.to_str().expect("text"),
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ];
+    let env = environment(pod.tidegate()).into_iter();
+    let env = env.map(|(name, value)| (name, moved(&value, folder)));
+    Gate::plan(Plan {
+        authority,
+        flags: Some(flags.map(String::from).into()),
+        env: env.chain(more).collect(),
+        ..Plan::default()
+    })
+    .await
 }
 
 /// The gate has nothing but what its pod gives it, and may give up all the rest; and a registry in a volume that it may write.

@@ -62,7 +62,7 @@ fn caller(at: SocketAddr, ca: &Path, folder: &Path, name: Option<&str>) -> Devic
 }
 
 /// The CAs and certificates of a leg of `mqtts://`, made as the comments in deploy/ say.
-fn pki_of_the_leg(folder: &Path) {
+pub(crate) fn pki_of_the_leg(folder: &Path) {
     typed("ca init gates", folder);
     typed("device add gate --ca gates --out gates", folder);
     typed("ca init broker", folder);
@@ -119,7 +119,7 @@ async fn tries(link: &mut Link, version: Version, topic: &str) -> bool {
 
 /// Device `a` can speak to itself below `devices/a/`; what it says to `b` does not arrive, and `b` hears nothing of it, whatever it
 /// subscribes to.
-async fn each_has_its_own_topics(gate: &Gate, version: Version, a: &str, b: &str) {
+pub(crate) async fn each_has_its_own_topics(gate: &Gate, version: Version, a: &str, b: &str) {
     let topic = |name: &str| format!("devices/{name}/x");
     // b listens to all that it may; a broker that closes for too much has it come back for its own.
     let mut hears = linked(gate, b, version).await;
@@ -360,6 +360,27 @@ fn registered(folder: &Path, devices: &[&str]) -> String {
     list
 }
 
+/// Tells RabbitMQ of these devices, as docs/brokers.md says: its files go into `folder`, where `broker.secret` and the leg's certificates
+/// are. Gives its settings.
+pub(crate) fn rabbitmq_for(folder: &Path, devices: &[&str], address: SocketAddr) -> String {
+    let (good, text, complaint) = definitions(folder, &registered(folder, devices));
+    assert!(good, "{complaint}");
+    let mut told: Value = serde_json::from_str(&text).expect("JSON");
+    // Only for the tests, which ask RabbitMQ whether it is up.
+    let guest = serde_json::json!({"name": "guest", "password": "guest", "tags": "administrator"});
+    told["users"].as_array_mut().expect("users").push(guest);
+    put(folder, "definitions.json", &told.to_string());
+    let own = folder.join("").display().to_string();
+    let bind = format!("mqtt.listeners.ssl.default = {address}");
+    deployed(
+        "deploy/rabbitmq/rabbitmq.conf",
+        &[
+            ("/etc/rabbitmq/", &own),
+            ("mqtt.listeners.ssl.default = 8883", &bind),
+        ],
+    )
+}
+
 /// RabbitMQ knows the devices by name, and believes a name only with the password that the gate alone has; only who shows the
 /// gate's certificate may try (threats.md N3).
 #[tokio::test]
@@ -367,24 +388,8 @@ async fn rabbitmq_takes_the_gate_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     pki_of_the_leg(folder.path());
     put(folder.path(), "broker.secret", "correct horse\n");
-    let list = registered(folder.path(), &["meter-7", "meter-8"]);
-    let (good, text, complaint) = definitions(folder.path(), &list);
-    assert!(good, "{complaint}");
-    let mut told: Value = serde_json::from_str(&text).expect("JSON");
-    // Only for this test, which asks RabbitMQ whether it is up.
-    let guest = serde_json::json!({"name": "guest", "password": "guest", "tags": "administrator"});
-    told["users"].as_array_mut().expect("users").push(guest);
-    put(folder.path(), "definitions.json", &told.to_string());
     let address = free_port();
-    let own = folder.path().join("").display().to_string();
-    let bind = format!("mqtt.listeners.ssl.default = {address}");
-    let settings = deployed(
-        "deploy/rabbitmq/rabbitmq.conf",
-        &[
-            ("/etc/rabbitmq/", &own),
-            ("mqtt.listeners.ssl.default = 8883", &bind),
-        ],
-    );
+    let settings = rabbitmq_for(folder.path(), &["meter-7", "meter-8"], address);
     assert_eq!(
         page("deploy/rabbitmq/enabled_plugins"),
         "[rabbitmq_mqtt].\n"
