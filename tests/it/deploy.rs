@@ -180,6 +180,23 @@ fn rabbitmq_is_given_a_password_and_names_that_it_takes() {
     assert_eq!(found, 3, "two overlays, one file of values");
 }
 
+/// An overlay says where all of it goes; by the chart it goes where the release does.
+#[test]
+fn nothing_goes_into_another_namespace() {
+    for rendered in Rendered::all() {
+        let overlay = rendered.name.contains("overlays");
+        let expected = if overlay { json!("mqtt") } else { Value::Null };
+        for object in &rendered.objects {
+            let metadata = &object["metadata"];
+            assert_eq!(
+                metadata["namespace"], expected,
+                "{}: {} {}",
+                rendered.name, object["kind"], metadata["name"]
+            );
+        }
+    }
+}
+
 /// Services, budgets, monitors and policies find the gate; what is mounted is made; and no service leads to the admin port.
 #[test]
 fn what_belongs_together_has_the_same_names() {
