@@ -583,6 +583,7 @@ async fn a_device_goes_through_the_sidecar() {
         let authority = Authority::new("Fleet").expect("a CA");
         let folder = laid_out(rendered, &pod, &authority);
         let mosquitto = Mosquitto::start(rendered, &pod, folder.path()).await;
+        assert_eq!(mosquitto.descriptors(), ["256", "256"]);
         let more = in_the_whole_sandbox(folder.path());
         let gate = gate_of(&pod, authority, folder.path(), more).await;
 
@@ -780,12 +781,15 @@ impl Mosquitto {
         let conf = folder.join("mosquitto.conf");
         let text = std::fs::read_to_string(&conf).expect("its file");
         std::fs::write(&conf, format!("{text}\nuser root\n")).expect("written");
-        let child = command("mosquitto")
-            .arg("-c")
-            .arg(conf)
+        // As the container is started, under a soft limit that is lower than the hard one.
+        let path = std::env::var("PATH").expect("a path") + ":/usr/sbin:/usr/local/sbin";
+        let child = Command::new("prlimit")
+            .arg("--nofile=64:256")
+            .args(typed(&container["command"], folder))
+            .env("PATH", path)
             .stdin(Stdio::null())
             .spawn()
-            .expect("mosquitto starts");
+            .expect("prlimit runs");
         let mosquitto = Self {
             child,
             folder: folder.to_owned(),
@@ -800,13 +804,19 @@ impl Mosquitto {
 
     /// Whether a probe of its container, typed in here, says yes.
     fn probe(&self, probe: &str) -> bool {
-        let typed = self.container[probe]["exec"]["command"].as_array();
-        let typed = typed.expect("a command").iter();
-        let typed: Vec<_> = typed
-            .map(|word| moved(word.as_str().expect("a text"), &self.folder))
-            .collect();
+        let typed = typed(&self.container[probe]["exec"]["command"], &self.folder);
         let out = command(&typed[0]).args(&typed[1..]).output();
         out.expect("it runs").status.success()
+    }
+
+    /// How many descriptors it may have, and may ask for.
+    fn descriptors(&self) -> [String; 2] {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id()));
+        let limits = limits.expect("it runs");
+        let mut lines = limits.lines();
+        let line = lines.find_map(|line| line.strip_prefix("Max open files"));
+        let mut words = line.expect("a line").split_whitespace();
+        [(); 2].map(|()| words.next().expect("a number").to_owned())
     }
 
     fn stop(mut self) -> Self {
@@ -821,6 +831,13 @@ impl Drop for Mosquitto {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A command of a container, to be typed in here.
+fn typed(command: &Value, folder: &Path) -> Vec<String> {
+    let words = command.as_array().expect("a command").iter();
+    let words = words.map(|word| word.as_str().expect("a text"));
+    words.map(|word| moved(word, folder)).collect()
 }
 
 /// What stands in a pod, for a folder of this host; the name of the listener is that which [`Gate`] waits for.

@@ -17,7 +17,8 @@ log_dest stderr
 - name: mosquitto
   image: {{ .Values.mosquitto.image | quote }}
   restartPolicy: Always
-  command: ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
+  # Mosquitto takes the soft limit of descriptors as it is, often 1024: one for each device.
+  command: ["/bin/sh", "-c", "ulimit -n $(ulimit -Hn); exec mosquitto -c /mosquitto/config/mosquitto.conf"]
   startupProbe:
     exec:
       command: [mosquitto_sub, --unix, /run/mosquitto/mosquitto.sock, -t, $SYS/broker/version, -C, "1", -W, "2"]
