@@ -573,6 +573,51 @@ fn the_page_names_what_is_there() {
     }
 }
 
+/// Whoever follows the page alone has each part, and a broker that lets no device into another's topics: what it says of EMQX is
+/// what is in EMQX's files.
+#[test]
+fn the_page_says_what_has_to_be_set_up() {
+    let text_of = page;
+    let page = text_of("docs/kubernetes.md");
+    let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/components");
+    for part in std::fs::read_dir(parts).expect("a folder") {
+        let part = part.expect("an entry").file_name();
+        let row = format!("\n| `{}` | ", part.to_str().expect("text"));
+        assert!(page.contains(&row), "{row}");
+    }
+    let files = text_of("deploy/emqx/base.hocon");
+    for setting in [
+        "enable_authn = false",
+        "no_match = deny",
+        "verify = verify_peer",
+        "fail_if_no_peer_cert = true",
+    ] {
+        assert!(
+            page.contains(setting) && files.contains(setting),
+            "{setting}"
+        );
+    }
+    for words in [
+        "(brokers.md#mosquitto)",
+        "(brokers.md#emqx)",
+        "(brokers.md#rabbitmq)",
+        "deploy/emqx/acl.conf",
+        "rabbitmqctl import_definitions",
+        "metrics-server",
+        "`release: NAME`",
+        "ulimit -n $(ulimit -Hn)",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    for path in [
+        "docs/monitoring.md",
+        "deploy/kubernetes/components/metrics/podmonitor.yaml",
+        "deploy/helm/tidegate/values.yaml",
+    ] {
+        assert!(text_of(path).contains("release: NAME"), "{path}");
+    }
+}
+
 /// The pod of the sidecar, without a cluster: Mosquitto and the gate by what is rendered, on this host, in volumes as the kubelet lays them
 /// out. A device has its own topics, what is exchanged counts, and the probes tell a broker that is there from one that is not.
 #[tokio::test]
