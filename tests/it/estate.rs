@@ -535,6 +535,52 @@ async fn its_device_comes_in(gate: &Gate, folder: &Path) {
     typed(&format!("healthcheck --address {address}"), folder);
 }
 
+/// The image that compose starts, and that the others name, is the one that docs/packages.md has made.
+#[test]
+fn the_image_has_one_name() {
+    let version = env!("CARGO_PKG_VERSION");
+    let image = format!("tidegate:{version}");
+    for (path, words) in [
+        (
+            "deploy/compose/common.yaml",
+            format!("${{TIDEGATE_IMAGE:-{image}}}"),
+        ),
+        (
+            "deploy/compose/mosquitto.yaml",
+            format!("${{TIDEGATE_IMAGE:-{image}}}"),
+        ),
+        (
+            "deploy/compose/emqx.yaml",
+            format!("${{TIDEGATE_IMAGE:-{image}}}"),
+        ),
+        (
+            "deploy/compose/README.md",
+            format!("TIDEGATE_IMAGE={image}\n"),
+        ),
+        (
+            "deploy/kubernetes/base/kustomization.yaml",
+            format!("newTag: {version:?}"),
+        ),
+        (
+            "deploy/helm/tidegate/Chart.yaml",
+            format!("appVersion: {version:?}"),
+        ),
+        (
+            "deploy/image/Dockerfile",
+            format!("--build-arg VERSION={version} --tag {image} "),
+        ),
+        (
+            "docs/packages.md",
+            format!("--build-arg VERSION={version} --tag {image} "),
+        ),
+        ("docs/packages.md", format!("ro {image}\n")),
+        ("deploy/package", "tag=\"tidegate:$version\"".to_owned()),
+    ] {
+        assert!(page(path).contains(&words), "{path} has no {words}");
+        assert!(!page(path).contains("tidegate:latest"), "{path}");
+    }
+}
+
 fn folder_with(acl: bool) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     if acl {
