@@ -163,7 +163,8 @@ fn rabbitmq_is_given_a_password_and_names_that_it_takes() {
         }
         found += 1;
         let in_force = in_force(&rendered, &pod);
-        let file = in_force["connect"]["password_file"].as_str();
+        let file = in_force["connect"].get("password_file");
+        let file = file.and_then(toml::Value::as_str);
         let file = file.unwrap_or_else(|| panic!("{name}: no password"));
         // That it is mounted was seen to when it was laid out.
         assert!(file.ends_with("/password/password"), "{name}: {file}");
