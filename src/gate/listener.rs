@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -200,6 +201,13 @@ pub(crate) async fn accept(
         if gate.leaves(is_lent) {
             return;
         }
+        if now == Crowd::Surplus
+            && !*draining.borrow()
+            && let Some(address) = turn_one_away(&socket)
+        {
+            turned_away(&gate, listener.place, address, Refusal::Storm);
+            continue;
+        }
         let accepted = tokio::select! {
             biased; // those who came before the drain
             accepted = socket.accept() => accepted,
@@ -297,8 +305,16 @@ fn show_out(socket: &tokio::net::TcpListener, listener: &Listener, gate: &Gate) 
     }
 }
 
+/// Turns away one that has called already, if any has, and tells from where it called. The runtime hears nothing of it: that would cost as
+/// much as all the rest.
+fn turn_one_away(socket: &tokio::net::TcpListener) -> Option<SocketAddr> {
+    let (accepted, address) = SockRef::from(socket).accept().ok()?;
+    reset(accepted);
+    address.as_socket().map(canonical)
+}
+
 /// Closes a connection that is turned away, at the least cost: the kernel keeps nothing of it.
-pub(crate) fn reset(socket: TcpStream) {
+pub(crate) fn reset(socket: impl AsFd) {
     // If it cannot be set, this is an ordinary close.
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     drop(socket);

@@ -12,7 +12,7 @@
 
 use std::mem::size_of;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
@@ -136,7 +136,11 @@ impl Known {
 impl Prints {
     /// Those of a chain, the device's own certificate first.
     pub(super) fn of(leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>]) -> Self {
-        let leaf = sha256(|context| context.update(leaf));
+        let leaf = of(digest(&SHA256, leaf));
+        if sent.is_empty() {
+            // Most devices send only their own. No chain of more has this print: that would be a collision.
+            return Self { leaf, chain: leaf };
+        }
         let chain = sha256(|context| {
             context.update(&leaf);
             for der in sent {
@@ -149,10 +153,13 @@ impl Prints {
     }
 }
 
-fn sha256(of: impl FnOnce(&mut Context)) -> Print {
+fn sha256(add: impl FnOnce(&mut Context)) -> Print {
     let mut context = Context::new(&SHA256);
-    of(&mut context);
-    let digest = context.finish();
+    add(&mut context);
+    of(context.finish())
+}
+
+fn of(digest: Digest) -> Print {
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
