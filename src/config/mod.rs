@@ -50,6 +50,8 @@ pub struct Config {
     pub sandbox: sandbox::Settings,
     /// What works, but an operator should look at: sentences that begin with the key.
     pub warnings: Vec<String>,
+    /// Somebody wrote `limits.connections`, be it the default: then it is a wish.
+    pub connections_written: bool,
     /// `broker.allow_plaintext`, for [`Config::to_toml`].
     allow_plaintext: bool,
     /// `connect.password_file`, for [`Config::to_toml`]; the gate has what was in it.
@@ -302,7 +304,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
     let jwt = token.settings.jwt.clone();
     let registry = registry::registry(whole.section("registry"), has_registry, &token);
     let broker = broker::read(whole.section("broker"), connect.has_password_file());
-    let limits = table::limits(whole.section("limits"));
+    let (limits, connections_written) = table::limits(whole.section("limits"));
     let farewell = table::drain(whole.section("drain"));
     let admin_draft = table::admin(whole.section("admin"));
     let admin = admin_draft.settings();
@@ -373,6 +375,7 @@ fn obey(fields: Fields, notes: &Notes, has_file: bool) -> Draft {
             allow_plaintext: broker.allow_plaintext,
             password_file: connect.password_file,
             admin_token_file: admin_draft.token_file.clone(),
+            connections_written,
             admin_plaintext: admin_draft.allow_plaintext(),
         })
     })();

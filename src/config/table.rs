@@ -58,8 +58,8 @@ const CONNECT_BYTES: Bounds<u32> = Bounds {
     default: 16 << 10,
 };
 
-/// `[limits]`
-pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
+/// `[limits]`, and whether somebody wrote its `connections`.
+pub(super) fn limits(mut section: Section<'_>) -> (gate::Limits, bool) {
     let mut duration = |key, bounds: Bounds<_>| section.duration(key, bounds).or(bounds.default);
     let handshake_timeout = duration("handshake_timeout", DEADLINE);
     let connect_timeout = duration("connect_timeout", DEADLINE);
@@ -75,8 +75,9 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
         .size("connect_bytes", CONNECT_BYTES)
         .or(CONNECT_BYTES.default);
     warn_of_descriptors(&section, connections);
+    let connections_written = section.wrote("connections");
     section.finish();
-    gate::Limits {
+    let limits = gate::Limits {
         connections,
         handshakes,
         handshake_timeout,
@@ -87,7 +88,8 @@ pub(super) fn limits(mut section: Section<'_>) -> gate::Limits {
         connections_per_device,
         connections_per_address,
         accepts_per_address,
-    }
+    };
+    (limits, connections_written)
 }
 
 /// `[drain]`

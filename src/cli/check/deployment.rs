@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::brokers::Visitor;
 use super::finding::{Finding, Level};
-use super::{clock, ends, files, flights, host, incoming};
+use super::host::{Host, Wanted};
+use super::{clock, ends, files, flights, incoming};
 use crate::config::{Config, Source};
 use crate::gate::LoadedListener;
 
@@ -42,8 +43,8 @@ impl Deployment {
             findings.extend(ends::of_lists(&loaded.list_periods(), now()));
             findings.extend(incoming::judge(listener));
         }
-        let host = host::Host::read();
-        findings.extend(host.judge(&gate.limits, &gate.broker, warned));
+        let host = Host::read();
+        findings.extend(host.judge(Wanted::of(config), &gate.broker, warned));
         findings.extend(files::judge(config, source));
         findings.extend(clock::of_this_host(config, source, now()));
         let (called, calls, finished) = call(config, began);

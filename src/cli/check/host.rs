@@ -8,13 +8,28 @@ use rustix::process::{Resource, getrlimit};
 use super::finding::{Finding, Level};
 use crate::broker::address::Address;
 use crate::broker::{self, sources};
-use crate::gate::{self, BACKLOG, Limits};
+use crate::config::Config;
+use crate::gate::{self, BACKLOG};
 
 /// Descriptors that a gate of a few cores and listeners has open before the first device comes.
 const AT_REST: u64 = 64;
 
-/// `limits.connections` where nobody wrote it: then it is no wish, and what is too little for it is only noted.
-const DEFAULT: u32 = 100_000;
+/// `limits.connections`
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) connections: u32,
+    /// What nobody wrote is no wish, and what is too little for it is only noted.
+    pub(super) is_written: bool,
+}
+
+impl Wanted {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            connections: config.gate.limits.connections,
+            is_written: config.connections_written,
+        }
+    }
+}
 
 /// What the kernel allows; `None`: that cannot be seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,14 +57,14 @@ impl Host {
     /// `warned`: what is told anyway.
     pub(super) fn judge(
         &self,
-        limits: &Limits,
+        wanted: Wanted,
         broker: &broker::Settings,
         warned: &[String],
     ) -> Vec<Finding> {
-        let level = if limits.connections == DEFAULT {
-            Level::Note
-        } else {
+        let level = if wanted.is_written {
             Level::Warning
+        } else {
+            Level::Note
         };
         let is_told = warned
             .iter()
@@ -58,7 +73,7 @@ impl Host {
             .descriptors
             .map_or(u32::MAX, |allowed| gate::places(allowed, AT_REST));
         let mut found = Vec::new();
-        if places < limits.connections && !is_told {
+        if places < wanted.connections && !is_told {
             found.push(Finding::new(
                 "descriptors_few",
                 level,
@@ -66,13 +81,13 @@ impl Host {
                 format!(
                     "a process that is started here may have {} file descriptors, enough for some {places} connections, not for {}",
                     self.descriptors.unwrap_or_default(),
-                    limits.connections
+                    wanted.connections
                 ),
                 "raise the hard limit (LimitNOFILE=, ulimit -Hn) to more than twice the number, or write a lower number",
             ));
         }
         // What descriptors do not allow needs no ports.
-        let wanted = limits.connections.min(places);
+        let wanted = wanted.connections.min(places);
         found.extend(self.judge_ports(wanted, level, broker));
         found.extend(self.judge_kernel(wanted, level));
         found
@@ -138,20 +153,8 @@ mod tests {
     use super::*;
     use crate::broker::{Balance, Probe};
 
-    fn judged(host: Host, connections: u32, sources: &[&str], warned: &[String]) -> Vec<Finding> {
+    fn judged(host: Host, wanted: Wanted, sources: &[&str], warned: &[String]) -> Vec<Finding> {
         let second = Duration::from_secs(1);
-        let limits = Limits {
-            connections,
-            handshakes: 0,
-            handshake_timeout: second,
-            connect_timeout: second,
-            connect_bytes: 1024,
-            drain_delay: Duration::ZERO,
-            drain_timeout: second,
-            connections_per_device: 0,
-            connections_per_address: 0,
-            accepts_per_address: 0,
-        };
         let broker = broker::Settings {
             addresses: vec!["mqtt://127.0.0.1".parse().expect("an address")],
             tls: None,
@@ -162,7 +165,14 @@ mod tests {
             proxy_protocol: None,
             probe: Probe::Tcp,
         };
-        host.judge(&limits, &broker, warned)
+        host.judge(wanted, &broker, warned)
+    }
+
+    fn written(connections: u32) -> Wanted {
+        Wanted {
+            connections,
+            is_written: true,
+        }
     }
 
     fn ids(found: &[Finding]) -> Vec<(&str, Level)> {
@@ -178,8 +188,8 @@ mod tests {
 
     #[test]
     fn what_is_enough_is_not_told() {
-        assert_eq!(judged(ENOUGH, 20_000, &[], &[]), []);
-        assert_eq!(judged(Host::default(), 20_000, &[], &[]), []);
+        assert_eq!(judged(ENOUGH, written(20_000), &[], &[]), []);
+        assert_eq!(judged(Host::default(), written(20_000), &[], &[]), []);
     }
 
     #[test]
@@ -190,7 +200,7 @@ mod tests {
             ports: Some(5_000),
             conntrack: Some(10_000),
         };
-        let found = judged(few, 20_000, &[], &[]);
+        let found = judged(few, written(20_000), &[], &[]);
         let all = [
             "descriptors_few",
             "ports_few",
@@ -211,14 +221,24 @@ mod tests {
             "{found:?}"
         );
         let told = ["limits.connections: 20000 connections need …".to_owned()];
-        assert_eq!(ids(&judged(few, 20_000, &[], &told)).len(), 3, "told once");
+        assert_eq!(
+            ids(&judged(few, written(20_000), &[], &told)).len(),
+            3,
+            "told once"
+        );
     }
 
     #[test]
     fn more_sources_are_more_ports_and_a_default_is_no_wish() {
-        let found = judged(ENOUGH, DEFAULT, &[], &[]);
+        let default = Wanted {
+            is_written: false,
+            ..written(100_000)
+        };
+        let found = judged(ENOUGH, default, &[], &[]);
         assert_eq!(ids(&found), [("ports_few", Level::Note)]);
+        let found = judged(ENOUGH, written(100_000), &[], &[]);
+        assert_eq!(ids(&found), [("ports_few", Level::Warning)], "a wish");
         let sources = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
-        assert_eq!(judged(ENOUGH, DEFAULT, &sources, &[]), []);
+        assert_eq!(judged(ENOUGH, default, &sources, &[]), []);
     }
 }
