@@ -185,7 +185,7 @@ impl Inside {
         }
     }
 
-    /// Those of `paths` that only the sandbox keeps the gate from reading. A new configuration that names one can count after a restart.
+    /// Those of `paths` that are regular files, and that only the sandbox keeps the gate from reading. A new configuration that names one can count after a restart.
     pub fn bars(&self, paths: &[PathBuf]) -> Vec<PathBuf> {
         if self.landlock == 0 {
             return Vec::new();
@@ -200,6 +200,10 @@ impl Inside {
 
 /// access(2) asks the file's mode, opening it asks Landlock, too. Opening a pipe does not wait for somebody who writes to it: nobody may ever do.
 fn is_barred(path: &Path) -> bool {
+    // Of a device the sandbox is the lesser fault: the gate would not read it anywhere.
+    if !path.metadata().is_ok_and(|about| about.is_file()) {
+        return false;
+    }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
     let refused = matches!(opened, Err(Errno::ACCESS | Errno::PERM));

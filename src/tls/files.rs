@@ -200,9 +200,10 @@ const LARGEST: u64 = 128 * 1024 * 1024;
 pub fn read_regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let no = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
     if !fs::metadata(path)?.is_file() {
-        return Err(no(
-            "it is no regular file, but a folder, a pipe or a device".into(),
-        ));
+        return Err(no(match led_to(path) {
+            None => format!("it is {NO_FILE}"),
+            Some(end) => format!("it leads to {}, which is {NO_FILE}", end.display()),
+        }));
     }
     let mut bytes = Vec::new();
     fs::File::open(path)?
@@ -212,6 +213,15 @@ pub fn read_regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
         return Err(no(format!("it has more than {largest} bytes")));
     }
     Ok(bytes)
+}
+
+/// What [`read_regular`] does not read.
+const NO_FILE: &str = "no regular file, but a folder, a pipe or a device";
+
+/// Where a link at `path` leads in the end; `None`: it is none.
+pub fn led_to(path: &Path) -> Option<PathBuf> {
+    let is_link = path.symlink_metadata().ok()?.is_symlink();
+    is_link.then(|| path.canonicalize().ok())?
 }
 
 fn read(path: &Path, largest: u64) -> Result<Vec<u8>, FileFault> {

@@ -229,6 +229,7 @@ async fn a_reload_that_names_a_file_out_of_reach_says_so() {
 #[tokio::test]
 async fn a_reload_that_names_a_pipe_goes_on() {
     let gate = Gate::start().await;
+    gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
     let pipe = gate.file("pipe.pem");
     let made = Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("coreutils").success());
@@ -241,9 +242,26 @@ async fn a_reload_that_names_a_pipe_goes_on() {
         told["why"].as_str().expect("text").contains("a pipe"),
         "{told}"
     );
+    serves(&gate).await;
     fs::write(&file, good).expect("written");
     gate.signal("HUP");
     gate.line("reloaded", |_| true).await;
+}
+
+/// threats.md T8: a link to a device is told as that, and where it leads, not as something that the sandbox is in the way of.
+#[tokio::test]
+async fn a_reload_that_names_a_device_says_so() {
+    let gate = Gate::start().await;
+    let link = gate.file("zero.pem");
+    std::os::unix::fs::symlink("/dev/zero", &link).expect("linked");
+    name_ca(&gate, &link);
+    gate.signal("HUP");
+    let told = gate.line("reload_failed", |_| true).await;
+    let why = told["why"].as_str().expect("text");
+    assert!(
+        why.contains("it leads to /dev/zero, which is no regular file") && !why.contains("sandbox"),
+        "{why}"
+    );
 }
 
 /// Nothing gives back what was given up; a reload that meets another `[sandbox]` says so.

@@ -20,6 +20,7 @@ use crate::gate::{Contents, Look, Running, StartFault};
 use crate::observe::logging;
 use crate::observe::ready::Ready;
 use crate::sandbox::{self, Inside};
+use crate::tls::files::led_to;
 
 /// How often the files are looked at. One that changed is read when it has not changed again since the last look, so that
 /// nobody reads half of it: within a second.
@@ -319,9 +320,12 @@ fn barred(inside: &Inside, source: &Source) -> Vec<String> {
     const WAY_OUT: &str = "the sandbox lets the gate read no folders but those that were named when it started; restart it, or have the \
                            folder in sandbox.read at the next start";
     let barred = inside.bars(&config::files(source));
-    let told = barred
-        .iter()
-        .map(|file| format!("files: {}: {WAY_OUT}", file.display()));
+    let told = barred.iter().map(|file| {
+        let end = led_to(file).map_or(String::new(), |end| {
+            format!("it leads to {}; ", end.display())
+        });
+        format!("files: {}: {end}{WAY_OUT}", file.display())
+    });
     told.collect()
 }
 
