@@ -190,6 +190,9 @@ fn every_command_in_the_pages_can_be_typed() {
                         assert!(root().join(file).exists(), "{name}: {file}");
                     }
                 }
+                ["runuser", "-u", "tidegate", "--", "tidegate", arguments @ ..] => {
+                    understood(arguments, &name);
+                }
                 ["apt" | "systemctl" | "chown" | "chmod", ..] if name == "docs/packages.md" => {}
                 _ => panic!("{name}: nobody sees to it that this can be typed: {command:?}"),
             }

@@ -60,7 +60,6 @@ fn the_package_says_what_it_is_and_what_it_needs() {
             .arg(control.path().join("postinst")),
         "dash",
     );
-    assert!(first.contains("tidegate check --config /etc/tidegate/tidegate.toml"));
     // A gate without certificates cannot start: an installation enables and starts nothing, and an upgrade only what ran.
     for never in [
         "deb-systemd-invoke start",
@@ -69,6 +68,55 @@ fn the_package_says_what_it_is_and_what_it_needs() {
     ] {
         assert!(!first.contains(never), "{first}");
     }
+}
+
+/// Who installs the package is told the same steps as who reads its page, or installs by hand: the key is the gate's to read, and it is checked as
+/// the user that will run the gate.
+#[test]
+fn the_printed_steps_lead_to_a_gate_that_starts() {
+    let script = page("deploy/debian/scripts/postinst");
+    let (_, printed) = script.split_once("<<'NEXT'\n").expect("they are printed");
+    let (printed, _) = printed.split_once("\nNEXT\n").expect("to their end");
+    let steps = [
+        "chown root:tidegate /etc/tidegate/server.key && chmod 640 /etc/tidegate/server.key",
+        "runuser -u tidegate -- tidegate check --config /etc/tidegate/tidegate.toml",
+        "systemctl enable --now tidegate",
+    ];
+    for (name, text) in [
+        ("postinst", printed),
+        ("docs/packages.md", &page("docs/packages.md")),
+        ("docs/systemd.md", &page("docs/systemd.md")),
+    ] {
+        let places: Vec<_> = steps.iter().filter_map(|step| text.find(step)).collect();
+        assert!(places.len() == 3 && places.is_sorted(), "{name}: {places:?}");
+    }
+}
+
+/// What the packaged pages link to of the units is in the package.
+#[test]
+fn what_pages_link_to_of_systemd_is_packed() {
+    let manifest: toml::Table = page("Cargo.toml").parse().expect("TOML");
+    let deb = &manifest["package"]["metadata"]["deb"];
+    let assets = deb["assets"].as_array().expect("a list").iter();
+    let packed: Vec<_> = assets.filter_map(|asset| asset[0].as_str()).collect();
+    assert!(packed.contains(&"docs/*"));
+    let units = deb["systemd-units"]["unit-scripts"].as_str();
+    let mut linked = 0;
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).expect("pages") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("text");
+        for link in text.split("](../deploy/systemd/").skip(1) {
+            let (file, _) = link.split_once(')').expect("a link");
+            let whole = format!("deploy/systemd/{file}");
+            // cargo-deb takes units, and nothing else, from their folder.
+            let is_unit = file.ends_with(".service") || file.ends_with(".socket");
+            let is_taken = is_unit && units == Some("deploy/systemd");
+            let page = path.display();
+            assert!(is_taken || packed.contains(&&*whole), "{page}: {whole}");
+            linked += 1;
+        }
+    }
+    assert!(linked > 0);
 }
 
 /// Unpacked, it runs; its configuration wants certificates, and is good once they are there. Every paper is in its place.
@@ -140,7 +188,7 @@ fn said(ran: &Output) -> String {
 }
 
 /// Where the package has what is in deploy/systemd.
-const OF_SYSTEMD: [(&str, &str); 5] = [
+const OF_SYSTEMD: [(&str, &str); 6] = [
     (
         "usr/lib/systemd/system/tidegate.service",
         "tidegate.service",
@@ -151,6 +199,10 @@ const OF_SYSTEMD: [(&str, &str); 5] = [
     (
         "usr/share/doc/tidegate/examples/credentials.conf",
         "credentials.conf",
+    ),
+    (
+        "usr/share/doc/tidegate/examples/handover.conf",
+        "handover.conf",
     ),
 ];
 
