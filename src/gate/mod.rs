@@ -34,6 +34,7 @@ mod crowd;
 mod devices;
 mod door;
 mod drain;
+mod ends;
 pub(crate) mod explain;
 mod farewell;
 mod files;

@@ -20,8 +20,9 @@ use crate::tls::server::Resumption;
 
 use super::crowd::Crowd;
 use super::handshake::patience;
+use super::ends::tell_ends;
 use super::in_force::{Fleet, InForce};
-use super::start::{Files, each_once, entrances, key_source, tell_ends, turns, unknown};
+use super::start::{Files, each_once, entrances, key_source, turns, unknown};
 use super::tokens::{Key, TokenDesk};
 use super::{Contents, Gate, Settings, StartFault, devices};
 
@@ -161,8 +162,9 @@ impl Live {
         gate.patience.change(patience(limits.handshake_timeout));
         let [from, to] = [&was.limits, &limits].map(|limits| turns(limits, self.workers));
         change_turns(&gate.handshakes, from, to);
-        let entrances = entrances(&sorted(old, new), secures);
-        tell_ends(&gate.metrics, &sorted(old, new), &entrances);
+        let sorted = sorted(old, new);
+        let entrances = entrances(&sorted, secures);
+        tell_ends(&gate.metrics, &sorted, &entrances, &fleet);
         let tokens = Arc::new(tokens);
         gate.in_force.store(Arc::new(InForce {
             entrances,

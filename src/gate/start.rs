@@ -1,6 +1,6 @@
 //! From settings to a running gate: read the files they name, bind, begin.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -31,6 +31,7 @@ use super::control::Roll;
 use super::crowd::Crowd;
 use super::devices::Devices;
 use super::door::Patience;
+use super::ends::tell_ends;
 use super::handshake::patience;
 use super::in_force::{Entrance, Fleet, InForce, labels};
 use super::listener::{self, Listener, Listening, Secure};
@@ -340,7 +341,8 @@ impl Loaded {
         let devices = open_registry(&settings)?;
         let tokens = open_tokens(&settings)?;
         let entrances = entrances(&settings, files.secures);
-        tell_ends(&metrics, &settings, &entrances);
+        let fleet = Fleet::new(&settings.broker, files.broker_tls, &metrics);
+        tell_ends(&metrics, &settings, &entrances, &fleet);
         metrics.started(now());
         let (doubt, doubts) = mpsc::unbounded_channel();
         let limits = settings.limits.clone();
@@ -350,7 +352,7 @@ impl Loaded {
             tokens: Arc::new(tokens),
             unknown: unknown(&settings),
             connect: settings.connect.clone(),
-            fleet: Arc::new(Fleet::new(&settings.broker, files.broker_tls, &metrics)),
+            fleet: Arc::new(fleet),
             farewell: Arc::new(settings.farewell.clone()),
             limits: limits.clone(),
         };
@@ -547,34 +549,6 @@ pub(super) fn key_source(jwt: &jwks::Settings) -> Result<Arc<KeySource>, StartFa
     Ok(Arc::new(source))
 }
 
-/// Tells the metrics when what listeners show and trust must be replaced.
-pub(super) fn tell_ends(metrics: &Metrics, settings: &Settings, entrances: &[Entrance]) {
-    let (mut certificates, mut lists) = (Vec::new(), Vec::new());
-    for (listener, entrance) in settings.listeners.iter().zip(entrances) {
-        let Some(secure) = &entrance.secure else {
-            continue;
-        };
-        for (name, not_after) in earliest(secure.tls.certificates().into_iter()) {
-            certificates.push((listener.name.clone(), name, not_after));
-        }
-        let groups = secure.groups.iter();
-        lists.extend(groups.flat_map(|groups| groups.next_updates()));
-    }
-    let lists: Vec<_> = earliest(lists.into_iter()).into_iter().collect();
-    metrics.ends(&certificates, &lists);
-}
-
-/// By name, the earliest of the times: an RSA and an ECDSA certificate of one name share a series, and what ends first is what
-/// an operator must know.
-fn earliest(times: impl Iterator<Item = (String, i64)>) -> BTreeMap<String, i64> {
-    let mut first = BTreeMap::new();
-    for (name, at) in times {
-        let known = first.entry(name).or_insert(at);
-        *known = at.min(*known);
-    }
-    first
-}
-
 /// Every listener's sockets.
 struct Bound {
     /// Listener name and address, with the port that was taken for port 0.
@@ -649,17 +623,5 @@ fn bind_fault(listener: &str, address: SocketAddr, fault: &io::Error) -> StartFa
     StartFault {
         key: format!("listener[{listener}].bind"),
         sentence: format!("cannot listen on {address}: {fault}{way_out}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_one_name_the_earliest_end_is_told() {
-        let times = [("a", 3), ("b", 2), ("a", 1), ("a", 2)];
-        let first = earliest(times.map(|(name, at)| (name.to_owned(), at)).into_iter());
-        assert_eq!(first, [("a".into(), 1), ("b".into(), 2)].into());
     }
 }

@@ -4,7 +4,6 @@
 //! cannot make a series (threats.md V11). What is on the path of a connection is resolved once per listener or broker:
 //! counting there is one atomic addition.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -18,6 +17,12 @@ use super::logging::Losses;
 use crate::mqtt::Version;
 use crate::rules::device::Mode;
 use crate::rules::reason::Cause;
+
+mod ends;
+
+pub use ends::{EndTimes, Use};
+
+use ends::Ends;
 
 /// What a family counts with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -227,6 +232,12 @@ pub const FAMILIES: &[Family] = &[
         "When the next revocation list is due, as a Unix time: the earliest, where several CAs of a group have one name.",
     ),
     family(
+        "tidegate_certificate_not_after_timestamp_seconds",
+        Kind::Gauge,
+        &["use", "name"],
+        "When a certificate expires that brokers are shown, or that brokers or devices are judged by, as a Unix time: the earliest of its name.",
+    ),
+    family(
         "tidegate_accept_pauses_total",
         Kind::Counter,
         &["reason"],
@@ -315,9 +326,7 @@ pub struct Metrics {
     listeners: Vec<ListenerMetrics>,
     by_broker: ByBroker,
     brokers: Mutex<InService>,
-    ends: Mutex<Ends>,
-    server_certificates: IntGaugeVec,
-    crl_next_update: IntGaugeVec,
+    ends: Ends,
     accept_pauses: IntCounterVec,
     revoked: IntCounterVec,
     registry_up: IntGauge,
@@ -371,8 +380,7 @@ impl Metrics {
             reload_successful,
             reloaded_at: make.gauge("tidegate_config_last_reload_success_timestamp_seconds"),
             reloads,
-            ends: Mutex::default(),
-            server_certificates: by_listener.server_certificates.clone(),
+            ends: Ends::new(&make),
             listeners: listeners
                 .iter()
                 .map(|name| by_listener.resolve(name))
@@ -385,7 +393,6 @@ impl Metrics {
                 gone: Vec::new(),
             }),
             by_broker,
-            crl_next_update: make.gauges("tidegate_crl_next_update_timestamp_seconds"),
             accept_pauses,
             suppressed: make.counter("tidegate_log_lines_suppressed_total"),
             lost: make.counter("tidegate_log_lines_lost_total"),
@@ -447,27 +454,9 @@ impl Metrics {
         });
     }
 
-    /// When every certificate of the gate (listener, name) and every revocation list (name) ends, as Unix times in seconds; of
-    /// those that are not among them nothing is told any more.
-    pub fn ends(&self, certificates: &[(Arc<str>, String, i64)], lists: &[(String, i64)]) {
-        let mut known = lock(&self.ends);
-        let before = std::mem::take(&mut *known);
-        for (listener, name, at) in certificates {
-            let labels: [&str; 2] = [listener, name];
-            self.server_certificates.with_label_values(&labels).set(*at);
-            known.certificates.insert((listener.clone(), name.clone()));
-        }
-        for (name, at) in lists {
-            self.crl_next_update.with_label_values(&[name]).set(*at);
-            known.lists.insert(name.clone());
-        }
-        for (listener, name) in before.certificates.difference(&known.certificates) {
-            let labels: [&str; 2] = [listener, name];
-            let _ = self.server_certificates.remove_label_values(&labels);
-        }
-        for name in before.lists.difference(&known.lists) {
-            let _ = self.crl_next_update.remove_label_values(&[name]);
-        }
+    /// When all of this ends; of what is not among it nothing is told any more.
+    pub fn ends(&self, times: &EndTimes) {
+        self.ends.tell(times);
     }
 
     /// Opens the series of every reason a connection can be refused for, at zero.
@@ -669,13 +658,6 @@ struct InService {
     gone: Vec<Arc<BrokerMetrics>>,
 }
 
-/// Of what it is told when it ends: by listener and name, and by name.
-#[derive(Default)]
-struct Ends {
-    certificates: BTreeSet<(Arc<str>, String)>,
-    lists: BTreeSet<String>,
-}
-
 /// Nothing panics while it holds one of these; if it did, counts would still be counts.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -844,7 +826,6 @@ struct ByListener {
     connect_to_connack: Histogram,
     relayed: IntCounterVec,
     remaining: Histogram,
-    server_certificates: IntGaugeVec,
 }
 
 impl ByListener {
@@ -863,8 +844,6 @@ impl ByListener {
             connect_to_connack: make.histogram("tidegate_connect_to_connack_seconds", BROKER),
             relayed: make.counters("tidegate_relayed_bytes_total"),
             remaining: make.histogram("tidegate_device_certificate_remaining_seconds", REMAINING),
-            server_certificates: make
-                .gauges("tidegate_server_certificate_not_after_timestamp_seconds"),
         }
     }
 

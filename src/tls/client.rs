@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::der::{self, Front};
 use super::files;
+use super::flight;
 use super::handshake::Greeting;
 use super::server::{SettingFault, Shown};
 use super::stream::{Lost, TlsStream};
@@ -113,6 +114,19 @@ impl ClientTls {
             config: Arc::new(config),
             name,
         })
+    }
+
+    /// When each certificate ends of the chain that brokers are shown, in seconds since 1970; empty: they are shown none.
+    pub fn shown_ends(&self) -> Vec<i64> {
+        let chain = self.shown.iter().flat_map(|shown| &shown.certified.cert);
+        let chain: Vec<_> = chain.cloned().collect();
+        let ends = flight::ends(&chain).into_iter();
+        ends.map(|(_, not_after)| not_after).collect()
+    }
+
+    /// When each CA ends that brokers are judged by, likewise.
+    pub fn ca_ends(&self) -> Vec<i64> {
+        self.cas.iter().map(|ca| ca.not_after).collect()
     }
 
     /// What an operator should look after, `now` in seconds since 1970.

@@ -199,6 +199,17 @@ impl Groups {
             .collect()
     }
 
+    /// For each CA: its group, whether it is an anchor or an intermediate, and when it ends, in seconds since 1970.
+    pub fn authority_ends(&self) -> Vec<(Arc<str>, bool, i64)> {
+        let of = |group: &Arc<Group>| {
+            let name = group.name.clone();
+            let all = group.authorities.iter();
+            let all = all.map(move |ca| (name.clone(), ca.is_anchor, ca.facts.not_after));
+            all.collect::<Vec<_>>()
+        };
+        self.all.iter().flat_map(of).collect()
+    }
+
     /// For each revocation list: the group and its issuer, and its nextUpdate in seconds since 1970. CAs of one name are told alike.
     pub fn next_updates(&self) -> Vec<(String, i64)> {
         let periods = self.periods().into_iter();

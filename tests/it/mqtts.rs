@@ -357,6 +357,61 @@ async fn what_ends_of_the_tls_to_brokers_is_told_when_it_does() {
     );
 }
 
+/// When the gate's certificate for brokers, their CA and the devices' CA end is a metric, by file and by group; what a reload takes out is not told any more.
+#[tokio::test]
+async fn when_what_brokers_and_devices_are_judged_by_ends_is_a_metric() {
+    let mut site = Site::new();
+    let validity = Validity::days(40);
+    let gate_order = gate_order().valid(validity);
+    site.gate = site.gates.issue(gate_order).expect("issued");
+    let broker = SecureBroker::start(&site.broker(), None, BOTH).await;
+    let gate = Gate::plan(site.plan(&[address(broker.address)], OWN)).await;
+    let family = "tidegate_certificate_not_after_timestamp_seconds";
+    let end = |certificate: &[u8]| {
+        let read = tidegate::rules::identity::Certificate::read(certificate);
+        read.expect("a certificate").not_after
+    };
+    for (whose, name, ends) in [
+        ("broker_client", "gate.pem", end(site.gate.certificate())),
+        (
+            "broker_ca",
+            "broker-ca.pem",
+            end(site.brokers.certificate()),
+        ),
+        ("trust_ca", "fleet", end(gate.authority.certificate())),
+    ] {
+        let told = gate.metric(family, &[("use", whose), ("name", name)]).await;
+        assert_eq!(told as i64, ends, "{whose}");
+    }
+
+    // Renewed, it has another end; and without [broker.tls] there is none.
+    let longer = self::gate_order().valid(Validity::days(80));
+    let renewed = site.gates.issue(longer).expect("issued");
+    std::fs::write(gate.file("gate.pem"), renewed.chain_pem()).expect("written");
+    std::fs::write(gate.file("gate.key"), &*renewed.key_pem()).expect("written");
+    let labels = [("use", "broker_client"), ("name", "gate.pem")];
+    gate.metric_becomes(family, &labels, end(renewed.certificate()) as f64)
+        .await;
+    let file = gate.file("tidegate.toml");
+    let text = std::fs::read_to_string(&file).expect("its file");
+    let (head, rest) = text.split_once("[broker.tls]").expect("it is there");
+    let (_, tail) = rest.split_once("\n[").expect("a section behind it");
+    let text = format!("{head}[{tail}").replace("mqtts://", "mqtt://");
+    std::fs::write(file, text).expect("written");
+    until(
+        "the brokers' certificates to leave the metrics",
+        async || {
+            let told = gate.metrics().await;
+            let is_of = |whose: &str| {
+                told.lines()
+                    .any(|line| line.starts_with(family) && line.contains(whose))
+            };
+            (!is_of("broker_client") && !is_of("broker_ca") && is_of("trust_ca")).then_some(())
+        },
+    )
+    .await;
+}
+
 /// A port without TLS, one that talks garbage, and one that takes the connection and says no more.
 #[tokio::test]
 async fn what_speaks_no_tls_is_passed_over_in_time() {

@@ -32,8 +32,12 @@ fn busy() -> Arc<Metrics> {
     let broker = metrics.broker(0);
     broker.up(true);
     broker.dial("ok", Duration::from_millis(1));
-    let certificate = ("devices".into(), "server.pem".to_owned(), 1_900_000_000);
-    metrics.ends(&[certificate], &[("fleet".to_owned(), 1_900_000_000)]);
+    let at = 1_900_000_000;
+    metrics.ends(&EndTimes {
+        servers: vec![("devices".into(), "server.pem".to_owned(), at)],
+        others: vec![(Use::BrokerClient, "gate.pem".to_owned(), at)],
+        lists: vec![("fleet".to_owned(), at)],
+    });
     metrics.accept_paused("descriptors");
     metrics
 }
@@ -258,9 +262,19 @@ fn what_left_the_configuration_leaves_the_metrics() {
     let _open = again[0].opened();
     assert!(metrics.render().contains(&line));
 
-    metrics.ends(&[("devices".into(), "new.pem".to_owned(), 1)], &[]);
+    metrics.ends(&EndTimes {
+        servers: vec![("devices".into(), "new.pem".to_owned(), 1)],
+        others: vec![
+            (Use::TrustCa, "fleet".to_owned(), 3),
+            (Use::TrustCa, "fleet".to_owned(), 2),
+        ],
+        lists: Vec::new(),
+    });
     let told = metrics.render();
     assert!(told.contains("new.pem") && !told.contains("server.pem"));
+    assert!(!told.contains("gate.pem"));
+    let first = "tidegate_certificate_not_after_timestamp_seconds{name=\"fleet\",use=\"trust_ca\"}";
+    assert_eq!(value(&metrics, first), Some(2.0));
     assert!(!told.contains("tidegate_crl_next_update_timestamp_seconds{"));
 }
 
