@@ -204,16 +204,19 @@ mod tests {
             let answer = get(&format!("/readyz{query}"), ready(false, false)).await;
             assert_eq!(
                 body(&answer),
-                "[+] not draining\n[-] a broker answers\n[+] what was read last is in force\nno broker answers\n"
+                "[+] not draining\n[-] a broker answers\n[+] what was read last is in force, generation: 1\nno broker answers\n"
             );
         }
         // A reload that failed makes no gate unready: what was in force before is.
         let ready = ready(false, true);
+        ready.set_generation(3);
         ready.set_faults(2);
         let answer = get("/readyz?verbose", ready).await;
         assert_eq!(status(&answer), "200");
         assert!(
-            body(&answer).contains("\n[!] what was read last is not in force, faults: 2; "),
+            body(&answer).contains(
+                "\n[!] what was read last is not in force, faults: 2; what was in force before is, generation: 3 "
+            ),
             "{answer}"
         );
     }

@@ -56,11 +56,12 @@ fn readiness(uri: &Uri, ready: &Ready) -> Answer {
         return text(status, format!("{word}\n"));
     }
     let mark = |good| if good { '+' } else { '-' };
+    let generation = ready.generation.load(Ordering::Relaxed);
     let configuration = match ready.faults.load(Ordering::Relaxed) {
-        0 => "[+] what was read last is in force".to_owned(),
+        0 => format!("[+] what was read last is in force, generation: {generation}"),
         // Which ones is not for everybody who reaches this page.
         faults => format!(
-            "[!] what was read last is not in force, faults: {faults}; what was in force before is (reload_failed in the log)"
+            "[!] what was read last is not in force, faults: {faults}; what was in force before is, generation: {generation} (reload_failed in the log)"
         ),
     };
     let each = format!(

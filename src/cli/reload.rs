@@ -56,6 +56,7 @@ nobody answers; 2 usage, or the configuration does not say where to ask.";
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Told {
+    generation: u64,
     warnings: Vec<String>,
     faults: Vec<String>,
     detail: String,
@@ -168,7 +169,7 @@ fn tell(answer: &[u8], address: SocketAddr) -> Result<(), Failure> {
             for warning in &told.warnings {
                 say(&format!("warning: {}\n", clean(warning)));
             }
-            say("reloaded\n");
+            say(&format!("reloaded, generation {}\n", told.generation));
             Ok(())
         }
         _ if told.faults.is_empty() => Err(Failure::failed(clean(&told.detail))),
@@ -227,7 +228,10 @@ mod tests {
 
     #[test]
     fn every_fault_is_told() {
-        assert_eq!(told("HTTP/1.1 200 OK\r\n\r\n{\"warnings\":[]}\n"), Ok(()));
+        assert_eq!(
+            told("HTTP/1.1 200 OK\r\n\r\n{\"generation\":2,\"warnings\":[]}\n"),
+            Ok(())
+        );
         let answer = "HTTP/1.1 409 Conflict\r\n\r\n{\"reason\":\"reload_failed\",\"detail\":\"x\",\"faults\":[\"a: b\\u001b\",\"c: d\"]}";
         let failure = told(answer).expect_err("faults");
         assert_eq!(failure.code, 1);

@@ -72,6 +72,7 @@ pub use handover::Handover;
 pub use listener::BACKLOG;
 pub use passed::{ADMIN, Passed, from_environment};
 pub use pulse::Pulses;
+pub use reload::Reloaded;
 pub use room::places;
 pub use running::{Outcome, Running};
 pub use start::{Inherited, Loaded, LoadedBrokers, LoadedListener, StartFault, source_faults};

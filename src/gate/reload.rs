@@ -31,12 +31,23 @@ const CHANGED: &str =
     "some changed while they were read; let whoever writes them rename whole ones into place";
 
 /// The settings in force.
+/// What a reload put in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reloaded {
+    /// How many configurations have been in force since the start, this one included.
+    pub generation: u64,
+    /// What an operator should look after.
+    pub warnings: Vec<String>,
+}
+
 pub(super) struct Live {
     settings: Mutex<Settings>,
     /// Held by a reload: a slow one must not undo a later one.
     alone: tokio::sync::Mutex<()>,
     workers: usize,
 }
+    /// How many configurations have been in force, this one included.
+    generation: AtomicU64,
 
 /// What was read and found good.
 struct Read {
@@ -89,6 +100,7 @@ impl Live {
             alone: tokio::sync::Mutex::new(()),
             workers,
         }
+            generation: AtomicU64::new(1),
     }
 
     /// The registry's store, and the file with the key of its tokens.
@@ -105,7 +117,7 @@ impl Live {
         also: Vec<StartFault>,
         contents: (&Contents, &Contents),
         gate: &Gate,
-    ) -> Result<Vec<String>, Vec<StartFault>> {
+    ) -> Result<Reloaded, Vec<StartFault>> {
         let _alone = self.alone.lock().await;
         let old = self
             .settings
@@ -129,7 +141,11 @@ impl Live {
         let warnings = std::mem::take(&mut read.files.warnings);
         self.put_in_force(&old, &settings, &same, read, gate);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = (*settings).clone();
-        Ok(warnings)
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Reloaded {
+            generation,
+            warnings,
+        })
     }
 
     /// Nothing here can fail.

@@ -21,7 +21,7 @@ use super::connections::Connections;
 use super::control::Control;
 use super::in_force::Fleet;
 use super::pulse::Pulses;
-use super::reload::{Live, end_jwts};
+use super::reload::{Live, Reloaded, end_jwts};
 use super::start::broker_warnings;
 use super::{Contents, Gate, Settings, StartFault, now};
 
@@ -274,14 +274,20 @@ impl Running {
         settings: Settings,
         also: Vec<StartFault>,
         (before, now): (&Contents, &Contents),
-    ) -> Result<Vec<String>, Vec<StartFault>> {
+    ) -> Result<Reloaded, Vec<StartFault>> {
         let contents = (before, now);
         self.live.reload(settings, also, contents, &self.gate).await
     }
 
-    /// Tells the metrics whether what was read last is in force.
-    pub fn note_reload(&self, successful: bool) {
-        self.gate.metrics.reloaded(successful, now());
+    /// Tells the metrics and `/readyz` that what was read last is in force: [`Reloaded::generation`].
+    pub fn note_reload(&self, generation: u64) {
+        self.gate.metrics.reloaded(generation, now());
+        self.ready.set_generation(generation);
+    }
+
+    /// Tells the metrics that what was read last is not in force.
+    pub fn note_failed_reload(&self) {
+        self.gate.metrics.reload_failed();
     }
 
     /// What the admin API may do to connections.

@@ -196,6 +196,12 @@ pub const FAMILIES: &[Family] = &[
         "Devices remembered from the registry.",
     ),
     family(
+        "tidegate_config_generation",
+        Kind::Gauge,
+        &[],
+        "How many configurations have been in force since the start, this one included: 1, and one more with each reload that succeeds.",
+    ),
+    family(
         "tidegate_config_last_reload_successful",
         Kind::Gauge,
         &[],
@@ -226,16 +232,16 @@ pub const FAMILIES: &[Family] = &[
         "When a certificate of the gate expires, as a Unix time.",
     ),
     family(
-        "tidegate_crl_next_update_timestamp_seconds",
-        Kind::Gauge,
-        &["name"],
-        "When the next revocation list is due, as a Unix time: the earliest, where several CAs of a group have one name.",
-    ),
-    family(
         "tidegate_certificate_not_after_timestamp_seconds",
         Kind::Gauge,
         &["use", "name"],
         "When a certificate expires that brokers are shown, or that brokers or devices are judged by, as a Unix time: the earliest of its name.",
+    ),
+    family(
+        "tidegate_crl_next_update_timestamp_seconds",
+        Kind::Gauge,
+        &["name"],
+        "When the next revocation list is due, as a Unix time: the earliest, where several CAs of a group have one name.",
     ),
     family(
         "tidegate_accept_pauses_total",
@@ -332,6 +338,7 @@ pub struct Metrics {
     registry_up: IntGauge,
     registry_look_ups: IntCounterVec,
     registry_entries: IntGauge,
+    generation: IntGauge,
     reload_successful: IntGauge,
     reloaded_at: IntGauge,
     reloads: IntCounterVec,
@@ -366,6 +373,8 @@ impl Metrics {
         for from in ["memory", "store", "away"] {
             let _ = registry_look_ups.with_label_values(&[from]);
         }
+        let generation = make.gauge("tidegate_config_generation");
+        generation.set(1);
         let reload_successful = make.gauge("tidegate_config_last_reload_successful");
         reload_successful.set(1);
         let reloads = make.counters("tidegate_config_reloads_total");
@@ -377,6 +386,7 @@ impl Metrics {
             registry_up: make.gauge("tidegate_registry_up"),
             registry_look_ups,
             registry_entries: make.gauge("tidegate_registry_entries"),
+            generation,
             reload_successful,
             reloaded_at: make.gauge("tidegate_config_last_reload_success_timestamp_seconds"),
             reloads,
@@ -497,14 +507,19 @@ impl Metrics {
         self.reloaded_at.set(now);
     }
 
-    /// Whether what was read last, at `now` (seconds since 1970), is in force.
-    pub fn reloaded(&self, successful: bool, now: i64) {
-        self.reload_successful.set(i64::from(successful));
-        let result = if successful { "ok" } else { "failed" };
-        self.reloads.with_label_values(&[result]).inc();
-        if successful {
-            self.reloaded_at.set(now);
-        }
+    /// What was read at `now` (seconds since 1970) is in force, the `generation`-th since the start.
+    pub fn reloaded(&self, generation: u64, now: i64) {
+        self.reload_successful.set(1);
+        self.reloads.with_label_values(&["ok"]).inc();
+        self.reloaded_at.set(now);
+        self.generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// What was read last has faults, and is not in force.
+    pub fn reload_failed(&self) {
+        self.reload_successful.set(0);
+        self.reloads.with_label_values(&["failed"]).inc();
     }
 
     /// So many log lines were held back by the rate limit.

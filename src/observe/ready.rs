@@ -1,9 +1,9 @@
 //! Whether the gate wants more devices: what `/readyz` answers.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Shared by the gate, which sets it, and the admin listener, which tells it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ready {
     /// The gate is on its way out and takes nobody new.
     pub draining: AtomicBool,
@@ -11,6 +11,20 @@ pub struct Ready {
     pub broker_up: AtomicBool,
     /// What was read last has so many faults, and is not in force; 0: it is.
     pub faults: AtomicU32,
+    /// How many configurations have been in force since the start, this one included.
+    pub generation: AtomicU64,
+}
+
+/// The start's is the first.
+impl Default for Ready {
+    fn default() -> Self {
+        Self {
+            draining: AtomicBool::default(),
+            broker_up: AtomicBool::default(),
+            faults: AtomicU32::default(),
+            generation: AtomicU64::new(1),
+        }
+    }
 }
 
 impl Ready {
@@ -23,6 +37,11 @@ impl Ready {
     pub fn set_faults(&self, faults: usize) {
         let faults = u32::try_from(faults).unwrap_or(u32::MAX);
         self.faults.store(faults, Ordering::Relaxed);
+    }
+
+    /// Notes which configuration is in force.
+    pub fn set_generation(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
     }
 
     /// Whether the gate wants more devices.

@@ -324,7 +324,9 @@ async fn all_faults_are_told_at_once_and_nothing_changes() {
     gate.metric_becomes(FAILED, &[], 0.0).await;
     let (status, page) = gate.admin_get("/readyz?verbose").await;
     assert!(
-        status == 200 && page.contains("[!] what was read last is not in force, faults: 6"),
+        status == 200
+            && page.contains("[!] what was read last is not in force, faults: 6")
+            && page.contains(" generation: 1 "),
         "{page}"
     );
 
@@ -342,11 +344,14 @@ async fn all_faults_are_told_at_once_and_nothing_changes() {
     fs::write(gate.file("server.key"), server.key_pem()).expect("written");
     fs::write(gate.file("tidegate.toml"), good).expect("written");
     let (code, out, err) = tidegate(&arguments, folder);
-    assert!(code == 0 && out.ends_with("reloaded\n"), "{out}{err}");
+    assert!(
+        code == 0 && out.ends_with("reloaded, generation 2\n"),
+        "{out}{err}"
+    );
     gate.metric_becomes(FAILED, &[], 1.0).await;
     let (_, page) = gate.admin_get("/readyz?verbose").await;
     assert!(
-        page.contains("[+] what was read last is in force\n"),
+        page.contains("[+] what was read last is in force, generation: 2\n"),
         "{page}"
     );
     let at = gate.metric("tidegate_config_last_reload_success_timestamp_seconds", &[]);
@@ -436,6 +441,19 @@ async fn every_file_counts_and_none_is_taken_half() {
     gate.metric_becomes(FAILED, &[], 1.0).await;
     let ok = gate.metric("tidegate_config_reloads_total", &[("result", "ok")]);
     assert!((ok.await - 12.0).abs() < 0.5);
+    // R2: which configuration is in force is told alike wherever it is told.
+    let generation = gate.metric("tidegate_config_generation", &[]).await;
+    assert!((generation - 13.0).abs() < 0.5, "{generation}");
+    let lines = gate.lines("reloaded");
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| line["generation"].as_u64())
+        .collect();
+    assert_eq!(told, (2..=13).map(Some).collect::<Vec<_>>());
+    let (_, page) = gate.admin_get("/readyz?verbose").await;
+    assert!(page.contains("in force, generation: 13\n"), "{page}");
+    let answer = caller(&gate).send("POST", "/v1/reload", None).await;
+    assert_eq!(answer.body["generation"], json!(14));
 }
 
 /// R3: what was only touched, or written anew as it was, is no change.

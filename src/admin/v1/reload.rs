@@ -7,9 +7,10 @@ use super::Shared;
 use super::query::Query;
 use super::reply::{Problem, Reply};
 use super::route::Asked;
+use crate::gate::Reloaded;
 
-/// How a reload went: what an operator should look after, or every fault.
-pub type Outcome = Result<Vec<String>, Vec<String>>;
+/// How a reload went, or every fault.
+pub type Outcome = Result<Reloaded, Vec<String>>;
 
 /// Somebody wants a reload, and to hear how it went.
 pub type Order = oneshot::Sender<Outcome>;
@@ -17,6 +18,9 @@ pub type Order = oneshot::Sender<Outcome>;
 /// What is read now is in force.
 #[derive(Debug, Serialize)]
 pub(super) struct ReloadedForm {
+    /// How many configurations have been in force since the start, this one included.
+    pub(super) generation: u64,
+    /// What an operator should look after.
     pub(super) warnings: Vec<String>,
 }
 
@@ -27,9 +31,15 @@ pub(super) async fn reload(shared: &Shared, asked: &Asked) -> Result<Reply, Prob
     let sent = shared.reloads.send(order).await;
     sent.map_err(|_| Problem::broken())?;
     match outcome.await {
-        Ok(Ok(warnings)) => {
-            let told = "what was read is in force";
-            Ok(Reply::json(&ReloadedForm { warnings })?.told(told))
+        Ok(Ok(Reloaded {
+            generation,
+            warnings,
+        })) => {
+            let form = ReloadedForm {
+                generation,
+                warnings,
+            };
+            Ok(Reply::json(&form)?.told("what was read is in force"))
         }
         Ok(Err(faults)) => Err(Problem::reload_failed(faults)),
         Err(_) => Err(Problem::broken()),

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use crate::admin::v1::{Api, Order, Outcome};
 use crate::cli::check;
 use crate::config::{self, Config, Source};
-use crate::gate::{Contents, Look, Running, StartFault};
+use crate::gate::{Contents, Look, Reloaded, Running, StartFault};
 use crate::observe::logging;
 use crate::observe::ready::Ready;
 use crate::sandbox::{self, Inside};
@@ -231,11 +231,11 @@ impl<'a> Reloads<'a> {
             .running
             .reload(config.gate, faults, (&self.in_force, &now))
             .await;
-        let mut warnings =
+        let mut reloaded =
             done.map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         // From here on nothing can fail.
         if config.sandbox != self.sandbox {
-            warnings.push(
+            reloaded.warnings.push(
                 "sandbox: it has changed, and counts at the next start: nothing gives back what was given up"
                     .into(),
             );
@@ -245,8 +245,8 @@ impl<'a> Reloads<'a> {
         self.log.change(&config.log);
         self.in_force = now.only(&files);
         self.read = self.in_force.clone();
-        warnings.extend(config.warnings);
-        Ok(warnings)
+        reloaded.warnings.extend(config.warnings);
+        Ok(reloaded)
     }
 
     /// What cannot change while this process runs, besides what the gate says itself.
@@ -265,9 +265,9 @@ impl<'a> Reloads<'a> {
     /// Tells log, metrics and `/readyz` how it went.
     fn tell(&mut self, by: By, outcome: &Outcome) {
         let faults = match outcome {
-            Ok(warnings) => {
+            Ok(reloaded) => {
                 self.failing = None;
-                return self.tell_done(by, warnings);
+                return self.tell_done(by, reloaded);
             }
             Err(faults) => faults,
         };
@@ -292,13 +292,14 @@ impl<'a> Reloads<'a> {
                 );
             }
             failing.told.clone_from(faults);
-            self.running.note_reload(false);
+            self.running.note_failed_reload();
         }
         self.ready.set_faults(faults.len().max(1));
     }
 
-    fn tell_done(&mut self, by: By, warnings: &[String]) {
-        self.running.note_reload(true);
+    fn tell_done(&mut self, by: By, reloaded: &Reloaded) {
+        let generation = reloaded.generation;
+        self.running.note_reload(generation);
         self.ready.set_faults(0);
         let why = match by {
             By::Files => "files changed, and what they hold now is in force",
@@ -306,8 +307,13 @@ impl<'a> Reloads<'a> {
                 "the configuration and the files it names are in force as they are now"
             }
         };
-        tracing::info!(event = "reloaded", signal = by.signal(), "{why}");
-        let warnings: BTreeSet<_> = warnings.iter().cloned().collect();
+        tracing::info!(
+            event = "reloaded",
+            signal = by.signal(),
+            generation,
+            "{why}"
+        );
+        let warnings: BTreeSet<_> = reloaded.warnings.iter().cloned().collect();
         for warning in warnings.difference(&self.warned) {
             tracing::warn!(event = "configuration", "{warning}");
         }

@@ -266,6 +266,7 @@ fn every_member_of_an_answer_is_told_and_no_other() {
     compare("Connections", &page(next), &page(None));
     compare("Ended", &EndedForm { ended: 1 }, &EndedForm { ended: 0 });
     let warnings = |warnings: &[&str]| ReloadedForm {
+        generation: 2,
         warnings: warnings.iter().map(ToString::to_string).collect(),
     };
     compare("Reloaded", &warnings(&["a"]), &warnings(&[]));
