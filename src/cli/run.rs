@@ -28,7 +28,7 @@ use reloads::{Moment, Reloads};
 
 /// Runs the gate
 ///
-/// HUP, and a change of any file that the configuration names, reads all of it anew: everything but addresses to listen at comes into force, or nothing. TERM and INT drain: the gate is not ready any more, takes no new connections after limits.drain_delay, and ends the open ones spread over
+/// HUP, and a change of any file that the configuration names, reads all of it anew: all comes into force, or nothing. Everything may change but what docs/reload.md lists: the name and bind of a listener, and how many there are; admin.bind; whether there is a [registry], its url and password_file; the path of token.key_file. TERM and INT drain: the gate is not ready any more, takes no new connections after limits.drain_delay, and ends the open ones spread over
 /// limits.drain_timeout. A second signal ends it at once.
 ///
 /// Listening sockets that are passed by LISTEN_FDS (systemd.socket(5)) are used where a listener, or admin, is to be at their address.

@@ -314,6 +314,11 @@ async fn verdict(
             why: format!("its id is none at this gate: {fault}"),
         }));
     }
+    // Its mode may be gone from the listener since it came in, and those who sat then were told before it did.
+    let listener = secured.listener.place;
+    if !gate.glance().entrances[listener].offer.has(secured.mode) {
+        return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
+    }
     // Its key may have been taken away between the look at its token and its seat.
     let by_token = claim.evidence.token.is_some();
     let still_holds = || {
@@ -324,8 +329,7 @@ async fn verdict(
         return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
     }
     // So may the word of its trust group, since the handshake. Who is let in looks again; no broker hears of who is not.
-    let (listener, link) = (secured.listener.place, &secured.link);
-    if !secured.is_current(gate) && !gate.vouches_for(&seat.control, listener, link) {
+    if !secured.is_current(gate) && !gate.vouches_for(&seat.control, listener, &secured.link) {
         gate.devices.doubt(seat.control.clone()).await;
     }
     if let Some(cause) = seat.control.cause() {

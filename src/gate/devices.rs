@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::observe::metrics::Metrics;
 use crate::registry::directory::{Directory, Found, Lane, Whom};
-use crate::registry::{Change, Fault};
+use crate::registry::{self, Change, Fault};
 use crate::rules::device::DeviceId;
 use crate::rules::policy::{self, Claim, Evidence, Standing, Unknown};
 use crate::rules::reason::Cause;
@@ -125,6 +125,13 @@ impl Devices {
         );
         if let Some(directory) = self.directory.as_ref().filter(|_| old != unknown) {
             directory.tell_again(&Change::Everything);
+        }
+    }
+
+    /// From now on what is remembered of the registry counts for so long, and may take so much.
+    pub(crate) fn change_memory(&self, settings: &registry::Settings) {
+        if let Some(directory) = &self.directory {
+            directory.change(settings.grace, settings.cache_bytes);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::broker;
 use crate::broker::dial::Brokers;
 use crate::observe::metrics::{BrokerMetrics, Metrics};
 use crate::proxy_protocol::Version;
+use crate::rules::device::Offer;
 use crate::rules::policy::{ConnectSettings, Unknown};
 use crate::tls::client::ClientTls;
 
@@ -39,8 +40,10 @@ pub(crate) struct InForce {
 }
 
 /// What a device meets at one listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entrance {
+    /// The modes that there are here.
+    pub(crate) offer: Offer,
     /// `None` on a plain listener.
     pub(crate) secure: Option<Arc<Secure>>,
     /// Who has to send a PROXY header.

@@ -48,8 +48,6 @@ pub(crate) struct Listener {
     pub(crate) place: usize,
     /// The label in metrics and logs.
     pub(crate) name: Arc<str>,
-    /// It offers no TLS.
-    pub(crate) is_plain: bool,
 }
 
 /// A socket that a worker accepts from.
@@ -70,21 +68,17 @@ pub(crate) struct Secure {
 }
 
 impl Listener {
-    pub(crate) fn new(place: usize, name: Arc<str>, is_plain: bool) -> Self {
-        Self {
-            place,
-            name,
-            is_plain,
-        }
+    pub(crate) fn new(place: usize, name: Arc<str>) -> Self {
+        Self { place, name }
     }
 
     /// Whether one more may be accepted as far as `door` goes. Who needs no handshake waits for no turn, and no storm of those who do
     /// keeps it out.
-    fn place_at(&self, door: &Door) -> Option<Crowd> {
-        if self.is_plain {
-            Some(Crowd::Thin)
-        } else {
+    fn place_at(&self, door: &Door, gate: &Gate) -> Option<Crowd> {
+        if gate.glance().entrances[self.place].offer.is_tls() {
             door.try_admit()
+        } else {
+            Some(Crowd::Thin)
         }
     }
 }
@@ -182,7 +176,7 @@ pub(crate) async fn accept(
     let mut queue = Queue::of(&socket, is_lent);
     loop {
         // What waits in the kernel waits at no cost.
-        let now = match listener.place_at(&door) {
+        let now = match listener.place_at(&door, &gate) {
             Some(now) => now,
             None => {
                 gate.metrics.accept_paused("handshakes");

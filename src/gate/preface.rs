@@ -91,7 +91,7 @@ mod tests {
             address: at,
             to: None,
             presented: None,
-            listener: Arc::new(Listener::new(0, "devices".into(), true)),
+            listener: Arc::new(Listener::new(0, "devices".into())),
             by: None,
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -19,18 +20,17 @@ use crate::tls::client;
 use crate::tls::server::Resumption;
 
 use super::crowd::Crowd;
-use super::handshake::patience;
 use super::ends::tell_ends;
+use super::handshake::patience;
 use super::in_force::{Fleet, InForce};
 use super::start::{Files, each_once, entrances, key_source, turns, unknown};
 use super::tokens::{Key, TokenDesk};
-use super::{Contents, Gate, Settings, StartFault, devices};
+use super::{Contents, Gate, RegistrySettings, Settings, StartFault, devices};
 
 /// What was read may be of two moments.
 const CHANGED: &str =
     "some changed while they were read; let whoever writes them rename whole ones into place";
 
-/// The settings in force.
 /// What a reload put in force.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reloaded {
@@ -40,14 +40,15 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// The settings in force.
 pub(super) struct Live {
     settings: Mutex<Settings>,
     /// Held by a reload: a slow one must not undo a later one.
     alone: tokio::sync::Mutex<()>,
     workers: usize,
-}
     /// How many configurations have been in force, this one included.
     generation: AtomicU64,
+}
 
 /// What was read and found good.
 struct Read {
@@ -99,8 +100,8 @@ impl Live {
             settings: Mutex::new(settings),
             alone: tokio::sync::Mutex::new(()),
             workers,
-        }
             generation: AtomicU64::new(1),
+        }
     }
 
     /// The registry's store, and the file with the key of its tokens.
@@ -199,7 +200,11 @@ impl Live {
             }
         }
         end_jwts(gate, &tokens, &was.tokens);
+        end_modes(gate);
         gate.devices.change_unknown(unknown(new));
+        if let Some(registry) = &new.registry {
+            gate.devices.change_memory(&registry.directory);
+        }
         gate.reloaded.send_replace(());
     }
 }
@@ -214,6 +219,17 @@ pub(super) fn end_jwts(gate: &Gate, tokens: &TokenDesk, by: &TokenDesk) {
     if !gone.is_empty() {
         devices::end(gone, Cause::TrustEnded);
     }
+}
+
+/// Ends connections of a mode that their listener has no more.
+fn end_modes(gate: &Gate) {
+    let in_force = gate.in_force();
+    let all = gate.devices.rolls().iter().flat_map(|roll| roll.all());
+    let gone = all.filter(|one| {
+        let offer = in_force.entrances[one.sitter.listener].offer;
+        !offer.has(one.sitter.evidence.mode)
+    });
+    devices::end(gone.collect(), Cause::TrustEnded);
 }
 
 /// Reads whatever the settings name, and goes on after a fault.
@@ -362,9 +378,6 @@ fn fixed(old: &Settings, new: &Settings) -> Vec<StartFault> {
         if was.bind != now.bind {
             faults.push(fault(format!("listener[{name}].bind"), RESTART));
         }
-        if was.offer != now.offer {
-            faults.push(fault(format!("listener[{name}].mode"), RESTART));
-        }
     }
     for now in &new.listeners {
         if !old.listeners.iter().any(|one| one.name == now.name) {
@@ -375,10 +388,11 @@ fn fixed(old: &Settings, new: &Settings) -> Vec<StartFault> {
     match (&old.registry, &new.registry) {
         (None, None) => {}
         (Some(was), Some(now)) => {
-            if format!("{:?}", was.directory) != format!("{:?}", now.directory) {
+            let store = |one: &RegistrySettings| format!("{:?}", one.directory.store);
+            if store(was) != store(now) {
                 faults.push(fault(
                     "registry",
-                    format!("url, password_file, grace and cache {RESTART}"),
+                    format!("url and password_file {RESTART}"),
                 ));
             }
             if was.token_key != now.token_key {

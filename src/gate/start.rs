@@ -511,6 +511,7 @@ pub(super) fn turns(limits: &Limits, workers: usize) -> usize {
 /// What devices meet at each listener; `secures` in the order of the settings.
 pub(super) fn entrances(settings: &Settings, secures: Vec<Option<Arc<Secure>>>) -> Box<[Entrance]> {
     let entrance = |(one, secure): (&ListenerSettings, _)| Entrance {
+        offer: one.offer,
         secure,
         proxies: one.proxy_protocol_from.clone().into(),
     };
@@ -569,8 +570,7 @@ fn bind_all(
     let mut faults = Vec::new();
     for (place, wanted) in settings.listeners.iter().enumerate() {
         let name = &wanted.name;
-        let is_plain = wanted.tls.is_none();
-        let listener = Arc::new(Listener::new(place, name.clone(), is_plain));
+        let listener = Arc::new(Listener::new(place, name.clone()));
         for &address in &wanted.bind {
             let (had, is_lent) = match assigned.at(place, address) {
                 Some((passed, is_lent)) => (listener::share(&passed, workers, is_lent), is_lent),

@@ -20,7 +20,7 @@ use super::{Gate, Limits};
 use crate::broker;
 use crate::observe::logging::Logger;
 use crate::observe::metrics::Metrics;
-use crate::rules::device::Alphabet;
+use crate::rules::device::{Alphabet, Mode, Offer};
 use crate::rules::policy::{AskedClientId, ConnectSettings, Password, Unknown};
 use crate::rules::template::{Template, Use};
 
@@ -64,7 +64,9 @@ pub(super) fn gate_with(secure: Option<Arc<Secure>>) -> Arc<Gate> {
         proxy_protocol: None,
         probe: broker::Probe::default(),
     };
+    let mode = secure.as_ref().map_or(Mode::Plain, |_| Mode::MutualTls);
     let entrance = Entrance {
+        offer: Offer::Only(mode),
         secure,
         proxies: Box::default(),
     };

@@ -385,6 +385,13 @@ impl Directory {
         }
     }
 
+    /// From now on memory is believed for `grace` while the store is away, and takes `cache_bytes` at most: what no longer fits is forgotten
+    /// before this returns, in steps, so that no worker waits for it long.
+    pub fn change(&self, grace: Duration, cache_bytes: u64) {
+        self.shared.standing.change_grace(grace);
+        self.shared.memory.resize(cache_bytes);
+    }
+
     /// Ends the thread, which first writes which devices were seen; waits for that, 2 s at most. What is in memory is
     /// believed for `Settings.grace` more, and nobody else can be looked up.
     ///

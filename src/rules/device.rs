@@ -154,6 +154,14 @@ impl Offer {
         only.or((word == "mixed-tls").then_some(Self::MixedTls))
     }
 
+    /// Whether a connection may be of this mode.
+    pub fn has(self, mode: Mode) -> bool {
+        match self {
+            Self::Only(only) => mode == only,
+            Self::MixedTls => mode != Mode::Plain,
+        }
+    }
+
     /// Whether a certificate is asked for in the handshake.
     pub fn asks_for_certificate(self) -> bool {
         matches!(self, Self::Only(Mode::MutualTls) | Self::MixedTls)

@@ -206,6 +206,20 @@ fn every_command_in_the_pages_can_be_typed() {
     }
 }
 
+/// What cannot change while the gate runs is one list, wherever it stands.
+#[test]
+fn what_a_reload_cannot_change_is_told_alike_everywhere() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = words(&page("docs/reload.md"));
+    let (_, list) = told
+        .split_once("is a fault of the reload, with its key, like any other: ")
+        .expect("it is told");
+    let (list, _) = list.split_once(". A reload that took in").expect("its end");
+    assert!(words(&page("docs/operation.md")).contains(list), "{list}");
+    let (_, help, _) = tidegate(&["run", "--help"], root());
+    assert!(words(&help).contains(&list.replace('`', "")), "{list}\n{help}");
+}
+
 /// What a page or the example in deploy/ shows is a good configuration, once what an excerpt leaves out is there.
 /// (docs/configuration.md has a test of its own beside the reader.)
 #[test]

@@ -32,6 +32,7 @@ mod hosts;
 mod limits;
 mod listeners;
 mod matrix;
+mod modes;
 mod monitoring;
 mod mosquitto;
 mod mqtts;

@@ -81,7 +81,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
     let accepting = tokio::spawn(accept(
         socket,
         false,
-        Arc::new(Listener::new(0, "devices".into(), false)),
+        Arc::new(Listener::new(0, "devices".into())),
         gate.clone(),
         roll,
         door,

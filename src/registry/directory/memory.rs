@@ -1,6 +1,6 @@
 //! The devices that are remembered, and for a few seconds the names that nobody has.
 //!
-//! Only the thread writes; workers read. Names that nobody has are kept apart, so that a storm of them pushes no device
+//! Only the thread writes, but for a reload that makes it smaller; workers read. Names that nobody has are kept apart, so that a storm of them pushes no device
 //! out (threats.md V6).
 
 use std::hash::Hash;
@@ -29,6 +29,9 @@ const MOST_ASKED: usize = 4096;
 
 /// How long it is remembered that nobody has a name, if nothing tells otherwise before.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// So much is forgotten in one go when memory is to be smaller, in bytes: a few thousand devices.
+const STEP: u64 = 4 << 20;
 
 /// What a device takes, about, in bytes: for the tables to begin with.
 const EXPECTED: u64 = 512;
@@ -83,6 +86,13 @@ impl Memory {
             era: AtomicU64::new(0),
             pin_era: AtomicU64::new(0),
         }
+    }
+
+    /// Takes no more than `bytes` from now on.
+    pub(super) fn resize(&self, bytes: u64) {
+        let for_pins = bytes / 4;
+        resize(&self.known, bytes - for_pins);
+        resize(&self.pins, for_pins);
     }
 
     /// The record, if it is remembered.
@@ -221,6 +231,19 @@ impl Memory {
     }
 }
 
+/// In steps: each part is locked while it forgets, and workers would wait for a million records.
+fn resize<K: Eq + Hash, V: Clone>(table: &Cache<K, V, Bytes>, bytes: u64)
+where
+    Bytes: Weighter<K, V>,
+{
+    let mut held = table.weight();
+    while held > bytes + STEP {
+        held -= STEP;
+        table.set_capacity(held);
+    }
+    table.set_capacity(bytes);
+}
+
 /// Whether a little more fits in. It is divided into parts, which do not fill alike: somewhat before the whole is full, one is.
 fn has_room<K: Eq + Hash, V: Clone>(table: &Cache<K, V, Bytes>) -> bool
 where
@@ -297,6 +320,23 @@ fn text(text: &String) -> usize {
 mod tests {
     use super::*;
     use crate::rules::record::Valid;
+
+    /// Smaller, it forgets what has no room any more; larger, it takes in more than before.
+    #[test]
+    fn another_size_counts_at_once() {
+        let memory = Memory::new(16 << 20);
+        let fill = || {
+            let record = |n| Arc::new(Record::new(format!("m-{n:06}").parse().expect("a name"), 0));
+            let fits = |n: &u32| memory.remember_if_room(&record(*n));
+            (0..100_000).take_while(fits).count()
+        };
+        let first = fill();
+        memory.resize(1 << 20);
+        assert!(memory.bytes() <= 1 << 20, "{} bytes", memory.bytes());
+        assert!(memory.count() > 0 && memory.count() < first as u64 / 8);
+        memory.resize(32 << 20);
+        assert!(fill() > first, "{first} before");
+    }
 
     /// What a fleet of 100,000 takes, whose devices have a certificate each and nothing else.
     #[test]

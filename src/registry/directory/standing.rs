@@ -23,7 +23,8 @@ const NEVER: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(super) struct Standing {
-    grace: Duration,
+    /// In milliseconds.
+    grace: AtomicU64,
     began: Instant,
     /// When the last good reading of the changes began, in milliseconds from `began`.
     read_at: AtomicU64,
@@ -40,7 +41,7 @@ struct Away {
 impl Standing {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
-            grace,
+            grace: AtomicU64::new(millis(grace)),
             began: Instant::now(),
             read_at: AtomicU64::new(NEVER),
             away: Mutex::new(Away {
@@ -48,6 +49,15 @@ impl Standing {
                 told: None,
             }),
         }
+    }
+
+    /// From now on devices in memory go on for so long.
+    pub(super) fn change_grace(&self, grace: Duration) {
+        self.grace.store(millis(grace), Ordering::Relaxed);
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace.load(Ordering::Relaxed))
     }
 
     /// How long ago the last good reading of the changes began; `None`: there was none.
@@ -60,7 +70,7 @@ impl Standing {
 
     /// Whether a device in memory goes on.
     pub(super) fn may_go_on(&self, age: Option<Duration>) -> bool {
-        age.is_some_and(|age| age <= self.grace.max(FRESH))
+        age.is_some_and(|age| age <= self.grace().max(FRESH))
     }
 
     /// Why the store is not asked, and why names are not called unknown; `None`: it is there.
@@ -124,7 +134,7 @@ impl Standing {
             tracing::warn!(
                 event = "registry_away",
                 "the registry is away: {why}; known devices go on from memory for {} s, all others are told to come back",
-                self.grace.as_secs()
+                self.grace().as_secs()
             );
         }
     }
@@ -132,6 +142,10 @@ impl Standing {
     fn lock(&self) -> MutexGuard<'_, Away> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn silent(age: Duration) -> Arc<str> {

@@ -294,6 +294,23 @@ async fn a_thread_that_stands_still_is_noticed() {
     assert_eq!(directory.finds(&named("a")).await, Short::NotNow);
 }
 
+/// While the store is away, another grace counts at once, longer or shorter.
+#[tokio::test(start_paused = true)]
+async fn another_grace_counts_at_once() {
+    let fake = Fake::with([record("a", 1)]);
+    with_open(&fake, async |directory| {
+        assert_eq!(directory.finds(&named("a")).await, Short::Version(1));
+        fake.script().away = Some(Trouble::Refuses);
+        tokio::time::sleep(GRACE * 2).await;
+        assert_eq!(directory.finds(&named("a")).await, Short::NotNow);
+        directory.change(GRACE * 3, MEMORY);
+        assert_eq!(directory.finds(&named("a")).await, Short::Version(1));
+        directory.change(GRACE, MEMORY);
+        assert_eq!(directory.finds(&named("a")).await, Short::NotNow);
+    })
+    .await;
+}
+
 /// Without any grace, memory counts for as long as the store counts as there.
 #[tokio::test(start_paused = true)]
 async fn no_grace_is_two_seconds() {
