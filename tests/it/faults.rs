@@ -14,8 +14,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use crate::limits::{HERE, crowd};
+use crate::support::broker::Visit;
 use crate::support::device::{Answer, Device, Link, call_from, connect};
 use crate::support::gate::{Gate, MUTUAL, Plan};
+use crate::support::held::Held;
 use crate::support::namespaces::has_its_own_namespaces;
 use crate::support::{soon, until};
 
@@ -451,4 +453,80 @@ async fn a_clock_that_jumps_ends_no_connection() {
     }
     let ended = gate.metric("tidegate_revoked_connections_total", &[]).await;
     assert!(ended < 0.5, "{ended}");
+}
+
+// ── What goes on beside the path
+
+/// V4: the thread that watches files, tells metrics, probes brokers and hears signals stands still: devices come, talk and go as before. What it
+/// has missed it does when it gets on.
+#[test]
+fn a_file_watcher_that_stands_still_stalls_no_device() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    // One thread throughout: only the one that seized a thread may let it go.
+    runtime.block_on(async {
+        let gate = Gate::start().await;
+        gate.metric_becomes("tidegate_broker_up", &[], 1.0).await;
+        let device = gate.device("meter-7");
+        let linked = async || tokio::join!(let_in(&device), gate.broker().welcome());
+        let talk = async |(link, visit): &mut (Link, Visit)| {
+            link.say(&[0xc0, 0]).await.expect("the gate reads");
+            assert_eq!(visit.packet().await, Some(vec![0xc0, 0]));
+            visit.say(&[0xd0, 0]).await;
+            assert_eq!(link.packet().await, Some(vec![0xd0, 0]));
+        };
+        let mut open = linked().await;
+        let Some(watcher) = Held::hold(&gate, "tidegate") else {
+            return;
+        };
+        let ca = gate.file("ca.pem");
+        let more = [&std::fs::read(&ca).expect("its file")[..], b"\n"].concat();
+        std::fs::write(ca, more).expect("written");
+        let mut asks = tokio::net::TcpStream::connect(gate.admin)
+            .await
+            .expect("the kernel");
+        asks.write_all(b"GET /metrics HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n")
+            .await
+            .expect("the kernel takes it");
+
+        for _ in 0..50 {
+            talk(&mut linked().await).await;
+        }
+        talk(&mut open).await;
+        assert_eq!(gate.count("reloaded"), 0, "it stands still");
+
+        drop(watcher);
+        let mut told = Vec::new();
+        soon("the metrics", asks.read_to_end(&mut told))
+            .await
+            .expect("read");
+        assert!(String::from_utf8_lossy(&told).contains("tidegate_connections_open"));
+        gate.line("reloaded", |_| true).await;
+    });
+}
+
+/// V4: callers who ask for the metrics, and never read them, keep neither devices nor other callers waiting.
+#[tokio::test]
+async fn a_reader_of_metrics_that_stalls_holds_up_nobody() {
+    let mut gate = Gate::start().await;
+    let _house = gate.take_broker().welcome_all();
+    let asks = "GET /metrics HTTP/1.1\r\nhost: gate\r\n\r\n".repeat(500);
+    let mut stalled = Vec::new();
+    for _ in 0..16 {
+        let caller = tokio::net::TcpStream::connect(gate.admin)
+            .await
+            .expect("it listens");
+        // As much as it takes: an answer has some 40 KB, and nobody reads one.
+        let _ = caller.try_write(asks.as_bytes());
+        caller.readable().await.expect("the first answer begins");
+        stalled.push(caller);
+    }
+    for _ in 0..20 {
+        drop(let_in(&gate.device("meter-7")).await);
+        let (status, page) = gate.admin_get("/metrics").await;
+        assert!(status == 200 && page.contains("tidegate_build_info"));
+    }
+    assert_eq!(stalled.len(), 16);
 }

@@ -4,14 +4,12 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use nix::sys::ptrace;
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
 use tempfile::TempDir;
 use tidegate::mqtt::Version;
 
 use crate::support::gate::{Gate, Plan};
-use crate::support::{PATIENCE, soon};
+use crate::support::held::Held;
+use crate::support::soon;
 
 /// What plays the service manager.
 struct Manager {
@@ -274,37 +272,4 @@ async fn a_watchdog_that_is_meant_for_another_process_hears_nothing() {
     manager.hears_of("READY=1").await;
     let heard = tokio::time::timeout(Duration::from_secs(1), manager.hears_of("WATCHDOG=1")).await;
     assert!(heard.is_err(), "{heard:?}");
-}
-
-/// A thread of a gate that does not get on.
-struct Held {
-    thread: Pid,
-    since: Instant,
-}
-
-impl Held {
-    fn hold(gate: &Gate, name: &str) -> Option<Self> {
-        let thread = Pid::from_raw(gate.thread(name));
-        let held = ptrace::seize(thread, ptrace::Options::empty())
-            .and_then(|()| ptrace::interrupt(thread));
-        if let Err(fault) = held {
-            let required =
-                std::env::var_os("TIDEGATE_PEERS").is_some_and(|word| word == "required");
-            assert!(!required, "ptrace is not allowed here: {fault}");
-            eprintln!(
-                "SKIPPED: ptrace is not allowed here ({fault}): NOBODY SAW WHAT A STUCK WORKER DOES"
-            );
-            return None;
-        }
-        waitpid(thread, None).expect("it stops");
-        let since = Instant::now();
-        Some(Self { thread, since })
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        ptrace::detach(self.thread, None).expect("it was held");
-        assert!(self.since.elapsed() < PATIENCE);
-    }
 }

@@ -17,6 +17,7 @@ pub mod device;
 pub mod estate;
 pub mod gate;
 pub mod haproxy;
+pub mod held;
 pub mod http;
 pub mod kubernetes;
 pub mod mosquitto;
