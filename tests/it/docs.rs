@@ -190,7 +190,14 @@ fn every_command_in_the_pages_can_be_typed() {
                         assert!(root().join(file).exists(), "{name}: {file}");
                     }
                 }
-                ["runuser", "-u", "tidegate", "--", "tidegate", arguments @ ..] => {
+                [
+                    "runuser",
+                    "-u",
+                    "tidegate",
+                    "--",
+                    "tidegate",
+                    arguments @ ..,
+                ] => {
                     understood(arguments, &name);
                 }
                 ["apt" | "systemctl" | "chown" | "chmod", ..] if name == "docs/packages.md" => {}
@@ -217,7 +224,10 @@ fn what_a_reload_cannot_change_is_told_alike_everywhere() {
     let (list, _) = list.split_once(". A reload that took in").expect("its end");
     assert!(words(&page("docs/operation.md")).contains(list), "{list}");
     let (_, help, _) = tidegate(&["run", "--help"], root());
-    assert!(words(&help).contains(&list.replace('`', "")), "{list}\n{help}");
+    assert!(
+        words(&help).contains(&list.replace('`', "")),
+        "{list}\n{help}"
+    );
 }
 
 /// What a page or the example in deploy/ shows is a good configuration, once what an excerpt leaves out is there.

@@ -88,7 +88,10 @@ fn the_printed_steps_lead_to_a_gate_that_starts() {
         ("docs/systemd.md", &page("docs/systemd.md")),
     ] {
         let places: Vec<_> = steps.iter().filter_map(|step| text.find(step)).collect();
-        assert!(places.len() == 3 && places.is_sorted(), "{name}: {places:?}");
+        assert!(
+            places.len() == 3 && places.is_sorted(),
+            "{name}: {places:?}"
+        );
     }
 }
 
