@@ -317,7 +317,7 @@ async fn verdict(
     // Its mode may be gone from the listener since it came in, and those who sat then were told before it did.
     let listener = secured.listener.place;
     if !gate.glance().entrances[listener].offer.has(secured.mode) {
-        return Err(refused(Refusal::Revoked(Cause::TrustEnded)));
+        return Err(refused(Refusal::Revoked(Cause::ModeTightened)));
     }
     // Its key may have been taken away between the look at its token and its seat.
     let by_token = claim.evidence.token.is_some();

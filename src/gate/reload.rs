@@ -229,7 +229,7 @@ fn end_modes(gate: &Gate) {
         let offer = in_force.entrances[one.sitter.listener].offer;
         !offer.has(one.sitter.evidence.mode)
     });
-    devices::end(gone.collect(), Cause::TrustEnded);
+    devices::end(gone.collect(), Cause::ModeTightened);
 }
 
 /// Reads whatever the settings name, and goes on after a fault.

@@ -675,7 +675,7 @@ pub enum Cause {
     /// Its owner removed it.
     #[error("the device was removed from the registry")]
     DeviceRemoved = 2,
-    /// Its owner raised `min_mode`.
+    /// Its owner raised `min_mode`, or its listener has its mode no more.
     #[error("the device may not use this mode any more")]
     ModeTightened = 3,
     /// Its owner ended the credential.

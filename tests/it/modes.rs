@@ -48,7 +48,7 @@ async fn goes_on(link: &mut Link) {
     link.say(&[0xc0, 0]).await.expect("it stays");
 }
 
-/// Whoever is in by a mode that its listener has no more ends, as after a change of trust; whoever is in by one that it still has stays.
+/// Whoever is in by a mode that its listener has no more ends; whoever is in by one that it still has stays.
 #[tokio::test]
 async fn another_mode_counts_for_who_comes_next_and_ends_what_there_is_no_more() {
     let estate = estate().await;
@@ -62,7 +62,7 @@ async fn another_mode_counts_for_who_comes_next_and_ends_what_there_is_no_more()
             &estate,
             link,
             Version::V5,
-            "trust_ended",
+            "mode_tightened",
             0x87,
             Instant::now(),
         )
@@ -96,7 +96,7 @@ async fn another_mode_counts_for_who_comes_next_and_ends_what_there_is_no_more()
     goes_on(&mut tokened).await;
     gate.metric_becomes(
         "tidegate_revoked_connections_total",
-        &[("cause", "trust_ended")],
+        &[("cause", "mode_tightened")],
         4.0,
     )
     .await;
@@ -133,9 +133,10 @@ async fn who_is_on_its_way_in_by_a_mode_that_goes_is_turned_away() {
     change(&estate, &[("mode = \"plain\"\n", &back)]).await;
     accepted.say(&packet[1..]).await.expect("sent");
     assert_eq!(last_words(&mut accepted).await.first(), Some(&0x20));
-    let refused = gate.lines("refused");
-    let meanwhile = |line: &&serde_json::Value| line["reason"] == "revoked_meanwhile";
-    assert_eq!(refused.iter().filter(meanwhile).count(), 2, "{refused:?}");
+    let told = gate.next_line("refused", 1).await;
+    assert_eq!(told["reason"], "revoked_meanwhile", "{told}");
+    let why = told["why"].as_str().expect("text");
+    assert!(why.contains("this mode"), "{why}");
     gate.metric_becomes("tidegate_connections_open", &[], 0.0)
         .await;
 }
