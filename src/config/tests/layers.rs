@@ -30,6 +30,19 @@ fn flags_win_over_environment_over_file_over_default() {
     assert_eq!(admin(env().types(flags("off"))), None);
 }
 
+/// What was written is a wish, also where it is the default.
+#[test]
+fn a_limit_that_is_the_default_may_have_been_written() {
+    let written = |operator: Operator| operator.loads().expect("good").connections_written;
+    assert!(!written(Operator::writes(GOOD)));
+    let other = format!("{GOOD}[limits]\nhandshakes = 5\n");
+    assert!(!written(Operator::writes(&other)));
+    let default = format!("{GOOD}[limits]\nconnections = 100_000\n");
+    assert!(written(Operator::writes(&default)));
+    let by_environment = Operator::writes(GOOD).sets("TIDEGATE_LIMITS__CONNECTIONS", "100_000");
+    assert!(written(by_environment));
+}
+
 #[test]
 fn the_environment_reaches_every_kind_of_value() {
     let config = Operator::writes(GOOD)
