@@ -11,9 +11,9 @@
 //!   then it is the oldest nevertheless, so that whoever comes and leaves on purpose does not starve who waits. Who has gone is let
 //!   go without a signature, and who has waited too long for it to end well is sent away (threats.md V1).
 //! - Nobody begins whom no broker has a place for: one that came back is given devices as fast as it answers them (V5).
-//! - While many wait, the listener lets in one for each that begins, and the oldest who wait make room for them. It turns away three
-//!   more at once, which costs little; the others stay with the kernel, which keeps few then. What it cannot keep it drops, and TCP
-//!   calls again after a second. So who is let in has called just now.
+//! - While many wait, the listener lets in one for each that begins, and the oldest who wait make room for them. The others stay with
+//!   the kernel, which keeps few then. What it cannot keep it drops, and TCP calls again after a second: that costs nothing, and to turn
+//!   them away would. So who is let in has called just now.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -38,8 +38,11 @@ const WAITING: usize = 1024;
 /// Once so many wait and devices give up, few are let in: a burst that all of them outwait is no storm.
 const CROWDED: usize = 320;
 
-/// Until fewer than so many wait. To go back and forth would let the kernel's queue grow and shrink, and in it devices grow old.
-const THINNED: usize = CROWDED / 4;
+/// Until fewer than so many wait.
+const THINNED: usize = 16;
+
+/// And once more when so many wait, for as long as devices go on to give up: who is let in beyond that waits for nothing mostly.
+const CROWDED_AGAIN: usize = 64;
 
 /// While nobody has given up waiting for so long, the first who came is the first to begin, and all are served. Otherwise the newest is.
 const LONG: Duration = Duration::from_secs(2);
@@ -47,10 +50,7 @@ const LONG: Duration = Duration::from_secs(2);
 /// So few are let in for each that begins: whoever is let in for nothing costs much of a handshake, too.
 const FOR_EACH: u8 = 1;
 
-/// And so few turned away, which costs little. With fewer, more SYNs are dropped, and who comes by a second one has waited for a second.
-const SURPLUS: u8 = 3;
-
-/// So many times as many of both at once.
+/// So many times as many at once.
 const AT_ONCE: u8 = PIECES;
 
 /// While devices give up waiting, of so many beginnings one is of who waits longest.
@@ -125,10 +125,10 @@ struct Queues {
     gave_up: Option<Instant>,
     /// Few are let in.
     crowded: bool,
+    /// It was crowded, and devices have not ceased to give up since.
+    stormy: bool,
     /// So many may be accepted although it is crowded.
     may_come: u8,
-    /// And so many turned away.
-    surplus: u8,
     next: u64,
 }
 
@@ -146,10 +146,10 @@ struct Waiting {
 pub(crate) enum Crowd {
     /// Few, or nobody.
     Thin,
+    /// Few, amid a storm.
+    Thinned,
     /// So many that few are let in.
     Thick,
-    /// So many that this one is turned away at once.
-    Surplus,
 }
 
 /// What is left when the queues were gone through.
@@ -224,22 +224,24 @@ impl Queues {
         }
     }
 
-    /// Whether one more may be accepted: freely, for one that began, only to be turned away, or not now.
+    /// Whether one more may be accepted: freely, for one that began, or not now.
     fn admits(&mut self) -> Option<Crowd> {
         if !self.is_crowded() {
-            return Some(Crowd::Thin);
+            return Some(if self.stormy { Crowd::Thinned } else { Crowd::Thin });
         }
-        if let Some(left) = self.may_come.checked_sub(1) {
-            self.may_come = left;
-            return Some(Crowd::Thick);
-        }
-        self.surplus = self.surplus.checked_sub(1)?;
-        Some(Crowd::Surplus)
+        self.may_come = self.may_come.checked_sub(1)?;
+        Some(Crowd::Thick)
     }
 
     fn is_crowded(&mut self) -> bool {
-        let enough = if self.crowded { THINNED } else { CROWDED };
+        self.stormy &= self.is_storm();
+        let enough = match (self.crowded, self.stormy) {
+            (true, _) => THINNED,
+            (false, true) => CROWDED_AGAIN,
+            (false, false) => CROWDED,
+        };
         self.crowded = self.waiting() >= WAITING || self.waiting() >= enough && self.is_storm();
+        self.stormy |= self.crowded;
         self.crowded
     }
 
@@ -354,9 +356,7 @@ impl Door {
             match next.turn.send(turn) {
                 Ok(()) => {
                     pieces -= 1;
-                    let more = |count: u8, by: u8| (count + by).min(by * AT_ONCE);
-                    queues.may_come = more(queues.may_come, FOR_EACH);
-                    queues.surplus = more(queues.surplus, SURPLUS);
+                    queues.may_come = (queues.may_come + FOR_EACH).min(FOR_EACH * AT_ONCE);
                 }
                 Err(turn) => *spare = Some(turn), // it has just gone
             }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -195,13 +194,6 @@ pub(crate) async fn accept(
         if gate.leaves(is_lent) {
             return;
         }
-        if now == Crowd::Surplus
-            && !*draining.borrow()
-            && let Some(address) = turn_one_away(&socket)
-        {
-            turned_away(&gate, listener.place, address, Refusal::Storm);
-            continue;
-        }
         let accepted = tokio::select! {
             biased; // those who came before the drain
             accepted = socket.accept() => accepted,
@@ -214,11 +206,6 @@ pub(crate) async fn accept(
             }
         }
         match accepted {
-            Ok((socket, address)) if now == Crowd::Surplus => {
-                reset(socket);
-                let address = canonical(address);
-                turned_away(&gate, listener.place, address, Refusal::Storm);
-            }
             Ok((socket, address)) => receive(socket, address, &listener, &gate, &roll, &door),
             Err(fault) if is_the_devices(&fault) => {}
             Err(fault) if is_out_of_descriptors(&fault) && show_out(&socket, &listener, &gate) => {}
@@ -299,16 +286,8 @@ fn show_out(socket: &tokio::net::TcpListener, listener: &Listener, gate: &Gate) 
     }
 }
 
-/// Turns away one that has called already, if any has, and tells from where it called. The runtime hears nothing of it: that would cost as
-/// much as all the rest.
-fn turn_one_away(socket: &tokio::net::TcpListener) -> Option<SocketAddr> {
-    let (accepted, address) = SockRef::from(socket).accept().ok()?;
-    reset(accepted);
-    address.as_socket().map(canonical)
-}
-
 /// Closes a connection that is turned away, at the least cost: the kernel keeps nothing of it.
-pub(crate) fn reset(socket: impl AsFd) {
+pub(crate) fn reset(socket: TcpStream) {
     // If it cannot be set, this is an ordinary close.
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     drop(socket);
@@ -350,7 +329,8 @@ fn backlog(crowd: Crowd, is_lent: bool) -> i32 {
     match crowd {
         Crowd::Thin if is_lent => LENT_BACKLOG,
         Crowd::Thin => BACKLOG,
-        Crowd::Thick | Crowd::Surplus => SHORT_BACKLOG,
+        // To go back and forth would let the kernel's queue grow and shrink, and in it devices grow old.
+        Crowd::Thinned | Crowd::Thick => SHORT_BACKLOG,
     }
 }
 
