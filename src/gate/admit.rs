@@ -109,7 +109,7 @@ impl Secured {
     ) -> Result<Asking, Refusal> {
         let cap = in_force.limits.connect_bytes as usize;
         let limit = in_force.limits.connect_timeout;
-        let mut came = std::mem::take(&mut self.early);
+        let mut came = Vec::new();
         let whole = timeout(limit, async {
             loop {
                 match connect::measure(&came, cap) {

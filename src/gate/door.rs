@@ -227,7 +227,11 @@ impl Queues {
     /// Whether one more may be accepted: freely, for one that began, or not now.
     fn admits(&mut self) -> Option<Crowd> {
         if !self.is_crowded() {
-            return Some(if self.stormy { Crowd::Thinned } else { Crowd::Thin });
+            return Some(if self.stormy {
+                Crowd::Thinned
+            } else {
+                Crowd::Thin
+            });
         }
         self.may_come = self.may_come.checked_sub(1)?;
         Some(Crowd::Thick)

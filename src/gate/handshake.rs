@@ -52,8 +52,6 @@ pub(crate) struct Secured {
     pub(crate) mode: Mode,
     /// The certificate, and who vouched for it: given for, and only for, `mutual-tls`.
     pub(crate) shown: Option<Shown>,
-    /// What the device sent right behind the handshake.
-    pub(crate) early: Vec<u8>,
     pub(crate) address: SocketAddr,
     /// Where the device called, where brokers are told of it.
     pub(crate) to: Option<SocketAddr>,
@@ -113,7 +111,6 @@ impl Accepted {
                 link: DeviceLink::Plain(Socket::Tcp(self.socket)),
                 mode: Mode::Plain,
                 shown: None,
-                early: Vec::new(),
                 address: self.address,
                 to: self.to,
                 presented: None,
@@ -254,15 +251,12 @@ impl Accepted {
             handshake,
             mut seen,
         } = attempt;
-        let early = match outcome {
-            Ok(early) => early,
-            Err(lost) => {
-                let refusal = refusal(lost, &mut seen);
-                let mut link = DeviceLink::Tls(Box::new(handshake.abandon()));
-                let _ = timeout(ALERT, linger(&mut link, LINGER_BYTES)).await;
-                return Err(refusal);
-            }
-        };
+        if let Err(lost) = outcome {
+            let refusal = refusal(lost, &mut seen);
+            let mut link = DeviceLink::Tls(Box::new(handshake.abandon()));
+            let _ = timeout(ALERT, linger(&mut link, LINGER_BYTES)).await;
+            return Err(refusal);
+        }
         facts.resumed = Some(handshake.resumed());
         let presented = seen.presented;
         let shown = shown(tls, &handshake, &mut seen)?;
@@ -279,7 +273,6 @@ impl Accepted {
             link: DeviceLink::Tls(Box::new(stream)),
             mode,
             shown,
-            early,
             address: self.address,
             to: self.to,
             presented,

@@ -87,7 +87,6 @@ mod tests {
             link: DeviceLink::Plain(Socket::Tcp(socket)),
             mode: Mode::Plain,
             shown: None,
-            early: Vec::new(),
             address: at,
             to: None,
             presented: None,

@@ -167,7 +167,9 @@ impl Towards {
     /// [`Lost`]; also when the server speaks before it was asked anything.
     pub async fn secure(&self, socket: TcpStream) -> Result<TlsStream, Lost> {
         let greeting = Greeting::towards(socket, self.config.clone(), self.name.clone())?;
-        let (stream, early) = Box::pin(greeting.run()).await?;
+        let mut stream = Box::pin(greeting.run()).await?;
+        let mut early = Vec::new();
+        stream.open_held(&mut early)?;
         if early.is_empty() {
             Ok(stream)
         } else {

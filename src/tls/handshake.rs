@@ -22,7 +22,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::protection::{HEADER, LARGEST};
+use super::protection::{HEADER, LARGEST, Record};
 use super::records::{Next, Records};
 use super::stream::{HELD, Lost, Outbox, TlsStream};
 use super::witness::{Seen, note, witness};
@@ -81,7 +81,9 @@ pub struct Handshake<S = UnbufferedServerConnection> {
     /// The most plaintext in a record of ours, in bytes.
     most: usize,
     outbox: Outbox,
-    /// What came and was not used up: the front of a record.
+    /// So much of what came and is not used up has rustls seen; it remembers places in it.
+    shown: usize,
+    /// What came behind the handshake.
     held: Vec<u8>,
     /// The other side has closed.
     ended: bool,
@@ -105,13 +107,17 @@ pub(super) struct KeepTraffic;
 
 impl KeyLog for KeepTraffic {
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
-        let kept = OkmBlock::new(secret);
+        // rustls asks first in TLS 1.3, but not in 1.2.
+        if !self.will_log(label) {
+            return;
+        }
         note(|seen| {
             let traffic = seen.traffic.get_or_insert_default();
-            match label {
-                DEVICES => traffic.device = Some(kept),
-                _ => traffic.gate = Some(kept),
-            }
+            let kept = match label {
+                DEVICES => &mut traffic.device,
+                _ => &mut traffic.gate,
+            };
+            *kept = Some(OkmBlock::new(secret));
         });
     }
 
@@ -135,8 +141,8 @@ impl Handshake {
         Ok(Self::over(socket, tls, most))
     }
 
-    /// Does it; `came` is what has been read from the socket so far. Gives what the device sent right behind its handshake,
-    /// decrypted: the front of its CONNECT, mostly.
+    /// Does it; `came` is what has been read from the socket so far. What the device sent right behind its handshake, the front of
+    /// its CONNECT mostly, is read of the connection later.
     ///
     /// `came` is computed at once, what comes later at the word of `pace`. What is learnt on the way goes into `seen`, also
     /// when it fails. Dropping it half-way drops the connection.
@@ -148,10 +154,8 @@ impl Handshake {
         came: Vec<u8>,
         seen: &mut Seen,
         pace: &impl Pace,
-    ) -> Result<Vec<u8>, Lost> {
-        let process = |this: &mut Self, came: &mut [u8], plain: &mut Vec<u8>| {
-            witness(seen, || this.process(came, plain))
-        };
+    ) -> Result<(), Lost> {
+        let process = |this: &mut Self, came: &mut [u8]| witness(seen, || this.process(came));
         self.shake_hands(came, process, pace).await
     }
 
@@ -191,25 +195,23 @@ impl Greeting {
         Ok(Self::over(socket, tls, most))
     }
 
-    /// Does it; gives what the server sent right behind its own, decrypted, and the connection. Dropping it half-way drops the
-    /// connection.
+    /// Does it; gives the connection. Dropping it half-way drops the connection.
     ///
     /// In TLS 1.3 a server judges our certificate after that: what it thinks of it is learnt by the first read.
     ///
     /// # Errors
     /// [`Lost`]; the alert that rustls wrote has been sent as far as the socket took it.
-    pub async fn run(mut self) -> Result<(TlsStream, Vec<u8>), Lost> {
-        let early = self.shake_hands(Vec::new(), Self::process, &AtOnce).await?;
+    pub async fn run(mut self) -> Result<TlsStream, Lost> {
+        self.shake_hands(Vec::new(), Self::process, &AtOnce).await?;
         let suite = self.suite()?;
-        let stream = self.settled(suite, |tls| {
+        Ok(self.settled(suite, |tls| {
             let (secrets, rustls) = tls.dangerous_into_kernel_connection()?;
             let next = match suite {
                 SupportedCipherSuite::Tls12(_) => Next::Never { is_server: false },
                 SupportedCipherSuite::Tls13(_) => Next::Rustls(Box::new(rustls)),
             };
             Ok((secrets, next))
-        })?;
-        Ok((stream, early))
+        })?)
     }
 }
 
@@ -221,6 +223,7 @@ impl<S: Side> Handshake<S> {
             // rustls counts the header, too.
             most: max_fragment_size.map_or(LARGEST, |most| most - HEADER),
             outbox: Outbox::default(),
+            shown: 0,
             held: Vec::new(),
             ended: false,
             is_over: false,
@@ -231,12 +234,11 @@ impl<S: Side> Handshake<S> {
     async fn shake_hands(
         &mut self,
         mut came: Vec<u8>,
-        mut process: impl FnMut(&mut Self, &mut [u8], &mut Vec<u8>) -> Result<usize, Error>,
+        mut process: impl FnMut(&mut Self, &mut [u8]) -> Result<usize, Error>,
         pace: &impl Pace,
-    ) -> Result<Vec<u8>, Lost> {
-        let mut plain = Vec::new();
+    ) -> Result<(), Lost> {
         loop {
-            let rest = match process(self, &mut came, &mut plain) {
+            let rest = match process(self, &mut came) {
                 Ok(used) => came.split_off(used),
                 Err(fault) => {
                     let _ = self.flush().await;
@@ -249,7 +251,7 @@ impl<S: Side> Handshake<S> {
                 self.held = came;
                 self.is_over = true;
                 self.held.shrink_to_fit();
-                return Ok(plain);
+                return Ok(());
             }
             if self.ended || came.len() > HELD {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -311,7 +313,7 @@ impl<S: Side> Handshake<S> {
     fn suite(&self) -> Result<SupportedCipherSuite, Error> {
         let suite = self.tls.negotiated_cipher_suite();
         suite
-            .filter(|_| self.is_over)
+            .filter(|_| self.is_over && self.shown == 0)
             .ok_or(Error::HandshakeNotComplete)
     }
 
@@ -329,42 +331,39 @@ impl<S: Side> Handshake<S> {
         Ok(stream)
     }
 
-    /// Puts `came` through TLS: plaintext is added to `plain`, records of ours to the outbox. Gives how many bytes of
-    /// `came` are used up.
-    fn process(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, Error> {
-        let mut used = 0;
+    /// Puts `came` through TLS, as far as the handshake goes; records of ours go to the outbox. Gives how many bytes of `came` are
+    /// used up.
+    ///
+    /// rustls is shown one record more at a time: what comes behind the handshake is not its to open, since what it would do on
+    /// account of that, such as to take new keys, would be lost when it is let go.
+    fn process(&mut self, came: &mut [u8]) -> Result<usize, Error> {
+        let (mut used, mut shown) = (0, self.shown);
         loop {
-            let UnbufferedStatus { mut discard, state } = self.tls.step(&mut came[used..]);
+            let UnbufferedStatus { discard, state } = self.tls.step(&mut came[used..shown]);
             let state = match state {
                 Ok(state) => state,
                 Err(fault) => {
-                    self.queue_alert(&mut came[used + discard..], &fault);
+                    self.queue_alert(&mut came[used + discard..shown], &fault);
                     return Err(fault);
                 }
             };
             let mut done = false;
             match state {
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        plain.extend_from_slice(record.payload);
-                    }
-                }
                 ConnectionState::EncodeTlsData(mut record) => {
                     encode(&mut record, &mut self.outbox.unsent)?;
                 }
                 // What was encoded waits in the outbox, in order.
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
                 ConnectionState::PeerClosed => self.ended = true,
-                ConnectionState::ReadEarlyData(_) => {
-                    return Err(Error::General("early data is off, yet it came".into()));
+                ConnectionState::ReadEarlyData(_) | ConnectionState::ReadTraffic(_) => {
+                    return Err(Error::General("data came amid the handshake".into()));
                 }
                 // BlockedHandshake, WriteTraffic, Closed, and whatever comes later: no more to do with these bytes.
                 _ => done = true,
             }
             used += discard;
-            if done {
+            if done && !(self.tls.is_handshaking() && show_more(&mut shown, came)) {
+                self.shown = shown - used;
                 return Ok(used);
             }
         }
@@ -399,6 +398,17 @@ impl<S: Side> Handshake<S> {
     }
 }
 
+/// Shows rustls the next record of `came`, or what is none, which is its to judge. Gives whether there was any.
+fn show_more(shown: &mut usize, came: &[u8]) -> bool {
+    let before = *shown;
+    match Record::at(&came[before..]) {
+        Ok(Some(record)) => *shown += record.length,
+        Ok(None) => {}
+        Err(_) => *shown = came.len(),
+    }
+    *shown > before
+}
+
 /// Adds one record of the handshake to `unsent`.
 fn encode<Data>(record: &mut EncodeTlsData<'_, Data>, unsent: &mut Vec<u8>) -> Result<(), Error> {
     let start = unsent.len();
@@ -412,3 +422,6 @@ fn encode<Data>(record: &mut EncodeTlsData<'_, Data>, unsent: &mut Vec<u8>) -> R
         .map(|_| ())
         .map_err(|fault| Error::General(fault.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use aws_lc_rs::aead::{
     UnboundKey,
 };
 use rustls::{ConnectionTrafficSecrets, Error, InvalidMessage, PeerMisbehaved};
+use zeroize::Zeroizing;
 
 use super::records::kind;
 
@@ -73,7 +74,7 @@ impl Record {
 /// One direction.
 pub(super) struct Protection {
     key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    iv: Zeroizing<[u8; NONCE_LEN]>,
     /// Of the next record.
     number: u64,
     shape: Shape,
@@ -118,7 +119,7 @@ impl Protection {
         let key = UnboundKey::new(algorithm, key).map_err(|_| fault())?;
         Ok(Self {
             key: LessSafeKey::new(key),
-            iv: iv.try_into().map_err(|_| fault())?,
+            iv: Zeroizing::new(iv.try_into().map_err(|_| fault())?),
             number,
             shape,
         })
@@ -228,7 +229,7 @@ impl Protection {
     }
 
     fn nonce(&self) -> [u8; NONCE_LEN] {
-        let mut nonce = self.iv;
+        let mut nonce = *self.iv;
         for (byte, number) in nonce[NONCE_LEN - 8..]
             .iter_mut()
             .zip(self.number.to_be_bytes())

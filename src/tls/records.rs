@@ -134,7 +134,7 @@ impl Records {
     }
 
     /// Opens the whole records at the front of `came`, in place: their data is added to `plain`, and what has to be answered to
-    /// `answers`, the alert after a fault included.
+    /// `answers`, the alert after a fault included. While something is in there that they have not taken yet, what can wait does.
     ///
     /// # Errors
     /// [`Error::AlertReceived`], or what was wrong: nothing may be asked of it any more. What came before the fault is in `plain`.
@@ -177,17 +177,16 @@ impl Records {
                 self.idle += 1;
             }
             if self.idle > MOST_IDLE {
-                return Err(PeerMisbehaved::TooManyEmptyFragments.into());
+                return Err(self.too_many(kind));
             }
             if kind != kind::HANDSHAKE && !self.message.is_empty() {
                 return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
             }
             match kind {
                 kind::DATA => plain.extend_from_slice(inside),
+                // Only data may be empty (RFC 8446 §5.4).
+                kind::ALERT | kind::HANDSHAKE if inside.is_empty() => return Err(unexpected(kind)),
                 kind::ALERT => ended = self.alerted(inside)?,
-                kind::HANDSHAKE if inside.is_empty() => {
-                    return Err(InvalidMessage::InvalidEmptyPayload.into());
-                }
                 kind::HANDSHAKE => {
                     self.message.extend_from_slice(inside);
                     self.hear(answers)?;
@@ -195,8 +194,8 @@ impl Records {
                 other => return Err(unexpected(other)),
             }
         }
-        if self.owes_key {
-            self.owes_key = false;
+        // Who does not read what it asks for has one answer under way, however often it asks (threats.md V7).
+        if self.owes_key && answers.is_empty() {
             self.renew_ours(answers)?;
         }
         Ok(Opened { used, ended })
@@ -208,7 +207,7 @@ impl Records {
     /// When the key has sealed as much as it may and there is no next one: in TLS 1.2, after 16 million records of AES-GCM.
     pub(super) fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         for piece in plain.chunks(self.most) {
-            if self.ours.number() >= self.uses {
+            if self.owes_key || self.ours.number() >= self.uses {
                 self.renew_ours(out)?;
             }
             self.ours.seal(kind::DATA, piece, out)?;
@@ -224,12 +223,28 @@ impl Records {
         self.warn(AlertDescription::CloseNotify, out)
     }
 
+    #[cfg(test)]
+    pub(super) fn wear_out(&mut self, records: u64) {
+        self.uses = self.ours.number() + records;
+    }
+
     fn is_13(&self) -> bool {
         !matches!(self.next, Next::Never { .. })
     }
 
     fn warn(&mut self, alert: AlertDescription, out: &mut Vec<u8>) -> Result<(), Error> {
         self.ours.seal(kind::ALERT, &[WARNING, alert.into()], out)
+    }
+
+    /// What there was too much of, when a record of that kind was the last of many.
+    fn too_many(&self, kind: u8) -> Error {
+        match kind {
+            kind::HANDSHAKE if self.is_13() => PeerMisbehaved::TooManyKeyUpdateRequests,
+            kind::HANDSHAKE => PeerMisbehaved::TooManyRenegotiationRequests,
+            kind::ALERT => PeerMisbehaved::TooManyWarningAlertsReceived,
+            _ => PeerMisbehaved::TooManyEmptyFragments,
+        }
+        .into()
     }
 
     /// Judges an alert; tells whether the other side has closed.
@@ -239,8 +254,9 @@ impl Records {
         };
         match AlertDescription::from(description) {
             AlertDescription::CloseNotify => Ok(true),
-            // The only other warning that TLS 1.3 knows (RFC 8446 §6.1); TLS 1.2 has many, and they end nothing (RFC 5246 §7.2.2).
-            AlertDescription::UserCanceled => Ok(false),
+            // The only other one that ends nothing in TLS 1.3, where levels say nothing (RFC 8446 §6, §6.1).
+            AlertDescription::UserCanceled if self.is_13() => Ok(false),
+            // TLS 1.2 has many, and they are warnings (RFC 5246 §7.2.2).
             _ if level == WARNING && !self.is_13() => Ok(false),
             alert => Err(Error::AlertReceived(alert)),
         }
@@ -271,7 +287,9 @@ impl Records {
                 // Nobody shakes hands twice: it is told so, and may go on (RFC 5246 §7.2.2).
                 (HandshakeType::ClientHello, Next::Never { is_server: true })
                 | (HandshakeType::HelloRequest, Next::Never { is_server: false }) => {
-                    self.warn(AlertDescription::NoRenegotiation, answers)?;
+                    if answers.is_empty() {
+                        self.warn(AlertDescription::NoRenegotiation, answers)?;
+                    }
                 }
                 (got_type, _) => {
                     return Err(Error::InappropriateHandshakeMessage {
@@ -301,10 +319,15 @@ impl Records {
         }
         // Of a device's messages, none is waited for that could not be heeded: it holds no memory for it.
         let kind = HandshakeType::from(*kind);
-        if matches!(self.next, Next::Secrets(..)) && (kind, length) != (HandshakeType::KeyUpdate, 1)
-        {
+        let is_heeded = match &self.next {
+            Next::Secrets(..) => (kind, length) == (HandshakeType::KeyUpdate, 1),
+            Next::Never { is_server: true } => kind == HandshakeType::ClientHello,
+            Next::Never { is_server: false } => kind == HandshakeType::HelloRequest,
+            Next::Rustls(_) => true,
+        };
+        if !is_heeded {
             return Err(Error::InappropriateHandshakeMessage {
-                expect_types: vec![HandshakeType::KeyUpdate],
+                expect_types: Vec::new(),
                 got_type: kind,
             });
         }
@@ -322,6 +345,7 @@ impl Records {
         let update = [HandshakeType::KeyUpdate.into(), 0, 0, 1, 0];
         self.ours.seal(kind::HANDSHAKE, &update, out)?;
         self.ours = self.renewed(Towards::Them)?;
+        self.owes_key = false;
         Ok(())
     }
 
@@ -341,7 +365,7 @@ impl Records {
                 let current_secret = secret.take().ok_or(Error::HandshakeNotComplete)?;
                 let (next, key, iv) = next_generation(&current_secret, suite, current.key_length());
                 *secret = Some(next);
-                current.renewed(key.as_ref(), &iv)
+                current.renewed(key.as_ref(), iv.as_ref())
             }
             Next::Rustls(rustls) => {
                 let secrets = match towards {
@@ -359,7 +383,7 @@ fn next_generation(
     secret: &OkmBlock,
     suite: &Tls13CipherSuite,
     key_length: usize,
-) -> (OkmBlock, OkmBlock, [u8; 12]) {
+) -> (OkmBlock, OkmBlock, Zeroizing<[u8; 12]>) {
     let hkdf = suite.hkdf_provider;
     let expander = hkdf.expander_for_okm(secret);
     let next = labelled(b"traffic upd", expander.hash_len(), |info| {
@@ -372,10 +396,10 @@ fn next_generation(
         })
         .expect("keys are shorter than what a hash can make");
     };
-    let (mut key, mut iv) = (Zeroizing::new([0; 32]), [0; 12]);
+    let (mut key, mut iv) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 12]));
     let key = &mut key[..key_length];
     expanded(b"key", key);
-    expanded(b"iv", &mut iv);
+    expanded(b"iv", iv.as_mut());
     (next, OkmBlock::new(key), iv)
 }
 

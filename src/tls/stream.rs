@@ -95,6 +95,8 @@ pub struct TlsStream {
     records: Option<Records>,
     /// The front of a record that is not whole yet.
     held: Vec<u8>,
+    /// There may be whole records before it: they came with the handshake.
+    unopened: bool,
     outbox: Outbox,
     ended: bool,
     closed: bool,
@@ -118,6 +120,7 @@ impl TlsStream {
             socket,
             records,
             held: Vec::new(),
+            unopened: false,
             outbox,
             ended: false,
             closed: false,
@@ -128,6 +131,7 @@ impl TlsStream {
 
     /// What came in the handshake and is still of use.
     pub(super) fn hold(&mut self, held: Vec<u8>, ended: bool, chain: Vec<CertificateDer<'static>>) {
+        self.unopened = !held.is_empty();
         self.held = held;
         self.ended = ended;
         self.chain = chain;
@@ -153,8 +157,11 @@ impl TlsStream {
             if self.ended {
                 return Poll::Ready(Ok(Got::End));
             }
-            let filled =
-                CIPHERTEXT.with_borrow_mut(|(buffer, _)| self.poll_fill(cx, buffer, plain));
+            let filled = if self.unopened {
+                Poll::Ready(self.open_held(plain))
+            } else {
+                CIPHERTEXT.with_borrow_mut(|(buffer, _)| self.poll_fill(cx, buffer, plain))
+            };
             let outcome = ready!(filled);
             // Alerts and key updates that the records called for; what the socket does not take now goes later. Who
             // cannot be written to may have said something before: that is for the next write to find, not for us.
@@ -201,19 +208,38 @@ impl TlsStream {
             self.ended = true;
             return Ok(());
         }
-        let Some(records) = &mut self.records else {
+        if self.records.is_none() {
             // Read and forgotten, as nobody is left to understand it; but not for ever (threats.md T2).
             self.forgotten += got;
             self.ended = self.forgotten > MOST_FORGOTTEN;
             return Ok(());
-        };
+        }
         buffer[..start].copy_from_slice(&self.held);
-        let whole = &mut buffer[..start + got];
-        match records.open(whole, plain, &mut self.outbox.unsent) {
+        self.open(&mut buffer[..start + got], plain)
+    }
+
+    /// Opens the records that came with the handshake, if nobody has: as the first read does, but without one of the socket.
+    ///
+    /// # Errors
+    /// [`Lost::Tls`]; plaintext that came before the fault is in `plain`.
+    pub(super) fn open_held(&mut self, plain: &mut Vec<u8>) -> Result<(), Lost> {
+        if !std::mem::take(&mut self.unopened) {
+            return Ok(());
+        }
+        let mut came = std::mem::take(&mut self.held);
+        self.open(&mut came, plain)
+    }
+
+    /// Opens the whole records at the front of `came`, and holds the rest.
+    fn open(&mut self, came: &mut [u8], plain: &mut Vec<u8>) -> Result<(), Lost> {
+        let Some(records) = &mut self.records else {
+            return Ok(());
+        };
+        match records.open(came, plain, &mut self.outbox.unsent) {
             Ok(Opened { used, ended }) => {
-                self.ended = ended;
+                self.ended |= ended;
                 self.held.clear();
-                self.held.extend_from_slice(&whole[used..]);
+                self.held.extend_from_slice(&came[used..]);
                 if self.held.is_empty() {
                     self.held = Vec::new(); // an idle connection owns no buffer
                 }
@@ -242,6 +268,9 @@ impl TlsStream {
             };
             out.clear();
             if let Err(fault) = records.seal(plain, out) {
+                // What was sealed before has its numbers: it goes, and the last word behind it (RFC 5246 §7.2.1).
+                let _ = records.close_notify(out);
+                self.outbox.unsent.extend_from_slice(out);
                 self.fail();
                 return Err(fault.into());
             }
@@ -286,6 +315,15 @@ impl TlsStream {
             ready!(self.poll_flush(cx))?;
         }
         Poll::Ready(socket2::SockRef::from(&self.socket).shutdown(Shutdown::Write))
+    }
+
+    /// Lets our key seal no more than so many records.
+    #[cfg(test)]
+    pub(super) fn wear_out(&mut self, records: u64) {
+        self.records
+            .as_mut()
+            .expect("a handshake")
+            .wear_out(records);
     }
 
     /// Lets go what can be of no use any more.

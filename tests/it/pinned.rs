@@ -81,7 +81,7 @@ impl Door {
     }
 
     /// Takes one device in: what came of its handshake, and what was seen.
-    async fn meets(&self, listener: TcpListener) -> (Result<Vec<u8>, Lost>, Seen) {
+    async fn meets(&self, listener: TcpListener) -> (Result<(), Lost>, Seen) {
         let (socket, _) = listener.accept().await.expect("a device");
         let mut handshake = Handshake::new(socket, self.tls.with_alpn.clone()).expect("a config");
         let mut seen = Seen::default();
@@ -93,7 +93,7 @@ impl Door {
         &self,
         shown: &Shown,
         versions: &[&'static SupportedProtocolVersion],
-    ) -> (Result<Vec<u8>, Lost>, Seen) {
+    ) -> (Result<(), Lost>, Seen) {
         let (listener, address) = self.open().await;
         let ca = self.authority.certificate();
         let device = Device::showing(address, ca, Some(shown), versions).0;

@@ -236,6 +236,41 @@ fn a_new_key_is_made_when_it_is_asked_for() {
     assert_eq!(came.plain, b"told");
 }
 
+/// threats.md V7: who asks again and again and reads nothing makes no answers pile up; what it asked for comes before more is said.
+#[test]
+fn answers_that_nobody_reads_do_not_pile_up() {
+    let (mut gate, mut device) = pair(TLS13);
+    let (mut plain, mut unread) = (Vec::new(), b"not taken yet".to_vec());
+    for _ in 0..1000 {
+        let mut asked = device.record(kind::HANDSHAKE, &[24, 0, 0, 1, 1]);
+        device.ours = device.renewed(Towards::Them).unwrap();
+        asked.extend(device.sealed(b"x"));
+        gate.open(&mut asked, &mut plain, &mut unread).unwrap();
+    }
+    assert_eq!(
+        (plain.len(), unread.as_slice()),
+        (1000, &b"not taken yet"[..])
+    );
+    let said = gate.sealed(b"told");
+    assert_eq!(device.hears(said).plain, b"told");
+    assert_eq!(device.theirs.number(), 1, "under a new key");
+
+    let (mut gate, mut device) = pair(TLS12);
+    for _ in 0..1000 {
+        let mut asked = device.record(kind::HANDSHAKE, &[1, 0, 0, 2, 3, 3]);
+        asked.extend(device.sealed(b"x"));
+        gate.open(&mut asked, &mut plain, &mut unread).unwrap();
+    }
+    assert_eq!(unread, b"not taken yet");
+    let many = [1, 0, 0, 0].repeat(4096);
+    let came = gate.hears(device.record(kind::HANDSHAKE, &many));
+    assert_eq!(
+        came.answers.len(),
+        5 + 8 + 2 + 16,
+        "one for all in a record"
+    );
+}
+
 /// One that came in pieces is one all the same.
 #[test]
 fn a_key_update_may_come_in_pieces() {
@@ -329,7 +364,7 @@ fn what_is_out_of_order_is_told_by_its_alert() {
         ("no known kind", unknown, [Some(decode), Some(unexpected)]),
         ("only zeros", no_kind, [Some(decode), Some(unexpected)]),
         ("half an alert", no_alert, [Some(decode); 2]),
-        ("an empty message", empty, [Some(decode); 2]),
+        ("an empty message", empty, [Some(unexpected); 2]),
         ("another hello", hello, [None, Some(unexpected)]),
         ("a ticket", ticket, [Some(unexpected); 2]),
         ("another Finished", finished, [Some(unexpected); 2]),
@@ -387,6 +422,14 @@ fn an_alert_ends_the_connection_and_a_warning_does_not() {
 
         let came = gate.hears(device.record(kind::ALERT, &[WARNING, 41])); // no_certificate
         assert_eq!(came.opened.is_ok(), suite == TLS12);
+
+        let (mut gate, mut device) = pair(suite);
+        let came = gate.hears(device.record(kind::ALERT, &[FATAL, 90]));
+        assert_eq!(
+            came.opened.is_ok(),
+            suite == TLS13,
+            "levels say nothing there"
+        );
     }
 }
 
@@ -407,6 +450,12 @@ fn nobody_shakes_hands_twice() {
         .flat_map(|_| device.record(kind::HANDSHAKE, &hello))
         .collect();
     assert!(gate.hears(many).opened.is_err());
+}
+
+/// TLS 1.2 makes no next keys: nothing of its secrets is kept for any.
+#[test]
+fn no_secret_of_tls_1_2_is_kept() {
+    assert!(meet(TLS12).1.is_none() && meet(TLS13).1.is_some());
 }
 
 /// No secret is shown (threats.md K2).
