@@ -12,7 +12,7 @@ class Tidegate(Server):
 
     def absent(self, setting, keys, folder):
         path = folder / "asked.toml"
-        path.write_text(self.configuration(Place(folder, keys, 1, 1), setting))
+        path.write_text(self.configuration(Place(folder, keys, 1, 2), setting))
         asked = [self.program, "check", "--json", "--config", path]
         told = subprocess.run(asked, capture_output=True, text=True, check=False)
         return why_not(told.stdout)

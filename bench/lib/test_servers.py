@@ -1,6 +1,7 @@
 """What servers say of themselves, and what they have no part in."""
 
 import json
+import re
 import tempfile
 import unittest
 from pathlib import Path
@@ -63,6 +64,18 @@ class Registered(unittest.TestCase):
                 Tidegate("tidegate").command(place, Setting())
                 self.assertEqual("[registry]" in (run / "tidegate.toml").read_text(), given is not None)
                 self.assertEqual((run / "registry.db").exists(), given is not None)
+
+    def test_it_is_asked_whether_it_would_serve_by_a_configuration_that_makes_sense(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            asked = folder / "asked.toml"
+            program = folder / "tidegate"
+            program.write_text(f'#!/bin/sh\ncp "$4" "{asked}"\necho \'{{"faults": [], "warnings": []}}\'\n')
+            program.chmod(0o755)
+            keys = Keys(**{**dict.fromkeys(Keys.__dataclass_fields__, folder / "file"), "registry": None})
+            self.assertIsNone(Tidegate(program).absent(Setting(), keys, folder))
+            ports = re.findall(r"127\.0\.0\.1:(\d+)", asked.read_text())
+            self.assertEqual(len(ports), len(set(ports)), "the gate would call itself")
 
 
 if __name__ == "__main__":

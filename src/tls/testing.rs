@@ -27,6 +27,7 @@ use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
 use super::der;
+use super::server::{self, MinVersion, Resumption, ServerTls};
 use super::trust::{CrlStale, Groups, Settings};
 use super::verify::algorithms;
 use super::witness::{Seen, witness};
@@ -268,6 +269,23 @@ impl Folder {
 pub(crate) fn group(ca: &[&Made], intermediates: &[&Made], crl: &[String]) -> Groups {
     let folder = Folder::new();
     Groups::load(&[&folder.group("fleet", ca, intermediates, crl)]).unwrap()
+}
+
+/// A listener's TLS that asks for no certificate, and shows one for `gate.example.net` with that kind of key.
+pub(crate) fn server_tls(kind: &'static SignatureAlgorithm) -> ServerTls {
+    let key = KeyPair::generate_for(kind).unwrap();
+    let made = root("Server CA").issues_for(key, server(&["gate.example.net"]), |_| ());
+    let folder = Folder::new();
+    let settings = server::Settings {
+        certificate: folder.file("server.pem", &made.pem),
+        key: folder.file("server.key", made.key.serialize_pem()),
+        min_version: MinVersion::Tls12,
+        max_record: None,
+        alpn: vec![],
+        also: vec![],
+        resumption: Resumption::Off,
+    };
+    ServerTls::load("devices", &settings, None).unwrap()
 }
 
 /// What a handshake in memory came to.

@@ -10,7 +10,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
 use crate::tls::stream::Got;
 use crate::tls::testing::*;
 
@@ -76,22 +75,7 @@ impl Device {
 
 /// A gate that shakes hands, and a device that calls it.
 async fn meet(version: &'static rustls::SupportedProtocolVersion) -> (Handshake, Device) {
-    let made = root("Server CA").issues_for(
-        rcgen::KeyPair::generate().unwrap(),
-        server(&["gate.example.net"]),
-        |_| (),
-    );
-    let folder = Folder::new();
-    let settings = Settings {
-        certificate: folder.file("server.pem", &made.pem),
-        key: folder.file("server.key", made.key.serialize_pem()),
-        min_version: MinVersion::Tls12,
-        max_record: None,
-        alpn: vec![],
-        also: vec![],
-        resumption: Resumption::Off,
-    };
-    let tls = ServerTls::load("devices", &settings, None).unwrap();
+    let tls = server_tls(&rcgen::PKCS_ECDSA_P256_SHA256);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap())
         .await

@@ -10,7 +10,6 @@ use rustls::{ClientConnection, ServerConnection};
 use rustls_pki_types::ServerName;
 
 use super::*;
-use crate::tls::server::{MinVersion, Resumption, ServerTls, Settings};
 use crate::tls::testing::*;
 use crate::tls::witness::{Seen, witness};
 
@@ -25,19 +24,7 @@ fn meet(suite: SupportedCipherSuite) -> (ServerConnection, Option<Box<Traffic>>,
     } else {
         &rcgen::PKCS_ECDSA_P256_SHA256
     };
-    let key = rcgen::KeyPair::generate_for(kind).unwrap();
-    let made = root("Server CA").issues_for(key, server(&["gate.example.net"]), |_| ());
-    let folder = Folder::new();
-    let settings = Settings {
-        certificate: folder.file("server.pem", &made.pem),
-        key: folder.file("server.key", made.key.serialize_pem()),
-        min_version: MinVersion::Tls12,
-        max_record: None,
-        alpn: vec![],
-        also: vec![],
-        resumption: Resumption::Off,
-    };
-    let tls = ServerTls::load("devices", &settings, None).unwrap();
+    let tls = server_tls(kind);
     let mut provider = default_provider();
     provider.cipher_suites = vec![suite];
     let mut config = device_config_by(provider, None, suite.version(), None);
