@@ -93,6 +93,12 @@ async fn meet(version: &'static rustls::SupportedProtocolVersion) -> (Handshake,
     )
 }
 
+async fn settled(mut handshake: Handshake) -> TlsStream {
+    let mut seen = Seen::default();
+    handshake.run(Vec::new(), &mut seen, &AtOnce).await.unwrap();
+    handshake.settle(&mut seen).unwrap()
+}
+
 async fn read(stream: &mut TlsStream) -> Vec<u8> {
     let mut plain = Vec::new();
     let got = poll_fn(|cx| stream.poll_read(cx, &mut plain))
@@ -110,12 +116,7 @@ async fn write(stream: &mut TlsStream, plain: &[u8]) {
 /// threats.md M3, M6: new keys and data in one piece with the end of the handshake are as good as later.
 #[tokio::test]
 async fn what_comes_with_the_end_of_the_handshake_is_read_after_it() {
-    let (mut handshake, mut device) = meet(&TLS13).await;
-    let mut seen = Seen::default();
-    let met = async {
-        handshake.run(Vec::new(), &mut seen, &AtOnce).await.unwrap();
-        handshake.settle(&mut seen).unwrap()
-    };
+    let (handshake, mut device) = meet(&TLS13).await;
     let called = async {
         let mut last = device.greets().await;
         for word in ["early", "er"] {
@@ -125,7 +126,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_read_after_it() {
         }
         device.says(&last).await;
     };
-    let (mut stream, ()) = tokio::join!(met, called);
+    let (mut stream, ()) = tokio::join!(settled(handshake), called);
     assert_eq!(read(&mut stream).await, b"earlyer");
     write(&mut stream, b"told").await;
     assert_eq!(device.hears_all(4).await, b"told");
@@ -140,18 +141,13 @@ async fn what_comes_with_the_end_of_the_handshake_is_read_after_it() {
 /// RFC 5246 §7.2.1: where a key can seal no more, the device is told that this is the end, behind what it was told before.
 #[tokio::test]
 async fn a_key_of_tls_1_2_that_can_seal_no_more_says_good_bye() {
-    let (mut handshake, mut device) = meet(&TLS12).await;
-    let mut seen = Seen::default();
-    let met = async {
-        handshake.run(Vec::new(), &mut seen, &AtOnce).await.unwrap();
-        handshake.settle(&mut seen).unwrap()
-    };
+    let (handshake, mut device) = meet(&TLS12).await;
     let called = async {
         let last = device.greets().await;
         device.says(&last).await;
         device.hears().await;
     };
-    let (mut stream, ()) = tokio::join!(met, called);
+    let (mut stream, ()) = tokio::join!(settled(handshake), called);
     stream.wear_out(1);
 
     let text = vec![7; LARGEST + 1]; // two records
