@@ -1,6 +1,7 @@
 //! Sessions that devices resume by tickets: where, how long, and what decides (threats.md T5).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -345,6 +346,8 @@ async fn the_registry_judges_resumed_sessions_like_new_ones() {
         .await,
     )
     .await;
+    // Without a broker a gate lets 20 a second begin their handshake (threats.md V5); whoever it turns away has lost its ticket.
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
     for (versions, version) in EACH {
         let name = format!("meter-{version}");
         estate.add(record(&name, None)).await;
@@ -366,6 +369,7 @@ async fn the_registry_judges_resumed_sessions_like_new_ones() {
 
         estate.change(&name, |record| record.enabled = false).await;
         until("the change to count", async || {
+            pace.tick().await;
             let (answer, line) = calls_at(&device, gate).await;
             (answer == Answer::Refused(5) && line["reason"] == "device_disabled").then_some(())
         })
@@ -387,6 +391,7 @@ async fn the_registry_judges_resumed_sessions_like_new_ones() {
         let removed = estate.registry.remove(&id(&name)).await;
         removed.expect("removed");
         let line = until("the removal to count", async || {
+            pace.tick().await;
             let (answer, line) = calls_at(&device, gate).await;
             (answer == Answer::Refused(5)).then_some(line)
         })
