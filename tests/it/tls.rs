@@ -1,6 +1,6 @@
 //! TLS as small devices, large ones and strangers speak it (threats.md T4, T6, V2).
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -697,6 +697,27 @@ async fn says(gate: &Gate, bytes: &[u8], closes: bool) -> (Vec<u8>, SocketAddr) 
         (came, from)
     })
     .await
+}
+
+/// threats.md V1: who leaves before its handshake was begun costs little: the kernel keeps nothing of it, and says no more to it.
+#[tokio::test]
+async fn who_leaves_before_its_handshake_is_reset() {
+    let gate = Gate::start().await;
+    let hello = client_hello();
+    for said in [&[][..], &hello[..hello.len() / 2]] {
+        let mut socket = TcpStream::connect(gate.address())
+            .await
+            .expect("a listener");
+        let from = socket.local_addr().expect("connected");
+        socket.write_all(said).await.expect("sent");
+        socket.shutdown().await.expect("closed");
+        let end = soon("the gate to end it", socket.read(&mut [0])).await;
+        assert_eq!(
+            end.map_err(|fault| fault.kind()),
+            Err(ErrorKind::ConnectionReset)
+        );
+        assert_eq!(refusal_of(&gate, from).await["reason"], "device_gone");
+    }
 }
 
 /// A device set up without TLS, and a browser: closed at once, and the sentence says what it was.
