@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::tls::stream::{Got, Lost, READ, TlsStream};
+use crate::tls::stream::{self, Got, Lost, READ, TlsStream};
 
 use super::secure;
 
@@ -83,6 +83,21 @@ impl Socket {
                 other => return Poll::Ready(other),
             }
         }, tls => tls.poll_write(cx, plain).map_ok(|()| plain.len()).map_err(told))
+    }
+
+    /// The same, where [`Socket::poll_close_write`] follows: TCP sends both in one packet. TLS does so by itself.
+    ///
+    /// # Errors
+    /// When the socket or TLS failed.
+    pub fn poll_write_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(socket) => stream::poll_send_last(socket, cx, plain),
+            _ => self.poll_write(cx, plain),
+        }
     }
 
     /// Writes all of `bytes`, and sends them. Dropping it half-way leaves the other side with a part.

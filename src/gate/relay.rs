@@ -322,7 +322,13 @@ impl Way {
             let mut at = 0;
             let mut sink_lost = None;
             while at < walk.pass {
-                match sink.poll_write(cx, &plain[at..walk.pass]) {
+                let rest = &plain[at..walk.pass];
+                let written = if source.has_ended() {
+                    sink.poll_write_last(cx, rest)
+                } else {
+                    sink.poll_write(cx, rest)
+                };
+                match written {
                     Poll::Ready(Ok(n)) => at += n,
                     Poll::Ready(Err(fault)) => {
                         sink_lost = Some(fault);

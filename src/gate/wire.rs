@@ -15,6 +15,16 @@ pub(crate) trait Wire {
     /// Writes from the front of `plain`; gives how many bytes were taken over.
     fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// The same, where our end follows: TCP sends both in one packet.
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, plain)
+    }
+
+    /// Whether the other side is known to have said all, so that the next read gives [`Got::End`].
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// Sends what was taken over and is still here.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -69,6 +79,10 @@ impl Wire for Socket {
         Socket::poll_write(self, cx, plain)
     }
 
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
+        Socket::poll_write_last(self, cx, plain)
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Socket::poll_flush(self, cx)
     }
@@ -90,6 +104,13 @@ impl Wire for DeviceLink {
                 .poll_write(cx, plain)
                 .map_ok(|()| plain.len())
                 .map_err(into_io),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.has_ended(),
         }
     }
 

@@ -9,8 +9,9 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::net::SendFlags;
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::records::{Opened, Records};
@@ -73,19 +74,56 @@ impl Outbox {
         socket: &TcpStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_send(|left| poll_send(socket, cx, left, SendFlags::empty()))
+    }
+
+    fn poll_send(
+        &mut self,
+        mut send: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
         while self.sent < self.unsent.len() {
-            ready!(socket.poll_write_ready(cx))?;
-            match socket.try_write(&self.unsent[self.sent..]) {
-                Ok(n) => self.sent += n,
-                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
-                Err(fault) => return Poll::Ready(Err(fault)),
-            }
+            self.sent += ready!(send(&self.unsent[self.sent..]))?;
         }
         if self.sent > 0 {
             *self = Self::default();
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Sends what the socket takes of `bytes`; gives how many.
+fn poll_send(
+    socket: &TcpStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+    flags: SendFlags,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        let sent = socket.try_io(Interest::WRITABLE, || {
+            Ok(rustix::net::send(
+                socket,
+                bytes,
+                flags | SendFlags::NOSIGNAL,
+            )?)
+        });
+        match sent {
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+            other => return Poll::Ready(other),
+        }
+    }
+}
+
+/// Sends what the socket takes of `bytes`, and gives how many; the end of our side follows at once, and goes in one packet with them.
+///
+/// # Errors
+/// When the socket failed.
+pub fn poll_send_last(
+    socket: &TcpStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    poll_send(socket, cx, bytes, SendFlags::MORE)
 }
 
 /// One TLS connection after its handshake, towards a device or a broker.
@@ -252,6 +290,11 @@ impl TlsStream {
         }
     }
 
+    /// Whether the other side has said all: the next read gives [`Got::End`].
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Encrypts all of `plain` and sends it; `Ready` once it is taken over, which is all or nothing. What the socket
     /// does not take stays in the outbox, and the next write waits for it: that is the backpressure.
     ///
@@ -312,8 +355,9 @@ impl TlsStream {
         if let Some(records) = self.records.as_mut().filter(|_| !self.closed) {
             self.closed = true;
             let _ = records.close_notify(&mut self.outbox.unsent);
-            ready!(self.poll_flush(cx))?;
         }
+        let Self { outbox, socket, .. } = self;
+        ready!(outbox.poll_send(|left| poll_send_last(socket, cx, left)))?;
         Poll::Ready(socket2::SockRef::from(&self.socket).shutdown(Shutdown::Write))
     }
 
