@@ -409,8 +409,14 @@ fn show_more(shown: &mut usize, came: &[u8]) -> bool {
     *shown > before
 }
 
+/// What most flights of ours fit into, in bytes: a certificate of an elliptic curve and one intermediate.
+const OUR_FLIGHT: usize = 2048;
+
 /// Adds one record of the handshake to `unsent`.
 fn encode<Data>(record: &mut EncodeTlsData<'_, Data>, unsent: &mut Vec<u8>) -> Result<(), Error> {
+    if unsent.capacity() == 0 {
+        unsent.reserve(OUR_FLIGHT); // room for all of a flight's records at once
+    }
     let start = unsent.len();
     let wants = match record.encode(&mut []) {
         Err(EncodeError::InsufficientSize(wants)) => wants.required_size,

@@ -417,8 +417,8 @@ impl Certificates {
     }
 
     /// The certificate for a device: by its SNI, then by what signatures it can check; else the main one, so that no
-    /// device is turned away for a name (small ones often send an address, or none).
-    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Shown> {
+    /// device is turned away for a name (small ones often send an address, or none). Gives whether the device can check its signature, too.
+    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme]) -> Option<(&Shown, bool)> {
         let named = sni.into_iter().flat_map(|sni| {
             let parent = sni.split_once('.').map(|(_, parent)| parent);
             let exact = self.exact.get(sni);
@@ -428,7 +428,9 @@ impl Certificates {
         let suits = |one: &&Shown| one.certified.key.choose_scheme(schemes).is_some();
         let named = named.map(|place| &self.all[*place]);
         let by_order = || self.all.iter();
-        named.chain(by_order()).find(suits).or(self.all.first())
+        let suiting = named.chain(by_order()).find(suits);
+        let chosen = suiting.or(self.all.first())?;
+        Some((chosen, suiting.is_some()))
     }
 }
 
@@ -479,8 +481,7 @@ impl ResolvesServerCert for Certificates {
             seen.alpn_offered = hello.alpn().is_some();
         });
         let schemes = hello.signature_schemes();
-        let chosen = self.choose(sni, schemes)?;
-        let suits = chosen.certified.key.choose_scheme(schemes).is_some();
+        let (chosen, suits) = self.choose(sni, schemes)?;
         witness::note(|seen| {
             seen.no_certificate_suits = !suits;
             seen.presented = Some(chosen.presented);

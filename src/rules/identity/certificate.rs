@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use aws_lc_rs::digest;
 use x509_parser::asn1_rs::FromDer as _;
-use x509_parser::num_bigint::{BigInt, Sign};
+use x509_parser::num_bigint::BigInt;
 use x509_parser::time::ASN1Time;
 
 use super::der::{BIT_STRING, BOOLEAN, Broken, INTEGER, OCTET_STRING, OID, Reader, SEQUENCE};
@@ -287,9 +287,14 @@ fn number(body: &[u8]) -> Result<String, Broken> {
     if body.is_empty() || body.len() > LONGEST_SERIAL || padded {
         return Err(Broken);
     }
-    let (sign, magnitude) = BigInt::from_signed_bytes_be(body).to_bytes_be();
-    let minus = if sign == Sign::Minus { "-" } else { "" };
-    Ok(format!("{minus}{}", hex::encode(magnitude)))
+    Ok(match body {
+        [0x80..=0xff, ..] => {
+            let (_minus, magnitude) = BigInt::from_signed_bytes_be(body).to_bytes_be();
+            format!("-{}", hex::encode(magnitude))
+        }
+        [0, magnitude @ ..] if !magnitude.is_empty() => hex::encode(magnitude),
+        magnitude => hex::encode(magnitude),
+    })
 }
 
 /// The contents of a Validity, in seconds since 1970-01-01 UTC.
