@@ -85,7 +85,7 @@ impl Socket {
         }, tls => tls.poll_write(cx, plain).map_ok(|()| plain.len()).map_err(told))
     }
 
-    /// The same, where [`Socket::poll_close_write`] follows: TCP sends both in one packet. TLS does so by itself.
+    /// The same, where [`Socket::poll_close_write`] follows: over TCP both go in one packet.
     ///
     /// # Errors
     /// When the socket or TLS failed.

@@ -69,7 +69,7 @@ impl Sources {
     pub(super) async fn connect(&self, endpoint: SocketAddr) -> Result<TcpStream, NoSource> {
         let many = self.serving(endpoint).count();
         if many == 0 {
-            let socket = speaking_first(endpoint.ip()).map_err(NoSource::Io)?;
+            let socket = socket_for(endpoint).map_err(NoSource::Io)?;
             return socket
                 .connect(endpoint)
                 .await
@@ -83,7 +83,7 @@ impl Sources {
         for nth in 0..many {
             let source = self.serving(endpoint).nth((turn + nth) % many);
             let source = source.expect("below their number");
-            let socket = match bound(source) {
+            let socket = match bound(source, endpoint) {
                 Ok(socket) => socket,
                 Err(fault) if fault.kind() == io::ErrorKind::AddrNotAvailable => {
                     gone = Some(source);
@@ -124,21 +124,23 @@ fn has_way(endpoint: SocketAddr) -> bool {
     UdpSocket::bind(any).is_ok_and(|socket| socket.connect(endpoint).is_ok())
 }
 
-/// A socket for addresses of this family, whose last packet of the TCP handshake waits for what is said first and goes with it:
-/// one packet less for each dial. If nothing is said, it goes after 0.2 s; what comes in later is acknowledged as ever (tcp(7),
-/// `TCP_QUICKACK`).
-fn speaking_first(family: IpAddr) -> io::Result<TcpSocket> {
-    let socket = if family.is_ipv4() {
+/// A socket to dial `endpoint` with. On this host the last packet of the TCP handshake waits for what is said first and goes with it: one
+/// packet less for each dial (Linux: `tcp_rcv_synsent_state_process`; tcp(7): `TCP_QUICKACK`). If nothing is said, it goes after 0.2 s.
+/// Elsewhere a firewall in between may open the window only when it has seen that packet, and what is said first would wait for it.
+fn socket_for(endpoint: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if endpoint.is_ipv4() {
         TcpSocket::new_v4()
     } else {
         TcpSocket::new_v6()
     }?;
-    SockRef::from(&socket).set_tcp_quickack(false)?;
+    if endpoint.ip().is_loopback() {
+        let _ = SockRef::from(&socket).set_tcp_quickack(false); // if it cannot be set: one packet more
+    }
     Ok(socket)
 }
 
-fn bound(source: IpAddr) -> io::Result<TcpSocket> {
-    let socket = speaking_first(source)?;
+fn bound(source: IpAddr, endpoint: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = socket_for(endpoint)?;
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
     socket.bind(SocketAddr::new(source, 0))?;
     Ok(socket)

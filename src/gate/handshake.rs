@@ -206,10 +206,10 @@ impl Accepted {
         }
     }
 
-    /// Closes it before its handshake was begun. Whoever has gone, or is sent away in a storm, hears nothing more: a reset costs half of
-    /// what an ordinary close does.
+    /// Closes it before its handshake was begun. Whoever has gone hears nothing more: a reset costs half of what an ordinary close does.
+    /// Whoever is sent away may wait for us: that end is to arrive, and a reset is not said twice.
     fn let_go(self, refusal: Refusal) -> Refusal {
-        if matches!(refusal, Refusal::DeviceGone { .. } | Refusal::Storm) {
+        if matches!(refusal, Refusal::DeviceGone { .. }) {
             reset(self.socket);
         }
         refusal

@@ -15,7 +15,7 @@ pub(crate) trait Wire {
     /// Writes from the front of `plain`; gives how many bytes were taken over.
     fn poll_write(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>>;
 
-    /// The same, where our end follows: TCP sends both in one packet.
+    /// The same, where our end follows: both may go in one packet.
     fn poll_write_last(&mut self, cx: &mut Context<'_>, plain: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write(cx, plain)
     }

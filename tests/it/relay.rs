@@ -1,6 +1,8 @@
 //! The relay through a running gate: every byte, in order, both ways, and nothing that could change who the device is
 //! (threats.md I10, M3 to M6, V7).
 
+use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::SupportedProtocolVersion;
@@ -370,6 +372,42 @@ async fn a_device_that_closed_its_side_still_hears_the_broker() {
     }
     let line = gate.line("closed", |_| true).await;
     assert_eq!(line["reason"], "device_closed");
+}
+
+/// M3: what a device says in one breath with its end comes whole, whether or not the broker's socket takes it at once; then the end.
+#[tokio::test]
+async fn what_a_device_says_with_its_end_comes_whole() {
+    let gate = Gate::start().await;
+    for (tls, size) in [(&TLS13, 1), (&TLS12, 60_000), (&TLS13, 3_000_000)] {
+        let device = gate.device_over("meter-7", &[tls]);
+        let connector = TlsConnector::from(Arc::new(device.config.clone().expect("TLS")));
+        let socket = TcpStream::connect(device.gate).await.expect("a listener");
+        let link = connector.connect(device.server_name.clone(), socket);
+        let mut link = link.await.expect("a handshake");
+        let asks = connect("meter-7", Version::V311).encode().expect("fits");
+        link.write_all(&asks).await.expect("sent");
+        link.flush().await.expect("sent");
+        let mut visit = gate.broker().welcome().await;
+        link.read_exact(&mut [0; 4]).await.expect("a CONNACK");
+
+        let said = publish(Version::V311, "a", &vec![7; size]);
+        let (socket, session) = link.get_mut();
+        session.set_buffer_limit(None);
+        session.writer().write_all(&said).expect("there is room");
+        session.send_close_notify();
+        let mut breath = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut breath).expect("there is room");
+        }
+        let sent = async {
+            socket.write_all(&breath).await?;
+            socket.shutdown().await
+        };
+        let (sent, came) = tokio::join!(sent, rest_at_broker(&mut visit));
+
+        sent.expect("sent");
+        assert!(came == said, "{} of {} bytes", came.len(), said.len());
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
 use tidegate::mqtt::Version;
 use tidegate::pki::{Authority, Issued, Order, Validity};
+use tokio::time::MissedTickBehavior;
 
 use crate::support::device::{Answer, Device, connect};
 use crate::support::estate::{Estate, id, record};
@@ -348,6 +349,7 @@ async fn the_registry_judges_resumed_sessions_like_new_ones() {
     .await;
     // Without a broker a gate lets 20 a second begin their handshake (threats.md V5); whoever it turns away has lost its ticket.
     let mut pace = tokio::time::interval(Duration::from_millis(100));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for (versions, version) in EACH {
         let name = format!("meter-{version}");
         estate.add(record(&name, None)).await;
