@@ -702,9 +702,21 @@ async fn says(gate: &Gate, bytes: &[u8], closes: bool) -> (Vec<u8>, SocketAddr) 
 /// threats.md V1: who leaves before its handshake was begun costs little: the kernel keeps nothing of it, and says no more to it.
 #[tokio::test]
 async fn who_leaves_before_its_handshake_is_reset() {
-    let gate = Gate::start().await;
+    let gate = Gate::plan(Plan {
+        limits: "handshakes = 1\n".into(),
+        ..Plan::default()
+    })
+    .await;
     let hello = client_hello();
-    for said in [&[][..], &hello[..hello.len() / 2]] {
+    let mut has_the_turn = TcpStream::connect(gate.address())
+        .await
+        .expect("a listener");
+    has_the_turn.write_all(&hello).await.expect("sent");
+    soon("the gate's flight", has_the_turn.read(&mut [0]))
+        .await
+        .expect("an answer");
+
+    for said in [&[][..], &hello[..hello.len() / 2], &hello] {
         let mut socket = TcpStream::connect(gate.address())
             .await
             .expect("a listener");
