@@ -292,8 +292,8 @@ fn number(body: &[u8]) -> Result<String, Broken> {
             let (_minus, magnitude) = BigInt::from_signed_bytes_be(body).to_bytes_be();
             format!("-{}", hex::encode(magnitude))
         }
-        [0, magnitude @ ..] if !magnitude.is_empty() => hex::encode(magnitude),
-        magnitude => hex::encode(magnitude),
+        [0] => "00".to_owned(),
+        [0, magnitude @ ..] | magnitude => hex::encode(magnitude),
     })
 }
 
