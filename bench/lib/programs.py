@@ -38,7 +38,7 @@ def build(root):
     One call for all, so that both sides of a ratio have the same features of every dependency; and no examples, which
     would have those that tests ask for, such as the pausing clock of tokio.
     """
-    wanted = ["--features", "bench-tools", *(word for name in NAMES for word in ("--bin", name))]
+    wanted = ["--features", "bench-tools,jemalloc", *(word for name in NAMES for word in ("--bin", name))]
     if subprocess.run(["cargo", "build", "--profile", "dist", "--locked", *wanted], cwd=root, check=False).returncode != 0:
         raise Trouble("cargo could not build tidegate; what it said is above")
     asked = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"]

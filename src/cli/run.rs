@@ -210,7 +210,7 @@ fn settle_in(
     handover: Option<&Path>,
 ) -> Result<(logging::Guard, Manager, Inside, BTreeSet<String>), Failure> {
     let (manager, no_manager) = Manager::find();
-    // Here, while there is one thread: that of the log is the next.
+    // Here, while there is one thread: that of the log is the next, and then those of the allocator.
     let mut needs = config.needs(source);
     let folder = handover.and_then(Path::parent);
     let folder = folder.map(|folder| Path::new(".").join(folder)); // also of a bare name
@@ -218,6 +218,8 @@ fn settle_in(
     let inside = sandbox::enter(&config.sandbox, &needs)
         .map_err(|sentence| Failure::asked_wrongly(format!("sandbox.mode: {sentence}")))?;
     let log = logging::start(&config.log).map_err(|fault| Failure::failed(fault.to_string()))?;
+    #[cfg(all(feature = "jemalloc", target_env = "gnu"))]
+    give_memory_back();
     let warnings = config.warnings.iter().chain(loaded.warnings());
     let warnings: BTreeSet<String> = warnings.cloned().collect();
     for warning in warnings.iter().chain(&no_manager) {
@@ -225,6 +227,18 @@ fn settle_in(
     }
     inside.tell();
     Ok((log, manager, inside, warnings))
+}
+
+/// From here on, memory that has not been used for ten seconds goes back to the system (threats.md V9). Threads of the allocator see to
+/// it, which are inside the sandbox as all that are begun behind it: without them it would be those that allocate, and after a storm few do.
+#[cfg(all(feature = "jemalloc", target_env = "gnu"))]
+fn give_memory_back() {
+    if let Err(fault) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(
+            event = "configuration",
+            "memory that a storm took is kept for the next one: the allocator has no threads to give it back ({fault})"
+        );
+    }
 }
 
 /// Waits until the gate is told to end, or another one takes over, and for the end of the drain. `hear` gives the next signal to end.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::support::broker::publish;
 use crate::support::device::{Answer, BOTH, Device, Link, call_from, connect};
-use crate::support::gate::{Gate, Plan};
+use crate::support::gate::{Gate, Plan, nothing_kept};
 use crate::support::{PATIENCE, soon, until};
 
 /// Where devices call from, unless a test says otherwise.
@@ -264,7 +264,11 @@ async fn two_thousand_connections_leave_nothing_behind() {
     const MARGIN: u64 = 3 * 1024;
     /// Whoever left without a close is waited for so long: docs/operation.md, "Dead links".
     const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
-    let mut gate = Gate::start().await;
+    let mut gate = Gate::plan(Plan {
+        env: vec![nothing_kept()],
+        ..Plan::default()
+    })
+    .await;
     let _house = gate.take_broker().welcome_all();
     let descriptors = descriptors_at_rest(&gate).await;
     churn(&gate).await; // warms up: buffers of the threads, the allocator's pools
@@ -290,6 +294,39 @@ async fn two_thousand_connections_leave_nothing_behind() {
     // Each is told and counted once, in the one way or the other.
     gate.metric_becomes("tidegate_connection_duration_seconds_count", &[], 4000.0)
         .await;
+}
+
+/// V9: what a storm took goes back to the system, though nobody calls any more.
+#[cfg(all(feature = "jemalloc", target_env = "gnu"))]
+#[tokio::test]
+async fn the_memory_of_a_storm_goes_back() {
+    // Of 60,000 bytes of a CONNECT (MQTT 3.1.1), the first 58,000.
+    let mut part = b"\x10\xe0\xd4\x03\0\x04MQTT\x04\xc2\0\x3c".to_vec();
+    part.resize(58_000, 0);
+    let plain = "[[listener]]\nname = \"devices\"\nbind = \"127.0.0.1:0\"\nmode = \"plain\"\n";
+    let gate = Gate::plan(Plan {
+        listeners: Some(plain.into()),
+        more: "[registry]\nurl = \"sqlite://registry.db\"\n".into(),
+        limits: "connect_bytes = \"64KiB\"\nconnect_timeout = \"5m\"\n".into(),
+        // Ten seconds, else.
+        env: vec![("MALLOC_CONF".into(), "dirty_decay_ms:300".into())],
+        ..Plan::default()
+    })
+    .await;
+    let before = gate.proc_status("VmRSS");
+    let taken = || gate.proc_status("VmRSS").saturating_sub(before); // in kB
+
+    let strangers = silent(&gate, 300, &part).await;
+    until("most of 17 MB to be in memory", async || {
+        (taken() > 12_000).then_some(())
+    })
+    .await;
+    drop(strangers);
+
+    until("the memory to go back", async || {
+        (taken() < 4_000).then_some(())
+    })
+    .await;
 }
 
 /// V1: a turn to handshake comes free when the one who has it leaves.

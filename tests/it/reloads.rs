@@ -9,7 +9,7 @@ use tidegate::mqtt::Version;
 use tidegate::pki::Authority;
 
 use crate::support::device::{Answer, BOTH, Device, Link, connect};
-use crate::support::gate::{Gate, MUTUAL, Plan};
+use crate::support::gate::{Gate, MUTUAL, Plan, nothing_kept};
 use crate::support::until;
 
 /// A gate that trusts the CAs in the file at `ca`.
@@ -197,6 +197,7 @@ async fn many_reloads_leave_nothing_behind() {
     let mut gate = Gate::plan(Plan {
         broker: "dial_timeout = \"3s\"".into(),
         limits: "connections = 5000\nconnections_per_address = 4000\nhandshakes = 1000".into(),
+        env: vec![nothing_kept()],
         ..Plan::default()
     })
     .await;

@@ -50,6 +50,7 @@ async fn a_root_with_nothing_else_finds_names_in_hosts_and_by_dns() {
         let asks = connect("anybody", Version::V5);
         let ((answer, _link), visit) = tokio::join!(device.asks(&asks), broker.welcome());
         assert_eq!(answer, Answer::Admitted, "by {name}");
+        assert!(gives_memory_back(&gate), "by {name}");
         assert_eq!(visit.connect.client_id, "meter-7");
     }
     let asked = asked.lock().expect("no panic while held");
@@ -58,6 +59,15 @@ async fn a_root_with_nothing_else_finds_names_in_hosts_and_by_dns() {
         !asked.contains(&"broker.hosts.test".to_owned()),
         "{asked:?}"
     );
+}
+
+/// Whether it has the allocator of what is handed out, and its threads.
+fn gives_memory_back(gate: &Gate) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", gate.pid())).expect("it lives");
+    let names = tasks.map(|task| fs::read_to_string(task.expect("it lives").path().join("comm")));
+    names
+        .into_iter()
+        .any(|name| name.is_ok_and(|name| name.starts_with("jemalloc_bg_thd")))
 }
 
 /// A file system in memory, over a folder that every Linux has. It goes with the namespaces: nothing here is ever deleted, since

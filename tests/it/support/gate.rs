@@ -86,6 +86,12 @@ impl Default for Plan {
     }
 }
 
+/// For [`Plan::env`]: jemalloc keeps nothing that is free, so that memory tells what is in use.
+pub fn nothing_kept() -> (String, String) {
+    let keys = ["dirty_decay_ms:0", "muzzy_decay_ms:0"];
+    ("MALLOC_CONF".into(), keys.join(","))
+}
+
 /// One mutual-tls listener called `devices`.
 pub const MUTUAL: &str = r#"
 [[listener]]
