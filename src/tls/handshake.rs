@@ -14,15 +14,12 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
 };
-use rustls::{
-    ClientConfig, Error, ExtractedSecrets, HandshakeKind, KeyLog, ServerConfig,
-    SupportedCipherSuite,
-};
+use rustls::{ClientConfig, Error, HandshakeKind, KeyLog, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::protection::{HEADER, LARGEST, Record};
+use super::protection::{HEADER, LARGEST, Protection, Protections, Record};
 use super::records::{Next, Records};
 use super::stream::{HELD, Lost, Outbox, TlsStream};
 use super::witness::{Seen, note, witness};
@@ -162,7 +159,7 @@ impl Handshake {
     /// The connection after the handshake, which is over; `seen` is what was learnt in it.
     ///
     /// # Errors
-    /// When it is not over, or rustls does not give what was agreed upon.
+    /// When it is not over, or `seen` is of another one.
     pub fn settle(self, seen: &mut Seen) -> Result<TlsStream, Error> {
         let suite = self.suite()?;
         let next = match suite {
@@ -172,10 +169,8 @@ impl Handshake {
                 Next::Secrets(traffic, suite)
             }
         };
-        self.settled(suite, |tls| {
-            let (secrets, _) = tls.dangerous_into_kernel_connection()?;
-            Ok((secrets, next))
-        })
+        let agreed = seen.agreed.take().ok_or(Error::HandshakeNotComplete)?;
+        self.settled(suite, |_| Ok((agreed.protections()?, next)))
     }
 }
 
@@ -206,11 +201,15 @@ impl Greeting {
         let suite = self.suite()?;
         Ok(self.settled(suite, |tls| {
             let (secrets, rustls) = tls.dangerous_into_kernel_connection()?;
-            let next = match suite {
-                SupportedCipherSuite::Tls12(_) => Next::Never { is_server: false },
-                SupportedCipherSuite::Tls13(_) => Next::Rustls(Box::new(rustls)),
+            let (is_13, next) = match suite {
+                SupportedCipherSuite::Tls12(_) => (false, Next::Never { is_server: false }),
+                SupportedCipherSuite::Tls13(_) => (true, Next::Rustls(Box::new(rustls))),
             };
-            Ok((secrets, next))
+            let protections = Protections {
+                theirs: Protection::new(secrets.rx, is_13)?,
+                ours: Protection::new(secrets.tx, is_13)?,
+            };
+            Ok((protections, next))
         })?)
     }
 }
@@ -313,7 +312,7 @@ impl<S: Side> Handshake<S> {
     fn suite(&self) -> Result<SupportedCipherSuite, Error> {
         let suite = self.tls.negotiated_cipher_suite();
         suite
-            .filter(|_| self.is_over && self.shown == 0)
+            .filter(|_| self.is_over && self.shown == 0 && !self.tls.wants_write())
             .ok_or(Error::HandshakeNotComplete)
     }
 
@@ -321,11 +320,11 @@ impl<S: Side> Handshake<S> {
     fn settled(
         self,
         suite: SupportedCipherSuite,
-        take_over: impl FnOnce(S) -> Result<(ExtractedSecrets, Next), Error>,
+        take_over: impl FnOnce(S) -> Result<(Protections, Next), Error>,
     ) -> Result<TlsStream, Error> {
         let chain = self.peer_chain().to_vec();
-        let (secrets, next) = take_over(self.tls)?;
-        let records = Records::new(secrets, suite, next, self.most)?;
+        let (protections, next) = take_over(self.tls)?;
+        let records = Records::new(protections, suite, next, self.most);
         let mut stream = TlsStream::over(self.socket, Some(records), self.outbox);
         stream.hold(self.held, self.ended, chain);
         Ok(stream)

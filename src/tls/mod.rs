@@ -1,5 +1,6 @@
 //! TLS: rustls configurations from files, towards devices and brokers, and the verification of devices' certificates.
 
+mod agreed;
 pub mod client;
 mod crl;
 mod der;

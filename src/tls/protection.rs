@@ -71,6 +71,12 @@ impl Record {
     }
 }
 
+/// Both directions.
+pub(super) struct Protections {
+    pub(super) theirs: Protection,
+    pub(super) ours: Protection,
+}
+
 /// One direction.
 pub(super) struct Protection {
     key: LessSafeKey,
@@ -100,18 +106,32 @@ impl Protection {
                 ));
             }
         };
-        let shape = match &secrets {
-            _ if is_13 => Shape::Kind,
-            S::Chacha20Poly1305 { .. } => Shape::Bare,
-            _ => Shape::Explicit,
-        };
-        Self::of(algorithm, key.as_ref(), iv.as_ref(), number, shape)
+        Self::of(algorithm, (key.as_ref(), iv.as_ref()), number, is_13)
     }
 
-    fn of(
+    /// By the key and initialisation vector of an algorithm; `number` is that of the next record.
+    ///
+    /// # Errors
+    /// When one of them has another length than the algorithm's.
+    pub(super) fn of(
         algorithm: &'static Algorithm,
-        key: &[u8],
-        iv: &[u8],
+        (key, iv): (&[u8], &[u8]),
+        number: u64,
+        is_13: bool,
+    ) -> Result<Self, Error> {
+        let shape = if is_13 {
+            Shape::Kind
+        } else if *algorithm == CHACHA20_POLY1305 {
+            Shape::Bare
+        } else {
+            Shape::Explicit
+        };
+        Self::with(algorithm, (key, iv), number, shape)
+    }
+
+    fn with(
+        algorithm: &'static Algorithm,
+        (key, iv): (&[u8], &[u8]),
         number: u64,
         shape: Shape,
     ) -> Result<Self, Error> {
@@ -128,8 +148,7 @@ impl Protection {
     /// AES-128-GCM with a key that nobody agreed upon.
     #[cfg(fuzzing)]
     pub(super) fn made_up(is_13: bool) -> Self {
-        let shape = if is_13 { Shape::Kind } else { Shape::Explicit };
-        Self::of(&AES_128_GCM, &[0; 16], &[0; NONCE_LEN], 0, shape).expect("it has 16 bytes")
+        Self::of(&AES_128_GCM, (&[0; 16], &[0; NONCE_LEN]), 0, is_13).expect("it has 16 bytes")
     }
 
     /// The same cipher with the key and initialisation vector of the next generation (RFC 8446 §7.2): its records are numbered anew.
@@ -137,7 +156,7 @@ impl Protection {
     /// # Errors
     /// When the key has another length than the cipher's.
     pub(super) fn renewed(&self, key: &[u8], iv: &[u8]) -> Result<Self, Error> {
-        Self::of(self.key.algorithm(), key, iv, 0, self.shape)
+        Self::with(self.key.algorithm(), (key, iv), 0, self.shape)
     }
 
     /// The length of the key, in bytes.

@@ -9,12 +9,12 @@ use rustls::client::ClientConnectionData;
 use rustls::crypto::tls13::OkmBlock;
 use rustls::kernel::KernelConnection;
 use rustls::{
-    AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage,
-    PeerMisbehaved, SupportedCipherSuite, Tls13CipherSuite,
+    AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved,
+    SupportedCipherSuite, Tls13CipherSuite,
 };
 use zeroize::Zeroizing;
 
-use super::protection::{LARGEST, Protection, Record};
+use super::protection::{LARGEST, Protection, Protections, Record};
 
 /// The kinds of records (RFC 8446 §5.1).
 pub(super) mod kind {
@@ -106,31 +106,28 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Takes over what rustls agreed upon. `most` is the most plaintext of a record of ours, in bytes; at most 16 KiB.
-    ///
-    /// # Errors
-    /// When it is a cipher that the gate does not know.
+    /// Takes over what rustls agreed upon: what opens their records, and what seals ours. `most` is the most plaintext of a record
+    /// of ours, in bytes; at most 16 KiB.
     pub(super) fn new(
-        secrets: ExtractedSecrets,
+        Protections { theirs, ours }: Protections,
         suite: SupportedCipherSuite,
         next: Next,
         most: usize,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let uses = match suite {
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
         };
-        let is_13 = !matches!(next, Next::Never { .. });
-        Ok(Self {
-            theirs: Protection::new(secrets.rx, is_13)?,
-            ours: Protection::new(secrets.tx, is_13)?,
+        Self {
+            theirs,
+            ours,
             next,
             most: most.min(LARGEST),
             uses,
             message: Vec::new(),
             idle: 0,
             owes_key: false,
-        })
+        }
     }
 
     /// Opens the whole records at the front of `came`, in place: their data is added to `plain`, and what has to be answered to

@@ -15,6 +15,7 @@ use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
+use super::agreed;
 use super::der::{self, Front};
 use super::files;
 use super::handshake::KeepTraffic;
@@ -126,6 +127,7 @@ impl ServerTls {
     ) -> Result<Self, Vec<SettingFault>> {
         let mut provider = aws_lc_rs::default_provider();
         suites::cheapest_first(&mut provider);
+        agreed::tell_keys(&mut provider); // rustls is let go after the handshake: see `records`
         let provider = Arc::new(provider);
         let mut faults = Vec::new();
         let max_record = check_max_record(settings.max_record, &mut faults);
@@ -163,8 +165,6 @@ impl ServerTls {
         plain.cert_compression_cache = Arc::new(CompressionCache::Disabled);
         plain.max_fragment_size = max_record;
         plain.ignore_client_order = true;
-        // rustls is let go after the handshake: see `records`.
-        plain.enable_secret_extraction = true;
         plain.key_log = Arc::new(KeepTraffic);
         let mut tickets = None;
         if let Some(secret) = secret {

@@ -273,6 +273,14 @@ pub(crate) fn group(ca: &[&Made], intermediates: &[&Made], crl: &[String]) -> Gr
 
 /// A listener's TLS that asks for no certificate, and shows one for `gate.example.net` with that kind of key.
 pub(crate) fn server_tls(kind: &'static SignatureAlgorithm) -> ServerTls {
+    server_tls_resuming(kind, Resumption::Off)
+}
+
+/// The same, which may give tickets.
+pub(crate) fn server_tls_resuming(
+    kind: &'static SignatureAlgorithm,
+    resumption: Resumption,
+) -> ServerTls {
     let key = KeyPair::generate_for(kind).unwrap();
     let made = root("Server CA").issues_for(key, server(&["gate.example.net"]), |_| ());
     let folder = Folder::new();
@@ -283,7 +291,7 @@ pub(crate) fn server_tls(kind: &'static SignatureAlgorithm) -> ServerTls {
         max_record: None,
         alpn: vec![],
         also: vec![],
-        resumption: Resumption::Off,
+        resumption,
     };
     ServerTls::load("devices", &settings, None).unwrap()
 }

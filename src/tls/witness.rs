@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::mem;
 use std::sync::Arc;
 
+use super::agreed::Agreed;
 use super::known::Unproved;
 use super::records::Traffic;
 use super::verify::{CertificateRefusal, Shown};
@@ -37,6 +38,8 @@ pub struct Seen {
     pub(super) began: Option<i64>,
     /// What the next keys of TLS 1.3 are made of; for the records after the handshake.
     pub(super) traffic: Option<Box<Traffic>>,
+    /// The keys, as far as they are agreed upon; for the records after the handshake.
+    pub(super) agreed: Option<Box<Agreed>>,
     /// How many tickets were opened, or tried.
     pub(super) tried: u8,
 }

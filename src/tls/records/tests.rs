@@ -16,8 +16,8 @@ use crate::tls::witness::{Seen, witness};
 const TLS13: SupportedCipherSuite = cipher_suite::TLS13_AES_128_GCM_SHA256;
 const TLS12: SupportedCipherSuite = cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
 
-/// A server of the gate's and a device, which have agreed upon `suite`; and what the next keys are made of.
-fn meet(suite: SupportedCipherSuite) -> (ServerConnection, Option<Box<Traffic>>, ClientConnection) {
+/// What was learnt by a server of the gate's, and a device: they have agreed upon `suite`.
+fn meet(suite: SupportedCipherSuite) -> (Seen, ClientConnection) {
     let name = suite.suite().as_str().unwrap();
     let kind = if name.contains("RSA") {
         &rcgen::PKCS_RSA_SHA256
@@ -43,7 +43,7 @@ fn meet(suite: SupportedCipherSuite) -> (ServerConnection, Option<Box<Traffic>>,
         }
         heard(&mut device, &answer).unwrap();
     }
-    (server, seen.traffic.take(), device)
+    (seen, device)
 }
 
 /// All that the device has to say, in ciphertext.
@@ -75,28 +75,35 @@ fn next(suite: SupportedCipherSuite, traffic: Option<Box<Traffic>>) -> Next {
     }
 }
 
+fn gates(seen: Seen, suite: SupportedCipherSuite) -> Records {
+    let agreed = seen.agreed.unwrap().protections().unwrap();
+    Records::new(agreed, suite, next(suite, seen.traffic), LARGEST)
+}
+
 /// The gate's records, and a device by rustls.
 fn gate(suite: SupportedCipherSuite) -> (Records, ClientConnection) {
-    let (server, traffic, device) = meet(suite);
-    let secrets = server.dangerous_extract_secrets().unwrap();
-    let gate = Records::new(secrets, suite, next(suite, traffic), LARGEST).unwrap();
-    (gate, device)
+    let (seen, device) = meet(suite);
+    (gates(seen, suite), device)
 }
 
 /// The gate's records and the device's, which can be made to say anything.
 fn pair(suite: SupportedCipherSuite) -> (Records, Records) {
-    let (server, traffic, device) = meet(suite);
+    let (seen, device) = meet(suite);
     let secrets = device.dangerous_extract_secrets().unwrap();
-    let swapped = traffic.as_ref().map(|traffic| {
+    let swapped = seen.traffic.as_ref().map(|traffic| {
         Box::new(Traffic {
             device: traffic.gate.clone(),
             gate: traffic.device.clone(),
         })
     });
-    let device = Records::new(secrets, suite, next(suite, swapped), LARGEST).unwrap();
-    let secrets = server.dangerous_extract_secrets().unwrap();
-    let gate = Records::new(secrets, suite, next(suite, traffic), LARGEST).unwrap();
-    (gate, device)
+    let is_13 = swapped.is_some();
+    let protection = |secrets| Protection::new(secrets, is_13).unwrap();
+    let agreed = Protections {
+        theirs: protection(secrets.rx),
+        ours: protection(secrets.tx),
+    };
+    let device = Records::new(agreed, suite, next(suite, swapped), LARGEST);
+    (gates(seen, suite), device)
 }
 
 /// What opening came to.
@@ -442,7 +449,7 @@ fn nobody_shakes_hands_twice() {
 /// TLS 1.2 makes no next keys: nothing of its secrets is kept for any.
 #[test]
 fn no_secret_of_tls_1_2_is_kept() {
-    assert!(meet(TLS12).1.is_none() && meet(TLS13).1.is_some());
+    assert!(meet(TLS12).0.traffic.is_none() && meet(TLS13).0.traffic.is_some());
 }
 
 /// No secret is shown (threats.md K2).
