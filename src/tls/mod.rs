@@ -1,6 +1,7 @@
 //! TLS: rustls configurations from files, towards devices and brokers, and the verification of devices' certificates.
 
 mod agreed;
+mod ca_keys;
 pub mod client;
 mod crl;
 mod der;

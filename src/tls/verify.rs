@@ -20,6 +20,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
+use super::ca_keys;
 use super::crl::Standing;
 use super::der::Front;
 use super::diagnose::{Chain, Refused, too_large};
@@ -369,7 +370,7 @@ pub(super) fn verify(
     }
     let path = parsed
         .verify_for_usage(
-            algorithms().all,
+            ca_keys::algorithms(),
             &candidates.anchors,
             &intermediates,
             UnixTime::since_unix_epoch(Duration::from_secs(now.unsigned_abs())),
