@@ -353,52 +353,50 @@ async fn a_disk_that_has_room_again_is_written_to_again() {
 
 // ── The clock
 
-/// The library that gives a program another clock.
-fn libfaketime() -> PathBuf {
-    let found = std::fs::read_dir("/usr/lib")
-        .expect("a system")
-        .flatten()
-        .map(|one| one.path().join("faketime/libfaketimeMT.so.1"))
-        .find(|path| path.exists());
-    found.expect("faketime is installed: apt-get install faketime")
-}
-
 /// A wall clock that the test sets while the gate runs.
 struct Clock(TempDir);
 
 impl Clock {
     fn new() -> Self {
         let clock = Self(tempfile::tempdir().expect("a folder"));
-        clock.jump("+0");
+        let source = clock.0.path().join("clock.c");
+        std::fs::write(&source, include_str!("faults/clock.c")).expect("written");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .args([clock.library(), source])
+            .status();
+        assert!(
+            built.is_ok_and(|built| built.success()),
+            "cc: apt-get install gcc"
+        );
+        clock.jump(0);
         clock
+    }
+
+    /// What makes a program that it is preloaded into go by this clock.
+    fn library(&self) -> PathBuf {
+        self.0.path().join("clock.so")
     }
 
     fn file(&self) -> PathBuf {
         self.0.path().join("clock")
     }
 
-    /// So far from the true time, such as `+30d`.
-    fn jump(&self, by: &str) {
+    /// So far from the true time.
+    fn jump(&self, days: i64) {
         let new = self.0.path().join("new");
-        std::fs::write(&new, by).expect("written");
+        std::fs::write(&new, (days * 24 * 60 * 60).to_string()).expect("written");
         std::fs::rename(&new, self.file()).expect("in one piece");
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        let file = self.file();
         [
-            ("LD_PRELOAD", libfaketime().to_str().expect("text")),
-            ("FAKETIME_TIMESTAMP_FILE", file.to_str().expect("text")),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            ("DONT_FAKE_MONOTONIC", "1"),
+            ("LD_PRELOAD", self.library()),
+            ("WALL_CLOCK", self.file()),
             // The library reads it from within the gate.
-            (
-                "TIDEGATE_SANDBOX__READ",
-                self.0.path().to_str().expect("text"),
-            ),
+            ("TIDEGATE_SANDBOX__READ", self.0.path().to_owned()),
         ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .map(|(name, value)| (name.to_owned(), value.to_str().expect("text").to_owned()))
         .to_vec()
     }
 }
@@ -420,16 +418,16 @@ async fn a_clock_that_jumps_ends_no_connection() {
         inside.push(let_in(&device).await);
     }
     let ca = std::fs::read(gate.file("ca.pem")).expect("its file");
-    for (n, (by, reason)) in [
-        ("-7200d", Some("certificate_not_yet_valid")),
-        ("+0", None),
-        ("+7200d", Some("certificate_expired")),
-        ("+0", None),
+    for (n, (days, reason)) in [
+        (-7200, Some("certificate_not_yet_valid")),
+        (0, None),
+        (7200, Some("certificate_expired")),
+        (0, None),
     ]
     .into_iter()
     .enumerate()
     {
-        clock.jump(by);
+        clock.jump(days);
         let reviewed = gate.count("reloaded") + gate.count("reload_failed");
         let longer = [&ca[..], "\n".repeat(n + 1).as_bytes()].concat();
         std::fs::write(gate.file("ca.pem"), longer).expect("written");
@@ -440,7 +438,7 @@ async fn a_clock_that_jumps_ends_no_connection() {
         match reason {
             Some(reason) => {
                 let (answer, _) = device.asks(&connect("anybody", Version::V311)).await;
-                assert_ne!(answer, Answer::Admitted, "{by}");
+                assert_ne!(answer, Answer::Admitted, "{days} days off");
                 gate.refusal(reason).await;
             }
             None => drop(let_in(&device).await),

@@ -57,7 +57,8 @@ fn the_list_of_parts_is_that_of_cargo() {
 fn compiled() -> BTreeSet<(String, String)> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.args(["tree", "--locked", "--offline", "--edges", "normal,build"]);
+    cargo.args(["tree", "--locked", "--offline", "--features", "jemalloc"]);
+    cargo.args(["--edges", "normal,build"]);
     let told = done(cargo.args(["--prefix", "none", "--format", "{p}"]), "cargo");
     let parts = told.lines().filter_map(|line| {
         let mut words = line.split(' ');
