@@ -170,10 +170,23 @@ mod tests {
         }
         // RSA has two spellings, with parameters and without.
         assert_eq!(good, 2 * (kinds.len() + 3), "each kind by one algorithm");
-        let read = algorithms()
-            .iter()
-            .map(|one| one.verify_signature(b"", b"", b""));
-        assert!(read.into_iter().all(|answer| answer.is_err()));
+    }
+
+    /// A key in a spelling that rustls does not take is not taken here, either: a hybrid point, a key inside of a key, none.
+    #[test]
+    fn a_key_that_rustls_does_not_take_stays_refused() {
+        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+        let signature = pair.sign(b"said").expect("a signature");
+        let mut hybrid = pair.der_bytes().to_vec();
+        hybrid[0] = 6 | (hybrid[64] & 1);
+        let nested = pair.subject_public_key_info();
+        for key in [hybrid.as_slice(), &nested, &[0], &[]] {
+            for (own, ours) in verify::algorithms().all.iter().zip(algorithms()) {
+                for one in [*own, *ours, *ours] {
+                    assert!(one.verify_signature(key, b"said", &signature).is_err());
+                }
+            }
+        }
     }
 
     #[test]
