@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
+use rustls::version::TLS13;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
+    ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+    ServerConnection,
 };
 use rustls_pki_types::ServerName;
 
@@ -92,6 +95,50 @@ fn the_keys_that_are_told_are_those_that_rustls_would_give_up() {
             assert_eq!(kind, expected, "{suite:?}");
             assert_eq!(told, given_up, "{suite:?}, {kind:?}");
         }
+    }
+}
+
+/// A device whose first share is of a group that the gate does not have is asked for another (RFC 8446 §4.1.4): the keys are of the second.
+#[test]
+fn the_keys_that_are_told_after_a_second_client_hello_are_those_that_rustls_would_give_up() {
+    let tls = server_tls_resuming(
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        Resumption::Tickets { secret_file: None },
+    );
+    let mut provider = default_provider();
+    provider.kx_groups.insert(0, &Strange);
+    let device = Arc::new(device_config_by(provider, None, &TLS13, None));
+    let server = tls.config_for(None::<std::iter::Empty<&[u8]>>, false);
+    let (kind, [told, given_up]) = keys(server, &device);
+    assert_eq!(kind, HandshakeKind::FullWithHelloRetryRequest);
+    assert_eq!(told, given_up);
+}
+
+/// A group that rustls does not have.
+#[derive(Debug)]
+struct Strange;
+
+impl SupportedKxGroup for Strange {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
+        Ok(Box::new(Self))
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::secp521r1
+    }
+}
+
+impl ActiveKeyExchange for Strange {
+    fn complete(self: Box<Self>, _peer: &[u8]) -> Result<SharedSecret, Error> {
+        unreachable!("it was taken")
+    }
+
+    fn pub_key(&self) -> &[u8] {
+        &[4; 133]
+    }
+
+    fn group(&self) -> NamedGroup {
+        NamedGroup::secp521r1
     }
 }
 
