@@ -140,6 +140,7 @@ fn what_is_in_the_package_runs() {
         "usr/share/bash-completion/completions/tidegate",
         "usr/share/zsh/vendor-completions/_tidegate",
         "usr/share/fish/vendor_completions.d/tidegate.fish",
+        "usr/share/doc/tidegate/LICENSE-THIRD-PARTY",
         "usr/share/doc/tidegate/copyright",
         "usr/share/doc/tidegate/docs/configuration.md",
     ] {

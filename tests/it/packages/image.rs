@@ -22,6 +22,7 @@ const FILES: &[&str] = &[
     "tidegate",
     "usr/share/doc/tidegate/LICENSE-APACHE",
     "usr/share/doc/tidegate/LICENSE-MIT",
+    "usr/share/doc/tidegate/LICENSE-THIRD-PARTY",
 ];
 
 /// It holds no shell and nothing else that could be run.

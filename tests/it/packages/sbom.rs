@@ -1,4 +1,4 @@
-//! The list of what the program is made of.
+//! What the program is made of, and the licences of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -46,19 +46,53 @@ fn the_list_of_parts_is_that_of_cargo() {
         assert_eq!(text(&part["purl"]), format!("pkg:cargo/{name}@{version}"));
         listed.insert((name, version));
     }
-    assert_eq!(listed, compiled());
+    assert_eq!(listed, parts("normal,build"));
     assert!(
         listed.len() < locked.len(),
         "what only tests use is not listed"
     );
 }
 
-/// What cargo compiles for the program on this system, but for the program itself.
-fn compiled() -> BTreeSet<(String, String)> {
+/// Whoever hands the program on finds in one file what its libraries ask for: of each crate which licence, and the texts, those of the C in them as well.
+#[test]
+fn the_licences_of_all_that_is_linked_in_are_told() {
+    let Some(folder) = made("LICENSE-THIRD-PARTY") else {
+        return;
+    };
+    let text = fs::read_to_string(folder.join("LICENSE-THIRD-PARTY")).expect("readable");
+    let (told, texts) = text.split_once(&"=".repeat(80)).expect("texts");
+    for (name, version) in parts("normal,no-proc-macro") {
+        let line = format!("\n{name} {version}: ");
+        assert!(told.contains(&line), "{name} {version} is told of");
+        // Beside those of others, or alone; or nothing of the kind is in its package.
+        let whose = format!("{name} {version}");
+        let has_text = texts
+            .lines()
+            .any(|line| line.split(", ").any(|one| one == whose));
+        assert!(has_text || name == "governor", "{whose} has a text");
+    }
+    for owner in [
+        "Jason Evans",         // jemalloc
+        "Amazon.com",          // AWS-LC
+        "The OpenSSL Project", // of which parts are in it
+        "Tokio Contributors",
+        "Lesser General Public", // the C library
+        "the Rust standard library",
+    ] {
+        assert!(texts.contains(owner), "{owner}");
+    }
+    assert!(
+        !told.contains(env!("CARGO_MANIFEST_DIR")),
+        "where it was built"
+    );
+}
+
+/// What cargo takes for the program on this system by these edges, but for the program itself.
+fn parts(edges: &str) -> BTreeSet<(String, String)> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.args(["tree", "--locked", "--offline", "--features", "jemalloc"]);
-    cargo.args(["--edges", "normal,build"]);
+    cargo.args(["--edges", edges]);
     let told = done(cargo.args(["--prefix", "none", "--format", "{p}"]), "cargo");
     let parts = told.lines().filter_map(|line| {
         let mut words = line.split(' ');
