@@ -175,6 +175,15 @@ def precede(pid, nice):
         Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
+def give_way(pid):
+    """Lets a process that has just begun have what nobody else wants of its core (sched(7), SCHED_IDLE and autogroup)."""
+    try:
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    except OSError as why:
+        raise Trouble(f"a loop cannot be made to give way to everybody (SCHED_IDLE): {why.strerror}") from None
+    precede(pid, 19)
+
+
 def raise_descriptors():
     """As many descriptors as the system lets this process have; what it starts inherits them. Gives the number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

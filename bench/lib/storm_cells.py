@@ -8,13 +8,19 @@ from . import memory, storms, together
 from .figures import median
 from .load import Load, checked, resumed_share, told
 from .packaged import ESTABLISHED
-from .processes import Trouble, free_port, precede
+from .processes import Trouble, free_port, give_way, precede
 from .rounds import progress, warm_up
 from .servers import Place, Setting
 
-# How many come at once in closed loop. The peak is what the best of them finds; established connections are compared with
+# How many come at once in closed loop. The peak is found with the best of them; established connections are compared with
 # the first.
 AT_ONCE = (16, 64, 256)
+
+# A whole core takes fewer devices than that in a second: so many are there that none comes twice, at the peak as in a storm.
+MOST_PER_SECOND = 10_000
+
+# Runs until whoever started it ends it or is no more, and touches nothing.
+SPIN = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"]
 
 # Messages of each established connection per second, on a whole core.
 EACH = 25
@@ -58,20 +64,27 @@ class Cells:
         return figure
 
     def peak(self, server, mixed):
-        """The most CONNACKs per second in closed loop, whoever many come at once; 200 connections stand meanwhile."""
-        found = []
-        for many in AT_ONCE:
-            with self.up(server, mixed) as (load, running, port):
-                flags = ["--concurrency", many, "--duration", f"{self.lengths.peak}s", *self.resuming(mixed)]
-                devices = load.unknown(2000)
-                ping, report = self.both(load, running, port, mixed, [*devices, *flags], self.lengths.peak)
-                checked(report, Setting(tickets=mixed))
-                busy = report["server"]["cpu_us"] / 1e6 / report["seconds"] / self.share.part
-                found.append((report["per_second"], many, busy, ping))
-        best, many, busy, _ = max(found, key=lambda one: one[0])
+        """The most CONNACKs per second in closed loop; 200 connections stand meanwhile.
+
+        How many at once do best is found first, and then measured by itself, twice: the best of several tries is luck, in part."""
+        tried = {many: self.closed_loop(server, mixed, many) for many in AT_ONCE}
+        many = max(AT_ONCE, key=lambda many: tried[many][0]["per_second"])
+        reports = [self.closed_loop(server, mixed, many)[0] for _ in range(2)]
+        used = [report["server"]["cpu_us"] / 1e6 / report["seconds"] / self.share.part for report in reports]
+        busy = sum(used) / len(used)
         notes = [] if busy > 0.9 else [f"at its peak it used {busy:.0%} of its share: the load may be the limit"]
-        calm, _ = latencies(found[0][3])
-        return best, {"at once": many, "busy": busy, **calm}, notes
+        calm, _ = latencies(tried[AT_ONCE[0]][1])
+        rate = sum(report["per_second"] for report in reports) / len(reports)
+        return rate, {"at once": many, "busy": busy, **calm}, notes
+
+    def closed_loop(self, server, mixed, many):
+        """The reports of devices that come `many` at once, none of them twice, and of established connections."""
+        seconds = self.lengths.peak
+        with self.up(server, mixed) as (load, running, port):
+            flags = ["--concurrency", many, "--duration", f"{seconds}s", *self.resuming(mixed)]
+            devices = load.unknown(round(MOST_PER_SECOND * self.share.part * seconds))
+            ping, report = self.both(load, running, port, mixed, [*devices, *flags], seconds)
+            return checked(report, Setting(tickets=mixed)), ping
 
     def storm(self, storm, server, peak):
         with self.up(server, storm.mixed) as (load, running, port):
@@ -100,7 +113,7 @@ class Cells:
     def up(self, server, mixed):
         """The server and a broker behind it, fresh, warm and at rest; without its limit until the load is ready."""
         setting = Setting(tickets=mixed)
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder, self.awake(Path(folder) / "awake.log"):
             place = Place(Path(folder), self.keys, free_port(), free_port(), self.descriptors)
             load = Load(self.programs.tidegate, self.processes, self.keys, place.folder)
             sink = load.sink(place.broker)
@@ -120,6 +133,19 @@ class Cells:
             finally:
                 self.processes.stop(running)
                 self.processes.stop(sink)
+
+    @contextlib.contextmanager
+    def awake(self, log):
+        """Keeps the server's core from resting where the server gets a part of it."""
+        if self.share.part >= 1:
+            yield
+            return
+        spin = self.processes.start("what keeps the core awake", SPIN, self.processes.cores.server, log)
+        try:
+            give_way(spin.pid)
+            yield
+        finally:
+            self.processes.stop(spin)
 
     def both(self, load, running, port, mixed, flags, seconds):
         """Established connections that send, and devices that come, at the same time; their reports."""

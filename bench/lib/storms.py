@@ -63,12 +63,17 @@ class Storm:
         return [*rate, "--duration", f"{PERIOD}s", *rest, *calm, *patience, *again]
 
     def devices(self, peak, lengths):
-        """How many there are: each comes once, as far as the registry knows so many."""
-        arrivals = peak * self.times * (PERIOD if self.returning else lengths.storm)
-        return max(1000, min(MOST_DEVICES, round(arrivals)))
+        """How many there are: each comes once, as far as the registry knows so many; of a fleet, until it returns."""
+        storm = peak * self.times * (PERIOD if self.returning else lengths.storm)
+        most = MOST_WITH_TICKETS if self.mixed else MOST_DEVICES
+        return max(1000, min(most, round(storm + peak * CALM * lengths.recovery)))
 
 
-MOST_DEVICES = 30_000
+# As many as the registry knows, but for those that stand.
+MOST_DEVICES = 99_000
+
+# They are all seen before they come, to be given tickets, which takes time.
+MOST_WITH_TICKETS = 30_000
 
 STORMS = (
     Storm("1x", 1),

@@ -47,9 +47,10 @@ class Asked(unittest.TestCase):
         self.assertIn("--retry --retry-after 1s --return-after 3s", flags)
 
     def test_no_more_devices_than_the_registry_knows(self):
-        self.assertEqual(Storm("8x", 8).devices(10_000, LENGTHS), 30_000)
-        self.assertEqual(Storm("3x", 3).devices(100, LENGTHS), 1200)
-        self.assertEqual(Storm("r", 8, returning=True).devices(500, LENGTHS), 12_000)
+        self.assertEqual(Storm("8x", 8).devices(10_000, LENGTHS), 99_000)
+        self.assertEqual(Storm("8x", 8, mixed=True).devices(10_000, LENGTHS), 30_000)
+        self.assertEqual(Storm("3x", 3).devices(100, LENGTHS), 1400)
+        self.assertEqual(Storm("r", 8, returning=True).devices(500, LENGTHS), 13_000)
 
     def test_every_storm_has_time_for_its_fleet_to_come(self):
         for lengths in (QUICK, Lengths()):
