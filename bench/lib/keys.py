@@ -30,7 +30,7 @@ class Keys:
     registry: Path | None  # a file of SQLite, to be copied; None: tidegate has none
 
 
-def make(programs, folder, with_registry=True):
+def make(programs, folder, with_registry=True, devices=DEVICES):
     """Makes them all in a folder that is empty."""
     tidegate = programs.tidegate
     ca_folder, known = folder / "ca", folder / "known"
@@ -39,7 +39,7 @@ def make(programs, folder, with_registry=True):
     names = [f"known-{number:02}" for number in range(KNOWN_DEVICES)]
     for name in names:
         said(tidegate, "device", "add", name, "--ca", ca_folder, "--out", known)
-    registry = make_registry(programs, folder, names)
+    registry = make_registry(programs, folder, names, devices)
     certificate, key, both = folder / "server.pem", folder / "server.key", folder / "both.pem"
     with os.fdopen(os.open(both, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(certificate.read_text() + key.read_text())
@@ -49,10 +49,10 @@ def make(programs, folder, with_registry=True):
     )
 
 
-def make_registry(programs, folder, names):
+def make_registry(programs, folder, names, devices):
     """Makes registry, token and the key of its hash; gives the registry, one file that nobody has open."""
     known = [word for name in names for word in ("--known", name)]
-    said(programs.fill_registry, "--out", folder, "--devices", DEVICES, *known)
+    said(programs.fill_registry, "--out", folder, "--devices", devices, *known)
     path = folder / "registry.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

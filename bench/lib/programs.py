@@ -35,15 +35,29 @@ class Programs:
 def build(root):
     """Builds them with cargo as they are handed out, and says where they are.
 
-    One call for all, so that both sides of a ratio have the same features of every dependency; and no examples, which
+    The same features for all, so that both sides of a ratio have the same of every dependency; and no examples, which
     would have those that tests ask for, such as the pausing clock of tokio.
     """
-    wanted = ["--features", "bench-tools,jemalloc", *(word for name in NAMES for word in ("--bin", name))]
-    if subprocess.run(["cargo", "build", "--profile", "dist", "--locked", *wanted], cwd=root, check=False).returncode != 0:
-        raise Trouble("cargo could not build tidegate; what it said is above")
+    script = root / "deploy/layout.ld"
+    program = target_directory(root) / "dist" / NAMES[0]
+    if program.exists() and program.stat().st_mtime < script.stat().st_mtime:
+        (root / "src/main.rs").touch()  # cargo does not know of the script
+    alike = ["--profile", "dist", "--locked", "--features", "bench-tools,jemalloc"]
+    ours, *others = NAMES
+    for command in (
+        ["build", *alike, *(word for name in others for word in ("--bin", name))],
+        ["rustc", *alike, "--bin", ours, "--", "-C", "link-arg=-Wl,-T,deploy/layout.ld"],
+    ):
+        if subprocess.run(["cargo", *command], cwd=root, check=False).returncode != 0:
+            raise Trouble("cargo could not build tidegate; what it said is above")
+    return built(target_directory(root) / "dist")
+
+
+def target_directory(root):
+    """Where cargo puts what it builds."""
     asked = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"]
     told = subprocess.run(asked, cwd=root, check=True, capture_output=True, text=True).stdout
-    return built(Path(json.loads(told)["target_directory"]) / "dist")
+    return Path(json.loads(told)["target_directory"])
 
 
 def built(folder):

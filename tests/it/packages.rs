@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::docs::page;
+
 mod deb;
 mod image;
 mod names;
@@ -79,7 +81,48 @@ fn the_program_that_is_handed_out_is_static() {
         !told.contains("NEEDED") && !told.contains("INTERP"),
         "{told}"
     );
+    lies_together(&folder.join("tidegate"));
     let mut program = Command::new(folder.join("tidegate"));
     let version = done(program.arg("--version").env_clear(), "tidegate");
     assert_eq!(version, format!("tidegate {VERSION}\n"));
+}
+
+/// What a connection runs through lies in front of all other code, and the script that puts it there still knows most of it by name.
+fn lies_together(program: &Path) {
+    let mut readelf = Command::new("readelf");
+    let told = done(
+        readelf.args(["--sections", "--wide"]).arg(program),
+        "binutils",
+    );
+    let text = told.lines().find(|line| line.contains(" .text "));
+    let words: Vec<_> = text.expect(&told).split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "PROGBITS");
+    let at = at.expect("code");
+    let number = |word: &str| u64::from_str_radix(word, 16).ok();
+    let begin = number(words[at + 1]).expect("an address");
+    let front = begin..begin + number(words[at + 3]).expect("a size") / 4;
+    let symbols = done(Command::new("nm").arg(program), "binutils");
+    let names: Vec<_> = symbols
+        .lines()
+        .filter(|line| {
+            let address = line.get(..16).and_then(number);
+            address.is_some_and(|address| front.contains(&address))
+        })
+        .filter_map(|line| line.split(' ').nth(2))
+        .collect();
+    let script = page("deploy/layout.ld");
+    let patterns: Vec<_> = script
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("*(.text.")?.strip_suffix(')'))
+        .collect();
+    let names = names.join("\n");
+    let known = patterns.iter().filter(|pattern| {
+        let longest = pattern.split(['*', '?']).max_by_key(|part| part.len());
+        names.contains(longest.expect("a part"))
+    });
+    let (known, all) = (known.count(), patterns.len());
+    assert!(
+        known * 5 >= all * 4,
+        "{known} of {all} patterns fit something: run bench/layout"
+    );
 }
